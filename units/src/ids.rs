@@ -1,0 +1,169 @@
+//! Names of things, checked once.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Longest id, in characters (all of them ASCII).
+pub const ID_LENGTH_MAX: usize = 64;
+
+/// A text that is no id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// Nothing was given.
+    #[error("{what} is empty: give 1 to {ID_LENGTH_MAX} characters")]
+    Empty {
+        /// The kind of id.
+        what: &'static str,
+    },
+    /// Longer than [`ID_LENGTH_MAX`].
+    #[error("{what} has {length} bytes: at most {ID_LENGTH_MAX} are allowed")]
+    TooLong {
+        /// The kind of id.
+        what: &'static str,
+        /// Bytes given.
+        length: usize,
+    },
+    /// A character outside the alphabet, or a first one that is no letter or digit.
+    #[error("{what} has {character:?} at byte {at}: use a-z, A-Z, 0-9, and after the first also '-', '_' and '.'")]
+    Character {
+        /// The kind of id.
+        what: &'static str,
+        /// The offending character.
+        character: char,
+        /// Its byte offset.
+        at: usize,
+    },
+}
+
+fn check(what: &'static str, text: &str) -> Result<(), IdError> {
+    if text.is_empty() {
+        return Err(IdError::Empty { what });
+    }
+    if text.len() > ID_LENGTH_MAX {
+        return Err(IdError::TooLong { what, length: text.len() });
+    }
+    let allowed = |at: usize, byte: u8| byte.is_ascii_alphanumeric() || (at > 0 && matches!(byte, b'-' | b'_' | b'.'));
+    match text.bytes().enumerate().position(|(at, byte)| !allowed(at, byte)) {
+        None => Ok(()),
+        Some(at) => {
+            // All bytes before `at` are ASCII, so `at` is a character boundary.
+            let character = text.get(at..).and_then(|rest| rest.chars().next()).unwrap_or('?');
+            Err(IdError::Character { what, character, at })
+        }
+    }
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// Parses an id: 1 to [`ID_LENGTH_MAX`] of `a-z A-Z 0-9 - _ .`, the first a letter or digit.
+            pub fn new(text: &str) -> Result<Self, IdError> {
+                Self::check(text)?;
+                Ok(Self(text.into()))
+            }
+
+            /// Whether the text would be accepted, without taking a copy of it.
+            pub fn check(text: &str) -> Result<(), IdError> {
+                check($what, text)
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                Self::new(text)
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                Self::new(&text).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+id! {
+    /// A GPU instance (a virtual machine with GPUs), unique in its cell.
+    InstanceId, "instance id"
+}
+id! {
+    /// A customer: who is billed.
+    TenantId, "tenant id"
+}
+id! {
+    /// A project of a tenant.
+    ProjectId, "project id"
+}
+id! {
+    /// A metering agent, one a GPU node.
+    AgentId, "agent id"
+}
+id! {
+    /// A GPU platform, such as `gpu-h100-sxm`.
+    Platform, "platform"
+}
+id! {
+    /// A region of the cloud; one cell serves one.
+    Region, "region"
+}
+id! {
+    /// The name that all versions of a rate card, or of a contract, share.
+    RateCardName, "rate card name"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_checked_once() {
+        let check = |text: &str, expected: Result<(), IdError>| assert_eq!(InstanceId::new(text).map(|_| ()), expected);
+        let what = "instance id";
+        check("computeinstance-e00x.1_B", Ok(()));
+        check("", Err(IdError::Empty { what }));
+        check(&"x".repeat(65), Err(IdError::TooLong { what, length: 65 }));
+        check("-x", Err(IdError::Character { what, character: '-', at: 0 }));
+        check("a:b", Err(IdError::Character { what, character: ':', at: 1 }));
+        check("a/é", Err(IdError::Character { what, character: '/', at: 1 }));
+        check("aé", Err(IdError::Character { what, character: 'é', at: 1 }));
+        check("a\u{0}", Err(IdError::Character { what, character: '\0', at: 1 }));
+    }
+}
