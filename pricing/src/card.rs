@@ -1,0 +1,391 @@
+//! Rate cards and contracts: read as drafts, used only once checked.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use hourglass_units::{Currency, INSTANT_MAX, Instant, Interval, Platform, Price, RateCardName, Region, TenantId};
+use serde::{Deserialize, Serialize};
+
+use crate::timeline::{CardVersion, PriceStep, PriceTimeline};
+
+/// Most prices on one card or contract.
+pub const CARD_PRICES_MAX: usize = 10_000;
+
+/// How GPU-hours are sold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PurchaseModel {
+    /// At the list or contract price, for as long as it runs.
+    OnDemand,
+    /// Interruptible, at the spot price.
+    Spot,
+}
+
+impl PurchaseModel {
+    /// Every model.
+    pub const ALL: [Self; 2] = [Self::OnDemand, Self::Spot];
+
+    /// The name on cards, lines and exports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OnDemand => "on_demand",
+            Self::Spot => "spot",
+        }
+    }
+}
+
+impl fmt::Display for PurchaseModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The text names no purchase model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown purchase model {0:?}: use on_demand or spot")]
+pub struct UnknownModel(pub String);
+
+impl FromStr for PurchaseModel {
+    type Err = UnknownModel;
+
+    fn from_str(text: &str) -> Result<Self, UnknownModel> {
+        Self::ALL
+            .into_iter()
+            .find(|model| model.as_str() == text)
+            .ok_or_else(|| UnknownModel(text.chars().take(48).collect()))
+    }
+}
+
+/// What a price is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Sku {
+    /// GPU platform.
+    pub platform: Platform,
+    /// Region.
+    pub region: Region,
+    /// How it is sold.
+    pub model: PurchaseModel,
+}
+
+impl fmt::Display for Sku {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}, {}", self.platform, self.region, self.model)
+    }
+}
+
+/// One price as written on a card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceDraft {
+    /// GPU platform.
+    pub platform: Platform,
+    /// Region.
+    pub region: Region,
+    /// How it is sold.
+    pub model: PurchaseModel,
+    /// Per GPU-hour, as a decimal string.
+    pub price: Price,
+    /// From when; the card's own start where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Instant>,
+    /// Until when; the card's own end where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Instant>,
+}
+
+/// A rate card as written: the prices of one currency from a date on, until a later version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateCardDraft {
+    /// The name that all versions share.
+    pub name: RateCardName,
+    /// From 1, without a gap.
+    pub version: u32,
+    /// One currency a card.
+    pub currency: Currency,
+    /// From when it holds.
+    pub effective_from: Instant,
+    /// Its prices.
+    pub prices: Vec<PriceDraft>,
+}
+
+/// A tenant's own prices as written: they override the card while the contract runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContractDraft {
+    /// The name that all versions share.
+    pub name: RateCardName,
+    /// From 1, without a gap.
+    pub version: u32,
+    /// From when it holds.
+    pub effective_from: Instant,
+    /// Until when; open where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective_until: Option<Instant>,
+    /// Its prices.
+    pub prices: Vec<PriceDraft>,
+}
+
+/// What is wrong within one card or contract. The whole of it is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CardError {
+    /// No price at all.
+    #[error("{card} has no prices: add at least one")]
+    Empty {
+        /// Which card.
+        card: CardVersion,
+    },
+    /// More than [`CARD_PRICES_MAX`].
+    #[error("{card} has {count} prices: at most {CARD_PRICES_MAX} are allowed, split it by name")]
+    TooMany {
+        /// Which card.
+        card: CardVersion,
+        /// Prices on it.
+        count: usize,
+    },
+    /// Versions count from 1.
+    #[error("{card}: versions count from 1")]
+    VersionZero {
+        /// Which card.
+        card: CardVersion,
+    },
+    /// The end is not after the start, of the card or of one price.
+    #[error("{card}: {what} ends at {until}, which is not after its start {from}")]
+    Reversed {
+        /// Which card.
+        card: CardVersion,
+        /// The card itself, or the SKU.
+        what: String,
+        /// Start.
+        from: Instant,
+        /// End.
+        until: Instant,
+    },
+    /// A price reaches outside the time that the card speaks for.
+    #[error("{card}: the price of {sku} over {interval} reaches outside of the card's own time {effective}")]
+    Outside {
+        /// Which card.
+        card: CardVersion,
+        /// Which SKU.
+        sku: Sku,
+        /// The price's time.
+        interval: Interval,
+        /// The card's time.
+        effective: Interval,
+    },
+    /// Milliseconds without a price.
+    #[error("{card}: {sku} has no price over {interval}: a gap would leave usage unbilled")]
+    Gap {
+        /// Which card.
+        card: CardVersion,
+        /// Which SKU.
+        sku: Sku,
+        /// Where.
+        interval: Interval,
+    },
+    /// Milliseconds with two prices.
+    #[error("{card}: {sku} has two prices over {interval}: {first} and {second}")]
+    Overlap {
+        /// Which card.
+        card: CardVersion,
+        /// Which SKU.
+        sku: Sku,
+        /// Where.
+        interval: Interval,
+        /// The earlier price.
+        first: Price,
+        /// The later one.
+        second: Price,
+    },
+}
+
+/// A rate card that holds together: each SKU on it is priced from `effective_from` to the end of
+/// time, by exactly one price at each instant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateCard {
+    id: CardVersion,
+    currency: Currency,
+    effective_from: Instant,
+    prices: BTreeMap<Sku, PriceTimeline>,
+}
+
+impl RateCard {
+    /// Checks a draft; the error names the first place that is wrong.
+    pub fn check(draft: RateCardDraft) -> Result<Self, CardError> {
+        let id = CardVersion { name: draft.name, version: draft.version };
+        let prices = tile(&id, draft.effective_from, None, draft.prices)?;
+        Ok(Self { id, currency: draft.currency, effective_from: draft.effective_from, prices })
+    }
+
+    /// Name and version.
+    pub fn id(&self) -> &CardVersion {
+        &self.id
+    }
+
+    /// The currency of all its prices.
+    pub fn currency(&self) -> Currency {
+        self.currency
+    }
+
+    /// From when it holds.
+    pub fn effective_from(&self) -> Instant {
+        self.effective_from
+    }
+
+    /// The prices of each SKU.
+    pub fn prices(&self) -> &BTreeMap<Sku, PriceTimeline> {
+        &self.prices
+    }
+}
+
+/// A contract that holds together: each SKU on it is priced all the time that the contract runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contract {
+    id: CardVersion,
+    tenant: TenantId,
+    effective: Interval,
+    prices: BTreeMap<Sku, PriceTimeline>,
+}
+
+impl Contract {
+    /// Checks a draft; the error names the first place that is wrong.
+    pub fn check(tenant: TenantId, draft: ContractDraft) -> Result<Self, CardError> {
+        let id = CardVersion { name: draft.name, version: draft.version };
+        let until = draft.effective_until.unwrap_or(INSTANT_MAX);
+        let prices = tile(&id, draft.effective_from, draft.effective_until, draft.prices)?;
+        let effective = Interval::between(draft.effective_from, until).ok_or_else(|| CardError::Reversed {
+            card: id.clone(),
+            what: "the contract".to_owned(),
+            from: draft.effective_from,
+            until,
+        })?;
+        Ok(Self { id, tenant, effective, prices })
+    }
+
+    /// Name and version.
+    pub fn id(&self) -> &CardVersion {
+        &self.id
+    }
+
+    /// Whose it is.
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// While it runs.
+    pub fn effective(&self) -> Interval {
+        self.effective
+    }
+
+    /// The prices of each SKU.
+    pub fn prices(&self) -> &BTreeMap<Sku, PriceTimeline> {
+        &self.prices
+    }
+}
+
+/// Sorts the prices by SKU and time and proves that each SKU tiles `[from, until)`.
+fn tile(
+    card: &CardVersion,
+    from: Instant,
+    until: Option<Instant>,
+    prices: Vec<PriceDraft>,
+) -> Result<BTreeMap<Sku, PriceTimeline>, CardError> {
+    let card = || card.clone();
+    if card().version == 0 {
+        return Err(CardError::VersionZero { card: card() });
+    }
+    if prices.is_empty() {
+        return Err(CardError::Empty { card: card() });
+    }
+    if prices.len() > CARD_PRICES_MAX {
+        return Err(CardError::TooMany { card: card(), count: prices.len() });
+    }
+    let until = until.unwrap_or(INSTANT_MAX);
+    let reversed = |what: String, from, until| CardError::Reversed { card: card(), what, from, until };
+    let effective = Interval::between(from, until).ok_or_else(|| reversed("it".to_owned(), from, until))?;
+
+    let mut by_sku: BTreeMap<Sku, Vec<PriceStep>> = BTreeMap::new();
+    for draft in prices {
+        let sku = Sku { platform: draft.platform, region: draft.region, model: draft.model };
+        let (from, until) = (draft.from.unwrap_or(from), draft.until.unwrap_or(until));
+        let interval = Interval::between(from, until).ok_or_else(|| reversed(sku.to_string(), from, until))?;
+        if effective.intersection(interval) != Some(interval) {
+            return Err(CardError::Outside { card: card(), sku, interval, effective });
+        }
+        by_sku.entry(sku).or_default().push(PriceStep { interval, price: draft.price, source: card() });
+    }
+
+    let mut tiled = BTreeMap::new();
+    for (sku, mut steps) in by_sku {
+        steps.sort_by_key(|step| step.interval);
+        let mut reached = effective.start();
+        let mut last = Price::ZERO;
+        for step in &steps {
+            let (start, end) = (step.interval.start(), step.interval.end());
+            if let Some(interval) = Interval::between(reached, start) {
+                return Err(CardError::Gap { card: card(), sku, interval });
+            }
+            if let Some(interval) = Interval::between(start, reached.min(end)) {
+                return Err(CardError::Overlap { card: card(), sku, interval, first: last, second: step.price });
+            }
+            (reached, last) = (end, step.price);
+        }
+        if let Some(interval) = Interval::between(reached, effective.end()) {
+            return Err(CardError::Gap { card: card(), sku, interval });
+        }
+        tiled.insert(sku, PriceTimeline::from_sorted(steps));
+    }
+    Ok(tiled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(prices: &str, expected: &str) {
+        let text = format!(
+            "name = \"list\"\nversion = 1\ncurrency = \"USD\"\neffective_from = \"2026-01-01T00:00:00Z\"\n{prices}"
+        );
+        let got = match toml::from_str::<RateCardDraft>(&text) {
+            Err(error) => error.message().to_owned(),
+            Ok(draft) => match RateCard::check(draft) {
+                Ok(card) => format!("{} skus", card.prices().len()),
+                Err(error) => error.to_string(),
+            },
+        };
+        assert!(got.contains(expected), "{got:?} should contain {expected:?}");
+    }
+
+    fn price(rest: &str) -> String {
+        format!("[[prices]]\nplatform = \"h100\"\nregion = \"eu\"\nmodel = \"on_demand\"\n{rest}\n")
+    }
+
+    #[test]
+    fn a_card_is_refused_whole_with_the_place_named() {
+        let until = |text: &str| price(&format!("price = \"2.95\"\nuntil = \"{text}\""));
+        let from = |text: &str| price(&format!("price = \"3.10\"\nfrom = \"{text}\""));
+        check(&price("price = \"2.95\""), "1 skus");
+        check(&(until("2026-02-01T00:00:00Z") + &from("2026-02-01T00:00:00Z")), "1 skus");
+        check("prices = []", "no prices");
+        check(&until("2026-02-01T00:00:00Z"), "h100 in eu, on_demand has no price over [2026-02-01T00:00:00Z, 3000-");
+        check(
+            &(until("2026-02-01T00:00:00Z") + &from("2026-02-01T00:00:01Z")),
+            "no price over [2026-02-01T00:00:00Z, 2026-02-01T00:00:01Z)",
+        );
+        check(
+            &(until("2026-02-02T00:00:00Z") + &from("2026-02-01T00:00:00Z")),
+            "two prices over [2026-02-01T00:00:00Z, 2026-02-02T00:00:00Z): 2.95 and 3.1",
+        );
+        check(&(price("price = \"1\"") + &price("price = \"1\"")), "two prices");
+        check(&from("2026-02-01T00:00:00Z"), "no price over [2026-01-01T00:00:00Z, 2026-02-01T00:00:00Z)");
+        check(&until("2025-02-01T00:00:00Z"), "not after its start");
+        check(&from("2025-02-01T00:00:00Z"), "reaches outside");
+        check(&price("price = \"-1\""), "negative");
+        check(&price("price = \"123456789012345678901234567890\""), "no decimal number");
+        check(&price("price = 2.95"), "expected a string");
+        check(&price("price = \"2.95\"\nprize = \"1\""), "unknown field");
+        check("[[prices]]\nplatform = \"h 100\"\nregion = \"eu\"\nmodel = \"spot\"\nprice = \"1\"", "' ' at byte 1");
+        check("[[prices]]\nplatform = \"h\"\nregion = \"eu\"\nmodel = \"gift\"\nprice = \"1\"", "unknown variant");
+    }
+}

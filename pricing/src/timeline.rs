@@ -1,0 +1,94 @@
+//! The price of one SKU over time, as steps.
+
+use hourglass_units::{Instant, Interval, Price, RateCardName};
+use serde::{Deserialize, Serialize};
+
+/// Which version of which card or contract a price comes from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CardVersion {
+    /// The name that all versions share.
+    pub name: RateCardName,
+    /// From 1.
+    pub version: u32,
+}
+
+impl std::fmt::Display for CardVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.name, self.version)
+    }
+}
+
+/// One price and when it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PriceStep {
+    /// When it holds; the last step ends at the end of time.
+    pub interval: Interval,
+    /// Per GPU-hour.
+    pub price: Price,
+    /// Who says so.
+    pub source: CardVersion,
+}
+
+/// Steps in order of time that do not overlap. Milliseconds outside all of them have no price.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PriceTimeline(Vec<PriceStep>);
+
+impl PriceTimeline {
+    /// From steps that are sorted and disjoint; the card's check has seen to that.
+    pub(crate) fn from_sorted(steps: Vec<PriceStep>) -> Self {
+        debug_assert!(steps.is_sorted_by(|a, b| a.interval.end() <= b.interval.start()));
+        Self(steps)
+    }
+
+    /// All steps.
+    pub fn steps(&self) -> &[PriceStep] {
+        &self.0
+    }
+
+    /// The steps that touch the window, in order.
+    pub fn within(&self, window: Interval) -> impl Iterator<Item = &PriceStep> {
+        let first = match self.0.as_slice() {
+            [_] => 0,
+            steps => steps.partition_point(|step| step.interval.end() <= window.start()),
+        };
+        self.0
+            .get(first..)
+            .unwrap_or_default()
+            .iter()
+            .skip_while(move |step| step.interval.end() <= window.start())
+            .take_while(move |step| step.interval.start() < window.end())
+    }
+
+    /// The price at an instant.
+    pub fn at(&self, at: Instant) -> Option<&PriceStep> {
+        self.within(Interval::between(at, at.saturating_add_ms(1))?).next()
+    }
+
+    /// Since when every later instant has a price; `None` where the last step ends.
+    pub fn priced_from(&self) -> Option<Instant> {
+        let mut from = hourglass_units::INSTANT_MAX;
+        for step in self.0.iter().rev() {
+            if step.interval.end() != from {
+                break;
+            }
+            from = step.interval.start();
+        }
+        (from != hourglass_units::INSTANT_MAX).then_some(from)
+    }
+
+    /// This timeline with `other` in force wherever `other` has a price.
+    #[must_use]
+    pub fn overlaid_with(&self, other: &Self) -> Self {
+        let Some(reach) = other.0.first().zip(other.0.last()) else { return self.clone() };
+        let (from, until) = (reach.0.interval.start(), reach.1.interval.end());
+        let part = |window: Option<Interval>| {
+            self.0.iter().filter_map(move |step| {
+                let interval = step.interval.intersection(window?)?;
+                Some(PriceStep { interval, ..step.clone() })
+            })
+        };
+        let before = part(Interval::between(hourglass_units::INSTANT_MIN, from));
+        let after = part(Interval::between(until, hourglass_units::INSTANT_MAX));
+        Self(before.chain(other.0.iter().cloned()).chain(after).collect())
+    }
+}
