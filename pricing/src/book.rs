@@ -20,7 +20,9 @@ pub enum PriceBookError {
         expected: u32,
     },
     /// It would change the price of time that may be rated already.
-    #[error("{card} takes effect at {from}, before {earliest}: prices in the past are changed by re-rating only")]
+    #[error(
+        "{card} takes effect at {from}, before {earliest}: prices in the past are changed by re-rating only"
+    )]
     TakesEffectInThePast {
         /// Which card or contract.
         card: CardVersion,
@@ -54,7 +56,9 @@ pub enum PriceBookError {
         other: CardVersion,
     },
     /// A contract for what no card prices would leave a gap when it ends.
-    #[error("{card} prices {sku}, which no {currency} rate card prices at {from}: publish the list price first")]
+    #[error(
+        "{card} prices {sku}, which no {currency} rate card prices at {from}: publish the list price first"
+    )]
     NotOnAnyCard {
         /// Which contract.
         card: CardVersion,
@@ -66,7 +70,9 @@ pub enum PriceBookError {
         from: Instant,
     },
     /// A name is a card of one currency.
-    #[error("{card} is in {given}, its earlier versions in {expected}: use another name for another currency")]
+    #[error(
+        "{card} is in {given}, its earlier versions in {expected}: use another name for another currency"
+    )]
     CurrencyChanged {
         /// Which card.
         card: CardVersion,
@@ -131,8 +137,9 @@ impl PriceBook {
         let versions = mine.and_then(|mine| mine.get(&id.name)).map(Vec::as_slice).unwrap_or_default();
         check_version(id, versions.len())?;
         let from = contract.effective().start();
-        let earliest =
-            versions.last().map_or(earliest, |before| earliest.max(before.effective().start().saturating_add_ms(1)));
+        let earliest = versions
+            .last()
+            .map_or(earliest, |before| earliest.max(before.effective().start().saturating_add_ms(1)));
         if from < earliest {
             return Err(PriceBookError::TakesEffectInThePast { card: id.clone(), from, earliest });
         }
@@ -140,7 +147,12 @@ impl PriceBook {
         for (sku, prices) in contract.prices() {
             let listed = self.list.get(&(currency, sku.clone())).and_then(PriceTimeline::priced_from);
             if listed.is_none_or(|listed| listed > from) {
-                return Err(PriceBookError::NotOnAnyCard { card: id.clone(), sku: sku.clone(), currency, from });
+                return Err(PriceBookError::NotOnAnyCard {
+                    card: id.clone(),
+                    sku: sku.clone(),
+                    currency,
+                    from,
+                });
             }
             check_overlap(id, sku, prices, agreed.and_then(|agreed| agreed.get(sku)))?;
         }

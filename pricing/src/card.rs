@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use hourglass_units::{Currency, INSTANT_MAX, Instant, Interval, Platform, Price, RateCardName, Region, TenantId};
+use hourglass_units::{
+    Currency, INSTANT_MAX, Instant, Interval, Platform, Price, RateCardName, Region, TenantId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::timeline::{CardVersion, PriceStep, PriceTimeline};
@@ -254,12 +256,13 @@ impl Contract {
         let id = CardVersion { name: draft.name, version: draft.version };
         let until = draft.effective_until.unwrap_or(INSTANT_MAX);
         let prices = tile(&id, draft.effective_from, draft.effective_until, draft.prices)?;
-        let effective = Interval::between(draft.effective_from, until).ok_or_else(|| CardError::Reversed {
-            card: id.clone(),
-            what: "the contract".to_owned(),
-            from: draft.effective_from,
-            until,
-        })?;
+        let effective =
+            Interval::between(draft.effective_from, until).ok_or_else(|| CardError::Reversed {
+                card: id.clone(),
+                what: "the contract".to_owned(),
+                from: draft.effective_from,
+                until,
+            })?;
         Ok(Self { id, tenant, effective, prices })
     }
 
@@ -309,7 +312,8 @@ fn tile(
     for draft in prices {
         let sku = Sku { platform: draft.platform, region: draft.region, model: draft.model };
         let (from, until) = (draft.from.unwrap_or(from), draft.until.unwrap_or(until));
-        let interval = Interval::between(from, until).ok_or_else(|| reversed(sku.to_string(), from, until))?;
+        let interval =
+            Interval::between(from, until).ok_or_else(|| reversed(sku.to_string(), from, until))?;
         if effective.intersection(interval) != Some(interval) {
             return Err(CardError::Outside { card: card(), sku, interval, effective });
         }
@@ -327,7 +331,13 @@ fn tile(
                 return Err(CardError::Gap { card: card(), sku, interval });
             }
             if let Some(interval) = Interval::between(start, reached.min(end)) {
-                return Err(CardError::Overlap { card: card(), sku, interval, first: last, second: step.price });
+                return Err(CardError::Overlap {
+                    card: card(),
+                    sku,
+                    interval,
+                    first: last,
+                    second: step.price,
+                });
             }
             (reached, last) = (end, step.price);
         }
@@ -368,7 +378,10 @@ mod tests {
         check(&price("price = \"2.95\""), "1 skus");
         check(&(until("2026-02-01T00:00:00Z") + &from("2026-02-01T00:00:00Z")), "1 skus");
         check("prices = []", "no prices");
-        check(&until("2026-02-01T00:00:00Z"), "h100 in eu, on_demand has no price over [2026-02-01T00:00:00Z, 3000-");
+        check(
+            &until("2026-02-01T00:00:00Z"),
+            "h100 in eu, on_demand has no price over [2026-02-01T00:00:00Z, 3000-",
+        );
         check(
             &(until("2026-02-01T00:00:00Z") + &from("2026-02-01T00:00:01Z")),
             "no price over [2026-02-01T00:00:00Z, 2026-02-01T00:00:01Z)",
@@ -385,7 +398,13 @@ mod tests {
         check(&price("price = \"123456789012345678901234567890\""), "no decimal number");
         check(&price("price = 2.95"), "expected a string");
         check(&price("price = \"2.95\"\nprize = \"1\""), "unknown field");
-        check("[[prices]]\nplatform = \"h 100\"\nregion = \"eu\"\nmodel = \"spot\"\nprice = \"1\"", "' ' at byte 1");
-        check("[[prices]]\nplatform = \"h\"\nregion = \"eu\"\nmodel = \"gift\"\nprice = \"1\"", "unknown variant");
+        check(
+            "[[prices]]\nplatform = \"h 100\"\nregion = \"eu\"\nmodel = \"spot\"\nprice = \"1\"",
+            "' ' at byte 1",
+        );
+        check(
+            "[[prices]]\nplatform = \"h\"\nregion = \"eu\"\nmodel = \"gift\"\nprice = \"1\"",
+            "unknown variant",
+        );
     }
 }

@@ -22,7 +22,8 @@ pub fn apportion(exact: &[Amount], currency: Currency) -> Option<Apportioned> {
     let exact_total = exact.iter().try_fold(Amount::ZERO, |sum, line| sum.checked_add(*line))?;
     let total = exact_total.round_half_even_to_minor(currency);
 
-    let (mut lines, remainders): (Vec<i128>, Vec<i128>) = exact.iter().map(|line| line.floor_to_minor(currency)).unzip();
+    let (mut lines, remainders): (Vec<i128>, Vec<i128>) =
+        exact.iter().map(|line| line.floor_to_minor(currency)).unzip();
     let floored = lines.iter().try_fold(0_i128, |sum, line| sum.checked_add(*line))?;
     let missing = usize::try_from(total.checked_sub(floored)?).ok()?;
 
@@ -40,7 +41,7 @@ pub fn apportion(exact: &[Amount], currency: Currency) -> Option<Apportioned> {
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
-    use proptest::prelude::{prop_assert, prop_assert_eq, prop_oneof, proptest, Just};
+    use proptest::prelude::{Just, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
     use super::*;
 

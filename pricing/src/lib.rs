@@ -26,7 +26,7 @@ mod timeline;
 
 pub use book::{PriceBook, PriceBookError};
 pub use card::{
-    CARD_PRICES_MAX, CardError, Contract, ContractDraft, PriceDraft, PurchaseModel, RateCard, RateCardDraft, Sku,
-    UnknownModel,
+    CARD_PRICES_MAX, CardError, Contract, ContractDraft, PriceDraft, PurchaseModel, RateCard, RateCardDraft,
+    Sku, UnknownModel,
 };
 pub use timeline::{CardVersion, PriceStep, PriceTimeline};

@@ -18,15 +18,19 @@ pub struct Cut {
 /// P-1: cuts the piece at each change of price and at each UTC hour. The cuts are in order of time
 /// and partition the priced part of the piece.
 pub fn cuts(prices: &PriceTimeline, piece: Interval) -> impl Iterator<Item = Cut> {
-    prices.within(piece).filter_map(move |step| step.interval.intersection(piece).map(|part| (part, step.price))).flat_map(
-        |(part, price)| part.by_hour().map(move |(hour, interval)| Cut { interval, hour, price }),
-    )
+    prices
+        .within(piece)
+        .filter_map(move |step| step.interval.intersection(piece).map(|part| (part, step.price)))
+        .flat_map(|(part, price)| part.by_hour().map(move |(hour, interval)| Cut { interval, hour, price }))
 }
 
 /// When the line `(hour, price)` collects usage: the parts of the hour at that price.
 pub fn line_domain(prices: &PriceTimeline, hour: Hour, price: Price) -> impl Iterator<Item = Interval> {
     let whole = hour.interval();
-    prices.within(whole).filter(move |step| step.price == price).filter_map(move |step| step.interval.intersection(whole))
+    prices
+        .within(whole)
+        .filter(move |step| step.price == price)
+        .filter_map(move |step| step.interval.intersection(whole))
 }
 
 #[cfg(test)]

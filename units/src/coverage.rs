@@ -66,7 +66,7 @@ impl Coverage {
 
     /// What it holds of the window, in order.
     pub fn within(&self, window: Interval) -> impl Iterator<Item = Interval> {
-        self.from_end_after(window.start())
+        self.ending_after(window.start())
             .iter()
             .take_while(move |interval| interval.start() < window.end())
             .filter_map(move |interval| interval.intersection(window))
@@ -91,14 +91,16 @@ impl Coverage {
     /// What both hold.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        let intervals = self.intervals().iter().flat_map(|interval| other.within(*interval)).collect::<Vec<_>>();
+        let intervals =
+            self.intervals().iter().flat_map(|interval| other.within(*interval)).collect::<Vec<_>>();
         Self::from_sorted(intervals)
     }
 
     /// What this holds and the other does not.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
-        let intervals = self.intervals().iter().flat_map(|interval| other.missing(*interval)).collect::<Vec<_>>();
+        let intervals =
+            self.intervals().iter().flat_map(|interval| other.missing(*interval)).collect::<Vec<_>>();
         Self::from_sorted(intervals)
     }
 
@@ -153,7 +155,7 @@ impl Coverage {
     }
 
     /// The intervals from the first whose end comes after the instant.
-    fn from_end_after(&self, at: Instant) -> &[Interval] {
+    fn ending_after(&self, at: Instant) -> &[Interval] {
         let intervals = self.intervals();
         let first = match intervals {
             [only] => usize::from(only.end() <= at),
@@ -281,7 +283,8 @@ mod tests {
     #[test]
     fn a_run_of_reports_stays_in_place() {
         let at = |ms| Instant::from_unix_ms(ms).unwrap();
-        let set: Coverage = (0..10_000).map(|n| Interval::new(at(n * 10), at(n * 10 + 10)).unwrap()).collect();
+        let set: Coverage =
+            (0..10_000).map(|n| Interval::new(at(n * 10), at(n * 10 + 10)).unwrap()).collect();
         assert_eq!((set.intervals().len(), set.heap_bytes(), size_of::<Coverage>()), (1, 0, 24));
     }
 }

@@ -27,7 +27,9 @@ pub enum IdError {
         length: usize,
     },
     /// A character outside the alphabet, or a first one that is no letter or digit.
-    #[error("{what} has {character:?} at byte {at}: use a-z, A-Z, 0-9, and after the first also '-', '_' and '.'")]
+    #[error(
+        "{what} has {character:?} at byte {at}: use a-z, A-Z, 0-9, and after the first also '-', '_' and '.'"
+    )]
     Character {
         /// The kind of id.
         what: &'static str,
@@ -45,7 +47,8 @@ fn check(what: &'static str, text: &str) -> Result<(), IdError> {
     if text.len() > ID_LENGTH_MAX {
         return Err(IdError::TooLong { what, length: text.len() });
     }
-    let allowed = |at: usize, byte: u8| byte.is_ascii_alphanumeric() || (at > 0 && matches!(byte, b'-' | b'_' | b'.'));
+    let allowed =
+        |at: usize, byte: u8| byte.is_ascii_alphanumeric() || (at > 0 && matches!(byte, b'-' | b'_' | b'.'));
     match text.bytes().enumerate().position(|(at, byte)| !allowed(at, byte)) {
         None => Ok(()),
         Some(at) => {
@@ -155,7 +158,9 @@ mod tests {
 
     #[test]
     fn ids_are_checked_once() {
-        let check = |text: &str, expected: Result<(), IdError>| assert_eq!(InstanceId::new(text).map(|_| ()), expected);
+        let check = |text: &str, expected: Result<(), IdError>| {
+            assert_eq!(InstanceId::new(text).map(|_| ()), expected)
+        };
         let what = "instance id";
         check("computeinstance-e00x.1_B", Ok(()));
         check("", Err(IdError::Empty { what }));

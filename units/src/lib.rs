@@ -41,6 +41,4 @@ pub use ids::{
 pub use money::{
     Amount, GPU_MILLISECONDS_MAX, Money, MoneyError, PRICE_FRACTION_DIGITS, PRICE_NANOS_MAX, Price, Quantity,
 };
-pub use time::{
-    HOUR_MILLISECONDS, Hour, INSTANT_MAX, INSTANT_MIN, Instant, Interval, Month, TimeError,
-};
+pub use time::{HOUR_MILLISECONDS, Hour, INSTANT_MAX, INSTANT_MIN, Instant, Interval, Month, TimeError};

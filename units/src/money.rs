@@ -79,7 +79,8 @@ impl Price {
     /// From a decimal such as `2.95`; refuses what it would have to round.
     pub fn parse(text: &str) -> Result<Self, MoneyError> {
         let shown = || text.chars().take(48).collect::<String>();
-        let decimal = Decimal::from_str_exact(text.trim()).map_err(|_| MoneyError::NotADecimal { text: shown() })?;
+        let decimal =
+            Decimal::from_str_exact(text.trim()).map_err(|_| MoneyError::NotADecimal { text: shown() })?;
         if decimal.is_sign_negative() && !decimal.is_zero() {
             return Err(MoneyError::NegativePrice { text: shown() });
         }
@@ -101,7 +102,6 @@ impl Price {
     }
 
     /// U-1: the exact product. Total, because `i64 × i64` always fits an `i128`.
-    #[must_use]
     pub const fn times(self, quantity: Quantity) -> Amount {
         Amount(self.0 as i128 * quantity.0 as i128)
     }
@@ -352,7 +352,11 @@ macro_rules! serde_number {
     ($name:ident, $inner:ty, $parse:expr, $from:expr) => {
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
+                if serializer.is_human_readable() {
+                    serializer.collect_str(self)
+                } else {
+                    self.0.serialize(serializer)
+                }
             }
         }
 

@@ -113,7 +113,11 @@ impl FromStr for Instant {
 
 impl Serialize for Instant {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            self.0.serialize(serializer)
+        }
     }
 }
 
@@ -178,7 +182,8 @@ impl Interval {
 
     /// The UTC hours it touches, in order, each cut to it.
     pub fn by_hour(self) -> impl Iterator<Item = (Hour, Self)> {
-        let (first, last) = (Hour::containing(self.start), Hour::containing(Instant(self.end.0.saturating_sub(1))));
+        let (first, last) =
+            (Hour::containing(self.start), Hour::containing(Instant(self.end.0.saturating_sub(1))));
         (first.0..=last.0).filter_map(move |hour| {
             let hour = Hour(hour);
             hour.interval().intersection(self).map(|part| (hour, part))
@@ -265,7 +270,8 @@ impl Month {
     /// Its first millisecond.
     pub fn start(self) -> Instant {
         let (year, month) = (i32::from(self.0 / 12), u32::from(self.0 % 12).saturating_add(1));
-        let midnight = chrono::NaiveDate::from_ymd_opt(year, month, 1).and_then(|day| day.and_hms_opt(0, 0, 0));
+        let midnight =
+            chrono::NaiveDate::from_ymd_opt(year, month, 1).and_then(|day| day.and_hms_opt(0, 0, 0));
         INSTANT_MIN.saturating_add_ms(midnight.map_or(0, |time| time.and_utc().timestamp_millis()))
     }
 
@@ -305,10 +311,14 @@ impl FromStr for Month {
     fn from_str(text: &str) -> Result<Self, TimeError> {
         let error = || TimeError::NotAMonth { text: text.chars().take(16).collect() };
         let (year, month) = text.split_once('-').ok_or_else(error)?;
-        if year.len() != 4 || month.len() != 2 || !text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') {
+        if year.len() != 4
+            || month.len() != 2
+            || !text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+        {
             return Err(error());
         }
-        let (year, month) = (year.parse::<u16>().map_err(|_| error())?, month.parse::<u16>().map_err(|_| error())?);
+        let (year, month) =
+            (year.parse::<u16>().map_err(|_| error())?, month.parse::<u16>().map_err(|_| error())?);
         if !(1970..3000).contains(&year) || !(1..=12).contains(&month) {
             return Err(error());
         }
@@ -342,7 +352,9 @@ mod tests {
     fn times_are_read_to_the_millisecond_or_refused() {
         assert_eq!(at("2026-01-01T00:00:00Z").unix_ms(), 1_767_225_600_000);
         assert_eq!(at("2026-01-01T01:00:00.250+01:00").to_string(), "2026-01-01T00:00:00.250Z");
-        for bad in ["", "2026-01-01", "1969-12-31T23:59:59Z", "3000-01-01T00:00:01Z", "2026-01-01T00:00:00.0001Z"] {
+        for bad in
+            ["", "2026-01-01", "1969-12-31T23:59:59Z", "3000-01-01T00:00:01Z", "2026-01-01T00:00:00.0001Z"]
+        {
             assert!(bad.parse::<Instant>().is_err(), "{bad}");
         }
         for bad in ["2026-13", "2026-00", "26-01", "2026-1", "2026-01-01", "+026-01", ""] {

@@ -1,0 +1,52 @@
+//! The deterministic core: commands in, events out, and the state that events make.
+//!
+//! ```text
+//! decide(&State, &Request) -> Result<Decision, Rejection>     every check, in a documented order
+//! apply(&mut State, at, &Recorded, &mut impl Rows) -> Result<Answer, Inconsistent>
+//! ```
+//!
+//! * [`decide()`] reads and never writes. After it has answered with an event nothing may fail.
+//! * [`apply()`] is the only writer of [`State`], when the event is new and when the log is replayed
+//!   alike. It also writes the derived [rows]. Its error says that the log holds what
+//!   [`decide()`] could never have written: somebody changed it.
+//! * There is no clock, no randomness, no I/O and no iteration over hash maps here: time and ids come
+//!   inside the command, so one log always makes one state, bit for bit (B-3).
+
+mod apply;
+mod book;
+mod command;
+mod decide;
+mod digest;
+mod event;
+mod groups;
+pub mod invoicing;
+mod metering;
+pub mod rows;
+mod state;
+#[cfg(test)]
+mod tests;
+pub mod usage;
+mod watermark;
+
+pub use apply::apply;
+pub use book::{Account, Book, TransferCode, UnknownAccount};
+pub use command::{
+    Answer, Command, Detail, IDEMPOTENCY_KEY_LENGTH_MAX, IdempotencyKey, Outcome, Position,
+    QUARANTINE_BYTES_MAX, Registration, Rejection, SUSPENSE_INSTANCES_MAX, TEXT_LENGTH_MAX,
+};
+pub use decide::{Decision, Request, decide};
+pub use digest::digest;
+pub use event::{Event, EventError, EventKind, Policy, Recorded};
+pub use metering::{Accounting, Exclusion, Line};
+pub use state::{Cell, Counts, FinalisedInvoice, InstanceView, LineView, State, Tenant};
+
+/// An event that no decision can have made: the log was changed, or is another engine's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the log is inconsistent: {0}")]
+pub struct Inconsistent(String);
+
+impl Inconsistent {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}

@@ -1,0 +1,392 @@
+//! All that the core knows. Written by [`super::apply`](super::apply()) alone, read by everyone.
+
+use std::collections::BTreeMap;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+use hourglass_pricing::{PriceBook, Sku};
+use hourglass_units::{
+    AgentId, Amount, Currency, Hour, InstanceId, Instant, Month, ProjectId, Region, TenantId,
+};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::hash::BuildHasher;
+
+use super::Inconsistent;
+use super::book::Book;
+use super::command::{Answer, IdempotencyKey, Position};
+use super::event::Policy;
+use super::groups::{ChargeGroup, ChargeGroups};
+use super::metering::{
+    Accounting, AgentIx, GrowingLine, Instance, InstanceIx, Line, LineDifference, PendingLines, Suspended,
+    account_suspense,
+};
+use super::watermark::Received;
+
+/// The fold of the log up to a position.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    pub(crate) position: Position,
+    pub(crate) now: Instant,
+    pub(crate) cell: Option<Cell>,
+    pub(crate) tenants: BTreeMap<TenantId, Tenant>,
+    pub(crate) prices: PriceBook,
+    pub(crate) groups: ChargeGroups,
+    pub(crate) instances: Instances,
+    /// Agents to which instances are bound.
+    pub(crate) agents: Vec<AgentId>,
+    pub(crate) suspense: BTreeMap<InstanceId, Vec<Suspended>>,
+    pub(crate) received: BTreeMap<AgentId, Received>,
+    pub(crate) pending: PendingLines,
+    /// The lines of all hours before this one were moved to `pending` by a `Tick`.
+    pub(crate) written_until: Hour,
+    pub(crate) book: Book,
+    pub(crate) keys: BTreeMap<IdempotencyKey, FirstAnswer>,
+    pub(crate) counts: Counts,
+}
+
+/// Whose books these are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cell {
+    /// The region that it serves.
+    pub region: Region,
+    /// Its rules.
+    pub policy: Policy,
+}
+
+/// A customer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenant {
+    /// In which it is billed.
+    pub currency: Currency,
+    /// For people.
+    pub display_name: String,
+    /// Its finalised months.
+    pub invoices: BTreeMap<Month, FinalisedInvoice>,
+}
+
+/// What the state keeps of an invoice; the document itself stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinalisedInvoice {
+    /// Gapless per tenant, from 1.
+    pub number: u64,
+    /// Where it was finalised.
+    pub position: Position,
+    /// What is to be paid.
+    pub total: Amount,
+    /// BLAKE3 of what it says, its provenance left out.
+    pub content: [u8; 32],
+}
+
+/// The answer that every repeat of a request gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FirstAnswer {
+    pub(crate) request: [u8; 16],
+    pub(crate) answer: Answer,
+}
+
+/// How much came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counts {
+    /// Usage records accepted, repeats included.
+    pub usage_records: u64,
+    /// Records of accepted batches that broke the contract.
+    pub quarantined_records: u64,
+    /// Messages that could not be read at all.
+    pub quarantined_messages: u64,
+}
+
+/// An instance as others see it.
+#[derive(Debug, Clone, Copy)]
+pub struct InstanceView<'a> {
+    instance: &'a Instance,
+    group: &'a ChargeGroup,
+    agent: Option<&'a AgentId>,
+}
+
+/// A line with whose it is.
+#[derive(Debug, Clone)]
+pub struct LineView<'a> {
+    /// Whose.
+    pub instance: InstanceView<'a>,
+    /// What.
+    pub line: Line,
+}
+
+impl State {
+    /// Before the first event.
+    pub fn empty() -> Self {
+        Self {
+            position: Position::ZERO,
+            now: hourglass_units::INSTANT_MIN,
+            cell: None,
+            tenants: BTreeMap::new(),
+            prices: PriceBook::default(),
+            groups: ChargeGroups::default(),
+            instances: Instances::default(),
+            agents: Vec::new(),
+            suspense: BTreeMap::new(),
+            received: BTreeMap::new(),
+            pending: PendingLines::new(),
+            written_until: Hour::containing(hourglass_units::INSTANT_MIN),
+            book: Book::default(),
+            keys: BTreeMap::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Up to where the log is folded in.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The time of the last event.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Whose books these are.
+    pub fn cell(&self) -> Option<&Cell> {
+        self.cell.as_ref()
+    }
+
+    /// All customers, by id.
+    pub fn tenants(&self) -> impl Iterator<Item = (&TenantId, &Tenant)> {
+        self.tenants.iter()
+    }
+
+    /// One customer.
+    pub fn tenant(&self, tenant: &TenantId) -> Option<&Tenant> {
+        self.tenants.get(tenant)
+    }
+
+    /// Every rate card and contract.
+    pub fn prices(&self) -> &PriceBook {
+        &self.prices
+    }
+
+    /// Every balance.
+    pub fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// How much came in.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Instances whose usage waits until somebody registers them.
+    pub fn instances_in_suspense(&self) -> impl Iterator<Item = &InstanceId> {
+        self.suspense.keys()
+    }
+
+    /// Up to where an agent's reports of an epoch are in the log without a gap.
+    pub fn next_seq(&self, agent: &AgentId, epoch: u64) -> u64 {
+        self.received.get(agent).map_or(0, |received| received.next_seq(epoch))
+    }
+
+    /// One instance.
+    pub fn instance(&self, id: &str) -> Option<InstanceView<'_>> {
+        self.instances.find(id).and_then(|ix| self.view(ix))
+    }
+
+    /// All instances, in the order of their registration.
+    pub fn instances(&self) -> impl Iterator<Item = InstanceView<'_>> {
+        (0..self.instances.len()).filter_map(|ix| self.view(ix))
+    }
+
+    fn view(&self, ix: InstanceIx) -> Option<InstanceView<'_>> {
+        let instance = self.instances.get(ix)?;
+        let agent = instance.agent.and_then(|agent| self.agents.get(agent as usize));
+        Some(InstanceView { instance, group: self.groups.get(instance.group)?, agent })
+    }
+
+    /// Every line of every instance, as coverage and life cycle say that they are.
+    pub fn lines(&self) -> impl Iterator<Item = Result<LineView<'_>, Inconsistent>> {
+        self.instances().flat_map(|instance| match instance.lines() {
+            Ok(lines) => lines.into_iter().map(|line| Ok(LineView { instance, line })).collect::<Vec<_>>(),
+            Err(error) => vec![Err(error)],
+        })
+    }
+
+    /// What no row holds yet: the open hour of each instance, and late differences until the next
+    /// `Tick`. The sum of a line's rows and of this is the line.
+    pub fn unwritten_lines(&self) -> impl Iterator<Item = LineView<'_>> {
+        let growing = (0..self.instances.len())
+            .filter_map(|ix| self.instances.get(ix).and_then(|instance| Some((ix, instance.growing?))));
+        let pending = self.pending.iter().map(|((ix, hour, price), difference)| {
+            (*ix, GrowingLine { hour: *hour, price: *price, difference: *difference })
+        });
+        growing.chain(pending).filter_map(|(ix, it)| {
+            let LineDifference { milliseconds, quantity } = it.difference;
+            let line = Line { hour: it.hour, price: it.price, milliseconds, quantity };
+            self.view(ix).map(|instance| LineView { instance, line })
+        })
+    }
+
+    /// M-3: where every reported millisecond of the instances is for which `wanted` holds, those in
+    /// suspense included where `suspense` says so.
+    pub fn accounting(&self, wanted: impl Fn(&InstanceView<'_>) -> bool, suspense: bool) -> Accounting {
+        let mut sum = Accounting::default();
+        for view in self.instances().filter(wanted) {
+            view.instance.account(self.now, &mut sum);
+        }
+        if suspense {
+            self.suspense.values().for_each(|reports| account_suspense(reports, &mut sum));
+        }
+        sum
+    }
+
+    /// Looks the instances up again by id: the index is not part of a snapshot.
+    pub(crate) fn reindex(&mut self) {
+        self.instances.reindex();
+    }
+}
+
+impl<'a> InstanceView<'a> {
+    /// Its id.
+    pub fn id(self) -> &'a InstanceId {
+        &self.instance.id
+    }
+
+    /// Who pays.
+    pub fn tenant(self) -> &'a TenantId {
+        &self.group.tenant
+    }
+
+    /// For which project.
+    pub fn project(self) -> &'a ProjectId {
+        &self.group.project
+    }
+
+    /// On what, where, and how it is sold.
+    pub fn sku(self) -> &'a Sku {
+        &self.group.sku
+    }
+
+    /// In which it is billed.
+    pub fn currency(self) -> Currency {
+        self.group.currency
+    }
+
+    /// GPUs that it holds.
+    pub fn gpus(self) -> u32 {
+        self.instance.gpus
+    }
+
+    /// The only agent whose reports count.
+    pub fn agent(self) -> Option<&'a AgentId> {
+        self.agent
+    }
+
+    /// When it ran, the last interval until the end of time while it runs.
+    pub fn running(self) -> &'a [hourglass_units::Interval] {
+        self.instance.running.intervals()
+    }
+
+    /// Since when it runs, if it does.
+    pub fn running_since(self) -> Option<Instant> {
+        self.instance.running_since()
+    }
+
+    /// What was reported of it in good order.
+    pub fn reported(self) -> &'a [hourglass_units::Interval] {
+        self.instance.reported.intervals()
+    }
+
+    /// Its lines.
+    pub fn lines(self) -> Result<Vec<Line>, Inconsistent> {
+        self.instance.lines(&self.group.prices)
+    }
+}
+
+/// The instances, found by id through an index that holds no second copy of it.
+#[derive(Clone, Default)]
+pub(crate) struct Instances {
+    all: Vec<Instance>,
+    by_id: HashTable<InstanceIx>,
+    hasher: DefaultHashBuilder,
+}
+
+impl Instances {
+    pub(crate) fn len(&self) -> InstanceIx {
+        // `push` refuses what does not fit.
+        InstanceIx::try_from(self.all.len()).unwrap_or(InstanceIx::MAX)
+    }
+
+    #[inline]
+    pub(crate) fn find(&self, id: &str) -> Option<InstanceIx> {
+        let same = |ix: &InstanceIx| self.all.get(*ix as usize).is_some_and(|it| it.id.as_str() == id);
+        self.by_id.find(self.hasher.hash_one(id), same).copied()
+    }
+
+    pub(crate) fn get(&self, ix: InstanceIx) -> Option<&Instance> {
+        self.all.get(ix as usize)
+    }
+
+    pub(crate) fn get_mut(&mut self, ix: InstanceIx) -> Option<&mut Instance> {
+        self.all.get_mut(ix as usize)
+    }
+
+    /// All, for the close of an hour.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (InstanceIx, &mut Instance)> {
+        (0..).zip(self.all.iter_mut())
+    }
+
+    /// Adds an instance whose id is new. `None` beyond 2^32.
+    pub(crate) fn push(&mut self, instance: Instance) -> Option<InstanceIx> {
+        let ix = InstanceIx::try_from(self.all.len()).ok()?;
+        let hash = self.hasher.hash_one(instance.id.as_str());
+        self.all.push(instance);
+        let Self { all, by_id, hasher } = self;
+        by_id.insert_unique(hash, ix, |ix| {
+            all.get(*ix as usize).map_or(0, |it| hasher.hash_one(it.id.as_str()))
+        });
+        Some(ix)
+    }
+
+    fn reindex(&mut self) {
+        let all = std::mem::take(&mut self.all);
+        *self = Self { all: Vec::with_capacity(all.len()), ..Self::default() };
+        self.by_id.reserve(all.len(), |_| 0);
+        for instance in all {
+            self.push(instance);
+        }
+    }
+}
+
+impl PartialEq for Instances {
+    fn eq(&self, other: &Self) -> bool {
+        self.all == other.all
+    }
+}
+
+impl Eq for Instances {}
+
+impl std::fmt::Debug for Instances {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(&self.all).finish()
+    }
+}
+
+impl Serialize for Instances {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.all.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Instances {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { all: Vec::deserialize(deserializer)?, ..Self::default() })
+    }
+}
+
+impl State {
+    /// The index of the agent, made where it is new.
+    pub(crate) fn bind_agent(&mut self, agent: &AgentId) -> Option<AgentIx> {
+        let known = self.agents.iter().position(|known| known == agent);
+        let ix = known.unwrap_or_else(|| {
+            self.agents.push(agent.clone());
+            self.agents.len().saturating_sub(1)
+        });
+        AgentIx::try_from(ix).ok()
+    }
+}

@@ -1,0 +1,783 @@
+//! The embedded store: SQLite in a directory of its own.
+//!
+//! WAL with `synchronous = FULL`, so a commit is on the disk when it returns. One process writes: it
+//! holds a lock on the directory for as long as the store is open, and the system frees the lock when
+//! the process dies, however it dies. Others may read at the same time.
+
+mod sql;
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hourglass_units::{Hour, Instant, Price, Quantity, TenantId};
+use prost::bytes::Bytes;
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool,
+    SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{Connection, Executor, QueryBuilder, Row, Sqlite};
+
+use super::{
+    Acquire, AcquireError, ChargeFilter, Commit, CommitError, Head, Keyed, PAGE_ROWS_MAX, Page, Quarantined,
+    Reader, RowKey, Store, StoreError, StoredInvoice, Table, TransferFilter, UsageQuery, UsageSum,
+    exact_amount,
+};
+use crate::core::rows::{ChargeRow, TransferRow};
+use crate::core::{Account, Position, TransferCode};
+use crate::log::{self, StoredEvent};
+use crate::snapshot::Snapshot;
+
+/// The database's file in the data directory.
+const DATABASE_FILE: &str = "ledger.db";
+/// The lock's file in the data directory; holds the writer's process id.
+const LOCK_FILE: &str = "hourglass.lock";
+/// "HGLS": marks the file as ours.
+const APPLICATION_ID: i64 = 0x4847_4c53;
+/// Numbered from 1, each run once, in order.
+const MIGRATIONS: [&str; 1] = [include_str!("../../../../migrations/sqlite/0001_ledger.sql")];
+/// Connections for reading.
+const READERS_MAX: u32 = 4;
+/// Values that one statement binds at most; SQLite allows 32,766.
+const BINDS_MAX: usize = 8_000;
+
+/// Why a data directory could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process writes to it.
+    #[error("the data directory {} is in use by another process{}: stop it first, or ask it over HTTP", .directory.display(), .holder)]
+    InUse {
+        /// Which directory.
+        directory: PathBuf,
+        /// " (process id N)" where that is known.
+        holder: String,
+    },
+    /// A later release wrote it.
+    #[error("the data directory {} has version {found}, this release knows up to {known}: use a newer hourglass", .directory.display())]
+    NewerVersion {
+        /// Which directory.
+        directory: PathBuf,
+        /// Its version.
+        found: i64,
+        /// What this release knows.
+        known: i64,
+    },
+    /// There is nothing to read.
+    #[error("there is no ledger in {}: create one with `hourglass up`, `hourglass demo` or `hourglass replay`", .directory.display())]
+    Missing {
+        /// Which directory.
+        directory: PathBuf,
+    },
+    /// The file is something else.
+    #[error("{} is not a Hourglass ledger", .file.display())]
+    NotALedger {
+        /// Which file.
+        file: PathBuf,
+    },
+    /// The directory cannot be used.
+    #[error("cannot use the data directory {}: {error}", .directory.display())]
+    Directory {
+        /// Which directory.
+        directory: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The database does not answer as it should.
+    #[error("cannot open the ledger in {}: {error}", .directory.display())]
+    Database {
+        /// Which directory.
+        directory: PathBuf,
+        /// Why.
+        error: String,
+    },
+}
+
+/// How to open a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SqliteOptions {
+    /// Whether a commit is on the disk when it returns. Off only for copies that can be made again.
+    pub durable: bool,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self { durable: true }
+    }
+}
+
+/// The writer's side.
+pub struct SqliteStore {
+    connection: SqliteConnection,
+    reader: Arc<SqliteReader>,
+    blocking: Arc<Blocking>,
+    _lock: File,
+}
+
+/// The readers' side.
+pub struct SqliteReader {
+    pool: SqlitePool,
+    blocking: Arc<Blocking>,
+}
+
+/// Runs sqlx, which is async, for callers that block.
+struct Blocking(Option<tokio::runtime::Runtime>);
+
+impl Blocking {
+    fn new() -> std::io::Result<Arc<Self>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        Ok(Arc::new(Self(Some(runtime))))
+    }
+
+    fn wait<T>(&self, future: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+        match &self.0 {
+            Some(runtime) => runtime.block_on(future),
+            None => Err(sqlx::Error::WorkerCrashed),
+        }
+    }
+}
+
+impl Drop for Blocking {
+    /// A runtime may not be dropped where another one runs; shutting it down in the background may.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl SqliteStore {
+    /// Opens the store of a directory for writing; makes both where they do not exist.
+    pub fn open(directory: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
+        let io = |error| OpenError::Directory { directory: directory.to_owned(), error };
+        std::fs::create_dir_all(directory).map_err(io)?;
+        let lock = lock(directory)?;
+        let blocking = Blocking::new().map_err(io)?;
+        let synchronous = if options.durable { SqliteSynchronous::Full } else { SqliteSynchronous::Off };
+        let connect = SqliteConnectOptions::new()
+            .filename(directory.join(DATABASE_FILE))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(synchronous)
+            .busy_timeout(Duration::from_secs(10))
+            .pragma("temp_store", "MEMORY")
+            .statement_cache_capacity(200);
+        let database = |error: sqlx::Error| database_error(directory, &error);
+        let mut connection = blocking.wait(SqliteConnection::connect_with(&connect)).map_err(database)?;
+        check_version(directory, blocking.wait(version(&mut connection)).map_err(database)?, true)?;
+        blocking.wait(migrate(&mut connection)).map_err(database)?;
+        let reader = Arc::new(SqliteReader::connect(directory, Arc::clone(&blocking))?);
+        Ok(Self { connection, reader, blocking, _lock: lock })
+    }
+}
+
+impl SqliteReader {
+    /// Opens the store of a directory for reading, also while another process writes.
+    pub fn open(directory: &Path) -> Result<Self, OpenError> {
+        if !directory.join(DATABASE_FILE).exists() {
+            return Err(OpenError::Missing { directory: directory.to_owned() });
+        }
+        let io = |error| OpenError::Directory { directory: directory.to_owned(), error };
+        let reader = Self::connect(directory, Blocking::new().map_err(io)?)?;
+        let found = reader.blocking.wait(async {
+            let mut connection = reader.pool.acquire().await?;
+            version(&mut connection).await
+        });
+        check_version(directory, found.map_err(|error| database_error(directory, &error))?, false)?;
+        Ok(reader)
+    }
+
+    fn connect(directory: &Path, blocking: Arc<Blocking>) -> Result<Self, OpenError> {
+        let connect = SqliteConnectOptions::new()
+            .filename(directory.join(DATABASE_FILE))
+            .read_only(true)
+            .busy_timeout(Duration::from_secs(10))
+            .pragma("temp_store", "MEMORY");
+        let options =
+            SqlitePoolOptions::new().max_connections(READERS_MAX).acquire_timeout(Duration::from_secs(30));
+        let pool = blocking.wait(async { Ok(options.connect_lazy_with(connect)) });
+        Ok(Self { pool: pool.map_err(|error| database_error(directory, &error))?, blocking })
+    }
+
+    fn all<T>(
+        &self,
+        sql: &'static str,
+        bind: impl FnOnce(Binding) -> Binding,
+        read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let query = bind(sqlx::query(sql));
+        let rows = self.blocking.wait(query.fetch_all(&self.pool)).map_err(store_error)?;
+        rows.iter().map(read).collect()
+    }
+}
+
+type Binding = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
+
+/// Takes the directory's lock, or says who holds it.
+fn lock(directory: &Path) -> Result<File, OpenError> {
+    let io = |error| OpenError::Directory { directory: directory.to_owned(), error };
+    let path = directory.join(LOCK_FILE);
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => {
+            // The id only serves the message below: on a full disk the lock still holds.
+            let _written =
+                file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut id = String::new();
+            let _read = file.read_to_string(&mut id);
+            let known = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
+            let holder = if known { format!(" (process id {id})") } else { String::new() };
+            Err(OpenError::InUse { directory: directory.to_owned(), holder })
+        }
+        Err(TryLockError::Error(error)) => Err(io(error)),
+    }
+}
+
+/// The application id and the schema's version.
+async fn version(connection: &mut SqliteConnection) -> Result<(i64, i64), sqlx::Error> {
+    let application: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *connection).await?;
+    let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await?;
+    Ok((application, version))
+}
+
+fn check_version(
+    directory: &Path,
+    (application, found): (i64, i64),
+    may_be_new: bool,
+) -> Result<(), OpenError> {
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let ours = application == APPLICATION_ID || (may_be_new && application == 0 && found == 0);
+    if !ours {
+        return Err(OpenError::NotALedger { file: directory.join(DATABASE_FILE) });
+    }
+    if found > known {
+        return Err(OpenError::NewerVersion { directory: directory.to_owned(), found, known });
+    }
+    Ok(())
+}
+
+/// Runs the migrations that the database lacks, each whole or not at all.
+async fn migrate(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let (_, found) = version(connection).await?;
+    let done = usize::try_from(found).unwrap_or(0);
+    for (number, migration) in (1_usize..).zip(MIGRATIONS).skip(done) {
+        connection.execute("BEGIN IMMEDIATE").await?;
+        sqlx::raw_sql(migration).execute(&mut *connection).await?;
+        sqlx::query(sql::HEAD_FIRST)
+            .bind(log::genesis().as_bytes().to_vec())
+            .execute(&mut *connection)
+            .await?;
+        // A pragma takes no bound value; these are our own numbers.
+        let pragmas = format!("PRAGMA user_version = {number}; PRAGMA application_id = {APPLICATION_ID};");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(pragmas)).execute(&mut *connection).await?;
+        connection.execute("COMMIT").await?;
+    }
+    Ok(())
+}
+
+fn database_error(directory: &Path, error: &sqlx::Error) -> OpenError {
+    let not_a_database =
+        matches!(error, sqlx::Error::Database(error) if error.code().as_deref() == Some("26"));
+    if not_a_database {
+        return OpenError::NotALedger { file: directory.join(DATABASE_FILE) };
+    }
+    OpenError::Database { directory: directory.to_owned(), error: error.to_string() }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
+fn store_error(error: sqlx::Error) -> StoreError {
+    StoreError(error.to_string())
+}
+
+impl Store for SqliteStore {
+    fn acquire(&mut self, acquire: &Acquire) -> Result<Head, AcquireError> {
+        let head = self.reader.head()?;
+        if !acquire.holder_is_gone && head.lease_until > acquire.now && head.holder != acquire.holder {
+            return Err(AcquireError::Held { holder: head.holder, until: head.lease_until });
+        }
+        let update = sqlx::query(sql::ACQUIRE)
+            .bind(acquire.holder.clone())
+            .bind(acquire.lease_until.unix_ms())
+            .bind(to_i64(head.epoch)?)
+            .execute(&mut self.connection);
+        let done = self.blocking.wait(update).map_err(store_error)?;
+        let head = self.reader.head()?;
+        if done.rows_affected() != 1 || head.holder != acquire.holder {
+            return Err(AcquireError::Held { holder: head.holder, until: head.lease_until });
+        }
+        Ok(head)
+    }
+
+    fn commit(&mut self, commit: &Commit) -> Result<(), CommitError> {
+        let Self { connection, blocking, .. } = self;
+        let stored = blocking.wait(async {
+            connection.execute("BEGIN IMMEDIATE").await?;
+            let mut at_commit = false;
+            match append(connection, commit, &mut at_commit).await {
+                Ok(true) => Ok(Ok(())),
+                refused_or_failed => {
+                    // Where the rollback fails too, the transaction dies with the connection.
+                    let rolled_back = connection.execute("ROLLBACK").await;
+                    match refused_or_failed {
+                        Ok(_) => Ok(Err(None)),
+                        Err(error) if at_commit || rolled_back.is_err() => {
+                            Ok(Err(Some(CommitError::Unknown(error.to_string()))))
+                        }
+                        Err(error) => Ok(Err(Some(CommitError::NotStored(error.to_string())))),
+                    }
+                }
+            }
+        });
+        match stored {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Some(error))) => Err(error),
+            Ok(Err(None)) => match self.reader.head() {
+                Ok(head) => Err(CommitError::Deposed { position: head.position, epoch: head.epoch }),
+                Err(error) => Err(CommitError::Unknown(error.to_string())),
+            },
+            // The transaction never began.
+            Err(error) => Err(CommitError::NotStored(error.to_string())),
+        }
+    }
+
+    fn release(&mut self, epoch: u64, now: Instant) -> Result<(), StoreError> {
+        let update =
+            sqlx::query(sql::RELEASE).bind(now.unix_ms()).bind(to_i64(epoch)?).execute(&mut self.connection);
+        self.blocking.wait(update).map(|_| ()).map_err(store_error)
+    }
+
+    fn write_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let position = to_i64(snapshot.position.number())?;
+        let parts = to_i64(snapshot.parts.len() as u64)?;
+        let Self { connection, blocking, .. } = self;
+        let written = blocking.wait(async {
+            connection.execute("BEGIN IMMEDIATE").await?;
+            let written = async {
+                for (part, payload) in (0_i64..).zip(&snapshot.parts) {
+                    sqlx::query(sql::SNAPSHOT_PART)
+                        .bind(position)
+                        .bind(part)
+                        .bind(parts)
+                        .bind(snapshot.format.clone())
+                        .bind(payload.to_vec())
+                        .execute(&mut *connection)
+                        .await?;
+                }
+                sqlx::query(sql::SNAPSHOTS_BEFORE).bind(position).execute(&mut *connection).await?;
+                connection.execute("COMMIT").await
+            };
+            match written.await {
+                Ok(_) => Ok(()),
+                Err(error) => {
+                    let _rolled_back = connection.execute("ROLLBACK").await;
+                    Err(error)
+                }
+            }
+        });
+        written.map_err(store_error)
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        Arc::clone(&self.reader) as Arc<dyn Reader>
+    }
+}
+
+/// Advances the head and writes everything behind it. `false` where the head is another's.
+async fn append(
+    connection: &mut SqliteConnection,
+    commit: &Commit,
+    at_commit: &mut bool,
+) -> Result<bool, sqlx::Error> {
+    let Some(last) = commit.events.last() else { return Ok(true) };
+    let advanced = sqlx::query(sql::ADVANCE)
+        .bind(number(last.position))
+        .bind(last.hash.as_bytes().to_vec())
+        .bind(commit.lease_until.unix_ms())
+        .bind(number(commit.after))
+        .bind(commit.after_hash.as_bytes().to_vec())
+        .bind(commit.epoch.cast_signed())
+        .execute(&mut *connection)
+        .await?;
+    if advanced.rows_affected() != 1 {
+        return Ok(false);
+    }
+    insert(connection, sql::INSERT_EVENTS, 6, commit.events.iter(), |row, event| {
+        row.push_bind(number(event.position))
+            .push_bind(event.epoch.cast_signed())
+            .push_bind(i64::from(event.kind))
+            .push_bind(event.at.unix_ms())
+            .push_bind(event.payload.to_vec())
+            .push_bind(event.hash.as_bytes().to_vec());
+    })
+    .await?;
+
+    let positions = || commit.events.iter().map(|event| number(event.position));
+    let charges = positions().zip(&commit.rows).flat_map(|(at, rows)| keyed(at, &rows.charges));
+    insert(connection, sql::INSERT_CHARGES, 15, charges, |row, (position, line, it)| {
+        row.push_bind(position)
+            .push_bind(line)
+            .push_bind(it.tenant.to_string())
+            .push_bind(it.project.to_string())
+            .push_bind(it.instance.to_string())
+            .push_bind(it.platform.to_string())
+            .push_bind(it.region.to_string())
+            .push_bind(it.model.as_str())
+            .push_bind(it.price.nanos())
+            .push_bind(it.hour.start().unix_ms())
+            .push_bind(i64::from(it.gpus))
+            .push_bind(it.milliseconds)
+            .push_bind(it.quantity.nanos())
+            .push_bind(it.amount.to_string())
+            .push_bind(it.currency.code());
+    })
+    .await?;
+    let transfers = positions().zip(&commit.rows).flat_map(|(at, rows)| keyed(at, &rows.transfers));
+    insert(connection, sql::INSERT_TRANSFERS, 10, transfers, |row, (position, line, it)| {
+        row.push_bind(position)
+            .push_bind(line)
+            .push_bind(it.tenant.to_string())
+            .push_bind(it.debit.to_string())
+            .push_bind(it.credit.to_string())
+            .push_bind(it.amount.to_string())
+            .push_bind(it.currency.code())
+            .push_bind(it.code.as_str())
+            .push_bind(it.at.unix_ms())
+            .push_bind(it.reverses.map(number));
+    })
+    .await?;
+    let invoices = positions().zip(&commit.rows).flat_map(|(at, rows)| keyed(at, &rows.invoices));
+    insert(connection, sql::INSERT_INVOICES, 6, invoices, |row, (position, line, it)| {
+        row.push_bind(position)
+            .push_bind(line)
+            .push_bind(it.tenant.to_string())
+            .push_bind(it.number.cast_signed())
+            .push_bind(it.period.to_string())
+            .push_bind(it.document.to_vec());
+    })
+    .await?;
+    let quarantine = positions().zip(&commit.rows).flat_map(|(at, rows)| keyed(at, &rows.quarantine));
+    insert(connection, sql::INSERT_QUARANTINE, 4, quarantine, |row, (position, line, it)| {
+        row.push_bind(position)
+            .push_bind(line)
+            .push_bind(it.record.map(i64::from))
+            .push_bind(it.reason.clone());
+    })
+    .await?;
+    *at_commit = true;
+    connection.execute("COMMIT").await?;
+    Ok(true)
+}
+
+/// Numbers the rows of one event.
+fn keyed<T>(position: i64, rows: &[T]) -> impl Iterator<Item = (i64, i64, &T)> {
+    (0_i64..).zip(rows).map(move |(line, row)| (position, line, row))
+}
+
+/// Inserts rows, as many a statement as bind within [`BINDS_MAX`].
+async fn insert<T>(
+    connection: &mut SqliteConnection,
+    into: &'static str,
+    columns: usize,
+    rows: impl Iterator<Item = T>,
+    mut bind: impl FnMut(&mut sqlx::query_builder::Separated<'_, Sqlite, &'static str>, T),
+) -> Result<(), sqlx::Error> {
+    let mut rows = rows.peekable();
+    let at_once = BINDS_MAX.checked_div(columns).unwrap_or(1);
+    while rows.peek().is_some() {
+        let mut statement = QueryBuilder::<Sqlite>::new(into);
+        statement.push_values(rows.by_ref().take(at_once), |mut row, it| bind(&mut row, it));
+        statement.build().execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+impl Reader for SqliteReader {
+    fn head(&self) -> Result<Head, StoreError> {
+        let rows = self.all(
+            sql::HEAD,
+            |query| query,
+            |row| {
+                Ok(Head {
+                    position: position(row, "position")?,
+                    hash: hash(row, "hash")?,
+                    epoch: unsigned(row, "epoch")?,
+                    holder: get(row, "holder")?,
+                    lease_until: instant(row, "lease_until")?,
+                })
+            },
+        )?;
+        rows.into_iter().next().ok_or_else(|| StoreError("the head is missing".to_owned()))
+    }
+
+    fn events(&self, after: Position, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+        let bind = |query: Binding| query.bind(number(after)).bind(limited(limit));
+        self.all(sql::EVENTS, bind, |row| {
+            Ok(StoredEvent {
+                position: position(row, "position")?,
+                epoch: unsigned(row, "epoch")?,
+                kind: u8::try_from(get::<i64>(row, "kind")?).unwrap_or(u8::MAX),
+                at: instant(row, "at")?,
+                payload: Bytes::from(get::<Vec<u8>>(row, "payload")?),
+                hash: hash(row, "hash")?,
+            })
+        })
+    }
+
+    fn newest_snapshot(&self) -> Result<Option<Snapshot>, StoreError> {
+        let parts = self.all(
+            sql::SNAPSHOT_NEWEST,
+            |query| query,
+            |row| {
+                let place =
+                    (position(row, "position")?, get::<i64>(row, "parts")?, get::<String>(row, "format")?);
+                Ok((place, Bytes::from(get::<Vec<u8>>(row, "payload")?)))
+            },
+        )?;
+        let Some(((position, expected, format), _)) = parts.first().cloned() else { return Ok(None) };
+        let parts: Vec<Bytes> = parts.into_iter().map(|(_, payload)| payload).collect();
+        let whole = i64::try_from(parts.len()).is_ok_and(|parts| parts == expected);
+        Ok(whole.then_some(Snapshot { position, format, parts }))
+    }
+
+    fn charges(&self, filter: &ChargeFilter, page: Page) -> Result<Vec<Keyed<ChargeRow>>, StoreError> {
+        let bind = |query: Binding| bind_page(bind_charges(query, filter), page);
+        self.all(sql::CHARGES, bind, |row| {
+            let charge = ChargeRow {
+                tenant: parsed(row, "tenant")?,
+                project: parsed(row, "project")?,
+                instance: parsed(row, "instance")?,
+                platform: parsed(row, "platform")?,
+                region: parsed(row, "region")?,
+                model: parsed(row, "model")?,
+                price: price(row, "price_nanos")?,
+                hour: Hour::containing(instant(row, "hour")?),
+                gpus: u32::try_from(get::<i64>(row, "gpus")?)
+                    .map_err(|error| StoreError(error.to_string()))?,
+                milliseconds: get(row, "milliseconds")?,
+                quantity: Quantity::from_nanos(get(row, "quantity_nanos")?),
+                amount: exact_amount(&get::<String>(row, "amount")?)?,
+                currency: parsed(row, "currency")?,
+            };
+            Ok(Keyed { key: row_key(row)?, row: charge })
+        })
+    }
+
+    fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageSum>, StoreError> {
+        let bind = |sql: Binding| {
+            bind_charges(sql, &query.filter)
+                .bind(number(query.until))
+                .bind(query.by_instance)
+                .bind(query.span_ms)
+        };
+        self.all(sql::USAGE, bind, |row| {
+            Ok(UsageSum {
+                tenant: parsed(row, "tenant")?,
+                project: parsed(row, "project")?,
+                instance: maybe_parsed(row, "instance_kept")?,
+                platform: parsed(row, "platform")?,
+                region: parsed(row, "region")?,
+                model: parsed(row, "model")?,
+                price: price(row, "price_nanos")?,
+                currency: parsed(row, "currency")?,
+                span: get::<Option<i64>>(row, "span")?
+                    .map(|ms| Instant::from_unix_ms(ms).map_err(|error| StoreError(error.to_string())))
+                    .transpose()?,
+                gpu_ms: get(row, "gpu_ms")?,
+                quantity_nanos: get(row, "quantity_nanos")?,
+            })
+        })
+    }
+
+    fn transfers(&self, filter: &TransferFilter, page: Page) -> Result<Vec<Keyed<TransferRow>>, StoreError> {
+        let bind = |query: Binding| {
+            let query =
+                query.bind(filter.tenant.as_ref().map(ToString::to_string)).bind(filter.account.clone());
+            bind_page(query, page)
+        };
+        self.all(sql::TRANSFERS, bind, |row| {
+            let code: String = get(row, "code")?;
+            let known = TransferCode::ALL.into_iter().find(|known| known.as_str() == code);
+            let transfer = TransferRow {
+                tenant: parsed(row, "tenant")?,
+                debit: parsed::<Account>(row, "debit")?,
+                credit: parsed::<Account>(row, "credit")?,
+                amount: exact_amount(&get::<String>(row, "amount")?)?,
+                currency: parsed(row, "currency")?,
+                code: known.ok_or_else(|| StoreError(format!("unknown transfer code {code:?}")))?,
+                at: instant(row, "at")?,
+                reverses: get::<Option<i64>>(row, "reverses")?.map(|at| Position::new(at.cast_unsigned())),
+            };
+            Ok(Keyed { key: row_key(row)?, row: transfer })
+        })
+    }
+
+    fn invoices(
+        &self,
+        tenant: Option<&TenantId>,
+        page: Page,
+    ) -> Result<Vec<Keyed<StoredInvoice>>, StoreError> {
+        let bind = |query: Binding| bind_page(query.bind(tenant.map(ToString::to_string)), page);
+        self.all(sql::INVOICES, bind, |row| Ok(Keyed { key: row_key(row)?, row: stored_invoice(row)? }))
+    }
+
+    fn invoice(&self, tenant: &TenantId, number: u64) -> Result<Option<StoredInvoice>, StoreError> {
+        let bind = |query: Binding| query.bind(tenant.to_string()).bind(number.cast_signed());
+        Ok(self.all(sql::INVOICE, bind, stored_invoice)?.into_iter().next())
+    }
+
+    fn quarantine(&self, page: Page) -> Result<Vec<Keyed<Quarantined>>, StoreError> {
+        self.all(
+            sql::QUARANTINE,
+            |query| bind_page(query, page),
+            |row| {
+                let record = get::<Option<i64>>(row, "record")?.and_then(|record| u32::try_from(record).ok());
+                Ok(Keyed { key: row_key(row)?, row: Quarantined { record, reason: get(row, "reason")? } })
+            },
+        )
+    }
+
+    fn raw_rows(&self, table: Table, page: Page) -> Result<Vec<Keyed<String>>, StoreError> {
+        self.all(
+            sql::raw_rows(table),
+            |query| bind_page(query, page),
+            |row| Ok(Keyed { key: row_key(row)?, row: get(row, "row")? }),
+        )
+    }
+}
+
+fn stored_invoice(row: &SqliteRow) -> Result<StoredInvoice, StoreError> {
+    Ok(StoredInvoice {
+        position: position(row, "position")?,
+        tenant: parsed(row, "tenant")?,
+        number: unsigned(row, "number")?,
+        period: parsed(row, "period")?,
+        document: Bytes::from(get::<Vec<u8>>(row, "document")?),
+    })
+}
+
+fn bind_charges(query: Binding, filter: &ChargeFilter) -> Binding {
+    query
+        .bind(filter.tenant.as_ref().map(ToString::to_string))
+        .bind(filter.project.as_ref().map(ToString::to_string))
+        .bind(filter.instance.as_ref().map(ToString::to_string))
+        .bind(filter.from.map(|hour| hour.start().unix_ms()))
+        .bind(filter.until.map(|hour| hour.start().unix_ms()))
+}
+
+fn bind_page(query: Binding, page: Page) -> Binding {
+    query
+        .bind(number(page.after.position))
+        .bind(i64::from(page.after.line))
+        .bind(number(page.until))
+        .bind(limited(page.limit.min(PAGE_ROWS_MAX)))
+}
+
+fn number(position: Position) -> i64 {
+    i64::try_from(position.number()).unwrap_or(i64::MAX)
+}
+
+fn limited(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+fn to_i64(number: u64) -> Result<i64, StoreError> {
+    i64::try_from(number).map_err(|error| StoreError(error.to_string()))
+}
+
+fn get<'r, T>(row: &'r SqliteRow, column: &str) -> Result<T, StoreError>
+where
+    T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>,
+{
+    row.try_get(column).map_err(store_error)
+}
+
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
+    row: &SqliteRow,
+    column: &str,
+) -> Result<T, StoreError> {
+    get::<String>(row, column)?.parse().map_err(|error| StoreError(format!("column {column}: {error}")))
+}
+
+fn maybe_parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
+    row: &SqliteRow,
+    column: &str,
+) -> Result<Option<T>, StoreError> {
+    let text = get::<Option<String>>(row, column)?;
+    text.map(|text| text.parse().map_err(|error| StoreError(format!("column {column}: {error}")))).transpose()
+}
+
+fn unsigned(row: &SqliteRow, column: &str) -> Result<u64, StoreError> {
+    u64::try_from(get::<i64>(row, column)?).map_err(|error| StoreError(format!("column {column}: {error}")))
+}
+
+fn position(row: &SqliteRow, column: &str) -> Result<Position, StoreError> {
+    unsigned(row, column).map(Position::new)
+}
+
+fn instant(row: &SqliteRow, column: &str) -> Result<Instant, StoreError> {
+    Instant::from_unix_ms(get(row, column)?).map_err(|error| StoreError(format!("column {column}: {error}")))
+}
+
+fn price(row: &SqliteRow, column: &str) -> Result<Price, StoreError> {
+    Price::from_nanos(get(row, column)?).map_err(|error| StoreError(format!("column {column}: {error}")))
+}
+
+fn hash(row: &SqliteRow, column: &str) -> Result<blake3::Hash, StoreError> {
+    blake3::Hash::from_slice(&get::<Vec<u8>>(row, column)?)
+        .map_err(|error| StoreError(format!("column {column}: {error}")))
+}
+
+fn row_key(row: &SqliteRow) -> Result<RowKey, StoreError> {
+    let line = u32::try_from(get::<i64>(row, "line")?).map_err(|error| StoreError(error.to_string()))?;
+    Ok(RowKey { position: position(row, "position")?, line })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_statement_prepares() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = SqliteStore::open(directory.path(), SqliteOptions::default()).unwrap();
+        for sql in sql::ALL.into_iter().chain([sql::raw_rows(Table::Quarantine)]) {
+            let prepared = store.blocking.wait(async {
+                store.connection.prepare(sqlx::SqlSafeStr::into_sql_str(sql)).await.map(drop)
+            });
+            assert!(prepared.is_ok(), "{sql}: {prepared:?}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_used_says_why() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let error = |result: Result<SqliteStore, OpenError>| {
+            result.err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert!(SqliteReader::open(path).err().unwrap().to_string().contains("there is no ledger"));
+
+        let store = SqliteStore::open(path, SqliteOptions::default()).unwrap();
+        let in_use = error(SqliteStore::open(path, SqliteOptions::default()));
+        assert!(in_use.contains(&format!("process id {}", std::process::id())), "{in_use}");
+        assert!(SqliteReader::open(path).is_ok());
+        let mut store = store;
+        store.blocking.wait(store.connection.execute("PRAGMA user_version = 99")).unwrap();
+        drop(store);
+        assert!(error(SqliteStore::open(path, SqliteOptions::default())).contains("has version 99"));
+
+        let other = tempfile::tempdir().unwrap();
+        std::fs::write(
+            other.path().join(DATABASE_FILE),
+            "not a database, and long enough to be read as one".repeat(20),
+        )
+        .unwrap();
+        let foreign = error(SqliteStore::open(other.path(), SqliteOptions::default()));
+        assert!(foreign.contains("is not a Hourglass ledger"), "{foreign}");
+    }
+}

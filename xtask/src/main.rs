@@ -1,0 +1,124 @@
+//! The project's own chores, so that a machine with Cargo and a C compiler is enough to run them.
+//!
+//! `cargo xtask ci` is what decides whether a change may land; everything it does can be run alone.
+//! Progress goes to stderr and the tests come last, so that the end of the output is their result.
+
+mod layering;
+mod run;
+mod tools;
+
+use std::process::ExitCode;
+
+use run::{Failure, cargo};
+
+const USAGE: &str = "\
+Usage: cargo xtask COMMAND
+
+  ci                           all that a change must pass: fmt, clippy, doc, layering, test
+  layering                     prove which crate may depend on which
+  test [-- ARGS]               install the tools that the tests need, then `cargo test` with ARGS
+  bench [ARGS]                 the benchmarks, built for release
+  fuzz TARGET [--seconds N]    run one fuzz target for N seconds (60 unless told)
+";
+
+const FUZZ_SECONDS: u64 = 60;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(what)) => {
+            eprintln!("xtask: {what}\n\n{USAGE}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Broken(what)) => {
+            eprintln!("xtask: {what}");
+            ExitCode::FAILURE
+        }
+        // The child has said what is wrong; a line of ours would only push its words upwards.
+        Err(Failure::Child) => ExitCode::FAILURE,
+    }
+}
+
+fn dispatch(args: &[&str]) -> Result<(), Failure> {
+    match args {
+        ["ci"] => ci(),
+        ["layering"] => layering::prove(),
+        ["test"] => test(&[]),
+        ["test", "--", extra @ ..] => test(extra),
+        ["bench", extra @ ..] => bench(extra),
+        ["fuzz", target] => fuzz(target, FUZZ_SECONDS),
+        ["fuzz", target, "--seconds", seconds] => fuzz(target, parse_seconds(seconds)?),
+        ["help" | "--help" | "-h"] => {
+            eprint!("{USAGE}");
+            Ok(())
+        }
+        [] => Err(Failure::Usage("which command?".into())),
+        _ => Err(Failure::Usage(format!("cannot understand `{}`", args.join(" ")))),
+    }
+}
+
+fn ci() -> Result<(), Failure> {
+    cargo(["fmt", "--all", "--check"]).run()?;
+    cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()?;
+    cargo(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run()?;
+    layering::prove()?;
+    test(&[])
+}
+
+fn test(extra: &[&str]) -> Result<(), Failure> {
+    tools::install_missing()?;
+    cargo(["test", "--workspace", "--no-fail-fast"]).args(extra).run()
+}
+
+fn bench(extra: &[&str]) -> Result<(), Failure> {
+    cargo(["run", "--release", "--package", "hourglass-bench", "--"]).args(extra).run()
+}
+
+/// Fuzzing wants the compiler's unstable sanitizer flags. `RUSTC_BOOTSTRAP` makes the stable
+/// compiler take them, so that what is fuzzed is built by the compiler that builds the product.
+fn fuzz(target: &str, seconds: u64) -> Result<(), Failure> {
+    if target.starts_with('-') {
+        return Err(Failure::Usage(format!("`{target}` is no fuzz target")));
+    }
+    if !cargo(["fuzz", "--version"]).succeeds() {
+        return Err(Failure::Broken(
+            "fuzzing needs cargo-fuzz: run `cargo install --locked cargo-fuzz` once".into(),
+        ));
+    }
+    let limit = format!("-max_total_time={seconds}");
+    cargo(["fuzz", "run", target, "--", limit.as_str()]).env("RUSTC_BOOTSTRAP", "1").run()
+}
+
+fn parse_seconds(text: &str) -> Result<u64, Failure> {
+    // libFuzzer takes 0 for "without end", which is never what someone wanted who gave a limit.
+    match text.parse() {
+        Ok(seconds) if seconds > 0 => Ok(seconds),
+        _ => Err(Failure::Usage(format!("`--seconds {text}`: a whole number above 0 is needed"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_understood_is_a_usage_error() {
+        let check = |line: &str| {
+            let args: Vec<&str> = line.split_whitespace().collect();
+            assert!(matches!(dispatch(&args), Err(Failure::Usage(_))), "`{line}` was taken");
+        };
+        check("");
+        check("deploy");
+        check("ci now");
+        check("test unit");
+        check("fuzz");
+        check("fuzz --seconds");
+        check("fuzz --help");
+        check("fuzz coverage --seconds");
+        check("fuzz coverage --seconds ten");
+        check("fuzz coverage --seconds 0");
+        check("fuzz coverage --seconds 1 2");
+    }
+}

@@ -1,0 +1,83 @@
+//! The programs that the tests call, and where Debian keeps them.
+
+use std::env;
+
+use crate::run::{Call, Failure};
+
+/// A program that some test starts.
+struct Tool {
+    /// The Debian package that brings it.
+    package: &'static str,
+    /// Whether it is there already. A function, since not every package puts its programs on the
+    /// search path.
+    installed: fn() -> bool,
+    /// What the tests want with it.
+    purpose: &'static str,
+}
+
+const TOOLS: [Tool; 2] = [
+    Tool { package: "build-essential", installed: || on_path("cc"), purpose: "compiles SQLite, and links" },
+    Tool { package: "hledger", installed: || on_path("hledger"), purpose: "checks our books as an outsider" },
+];
+
+/// Installs what is missing of [`TOOLS`]; where all is there it does nothing at all.
+pub(crate) fn install_missing() -> Result<(), Failure> {
+    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| !(tool.installed)()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let Some(administrator) = Administrator::of_this_machine() else {
+        return Err(Failure::Broken(by_hand(&missing)));
+    };
+
+    administrator.apt_get(&["update", "-q"])?;
+    let packages = missing.iter().map(|tool| tool.package);
+    let install = ["install", "-q", "-y", "--no-install-recommends"].into_iter().chain(packages);
+    administrator.apt_get(&install.collect::<Vec<_>>())?;
+
+    let missing: Vec<&Tool> = missing.into_iter().filter(|tool| !(tool.installed)()).collect();
+    if missing.is_empty() { Ok(()) } else { Err(Failure::Broken(by_hand(&missing))) }
+}
+
+/// By what right packages are installed here.
+enum Administrator {
+    Root,
+    /// `sudo`, where it asks for no password: nobody sits at a build machine.
+    Sudo,
+}
+
+impl Administrator {
+    fn of_this_machine() -> Option<Self> {
+        if !on_path("apt-get") {
+            return None;
+        }
+        if Call::new("id").args(["-u"]).output().is_ok_and(|id| id.trim() == "0") {
+            return Some(Self::Root);
+        }
+        Call::new("sudo").args(["-n", "true"]).succeeds().then_some(Self::Sudo)
+    }
+
+    fn apt_get(&self, args: &[&str]) -> Result<(), Failure> {
+        // Through `env`, since sudo does not hand our environment on.
+        let call = match self {
+            Self::Root => Call::new("env"),
+            Self::Sudo => Call::new("sudo").args(["-n", "env"]),
+        };
+        call.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args).run()
+    }
+}
+
+fn by_hand(missing: &[&Tool]) -> String {
+    let mut text = "the tests need programs that could not be installed here:\n".to_owned();
+    for Tool { package, purpose, .. } in missing {
+        text.push_str(&format!("  {package}: {purpose}\n"));
+    }
+    let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
+    text.push_str(&format!("on Debian, `apt-get install {}` as root brings them", packages.join(" ")));
+    text
+}
+
+fn on_path(program: &str) -> bool {
+    let folders = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&folders).any(|folder| folder.join(program).is_file())
+}
