@@ -1,1 +1,117 @@
-fn main() {}
+//! `hourglass`: the commerce plane of a GPU cloud in one binary.
+//!
+//! This file is the command line; `commands/` has one file a command, [`wire`] builds the parts.
+
+mod clockwork;
+mod commands;
+mod config;
+mod failure;
+mod output;
+mod simulate;
+mod wire;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{
+    balance, demo, doctor, export, invoice, ledger, metering, price, replay, up, usage, verify,
+};
+use crate::config::Settings;
+use crate::output::Format;
+
+/// Meter, price, book and invoice GPU-hours.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hourglass",
+    version,
+    about,
+    max_term_width = 110,
+    after_help = "\
+Answers go to stdout, everything else to stderr. Exit codes: 0 done, 1 checked and something is wrong, \
+2 the command line or a file cannot be used, 3 the ledger refused, 4 the ledger cannot be used now.
+Settings: flag, then environment (HOURGLASS_…), then the file named by --config, then the default."
+)]
+struct CommandLine {
+    #[command(flatten)]
+    settings: Settings,
+    /// Answer with one JSON document
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show a simulated region: a month of agents, prices and invoices, then an API to look around in
+    Demo(demo::Args),
+    /// Run the embedded cell: no server but this one
+    Up(up::Args),
+    /// Play a real trace into an empty ledger
+    Replay(replay::Args),
+    /// GPU-hours and what they cost, by time and group
+    Usage(usage::Args),
+    /// Where every reported millisecond is: billed, excluded, in suspense
+    Metering(metering::Args),
+    /// Balances of the book
+    Balance(balance::Args),
+    /// Invoices: list, show, draft, finalise, recompute
+    Invoice(invoice::Args),
+    /// The log and the book behind it: head, events, transfers, charges, digest
+    Ledger(ledger::Args),
+    /// Rate cards and contracts: list, check a file
+    Price(price::Args),
+    /// Write the books for other systems
+    Export(export::Args),
+    /// Fold the whole log, check every invariant, rebuild the derived rows and compare
+    Verify(verify::Args),
+    /// Say what is wrong with this set-up, and how to mend it
+    Doctor(doctor::Args),
+    /// Print the completion script of a shell
+    Completion {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    start_logging();
+    let format = if line.json { Format::Json } else { Format::People };
+    let done = line.settings.resolve().and_then(|settings| match line.command {
+        Command::Demo(args) => demo::run(args, &settings, format),
+        Command::Up(args) => up::run(args, &settings),
+        Command::Replay(args) => replay::run(args, &settings, format),
+        Command::Usage(args) => usage::run(args, &settings, format),
+        Command::Metering(args) => metering::run(args, &settings, format),
+        Command::Balance(args) => balance::run(args, &settings, format),
+        Command::Invoice(args) => invoice::run(args, &settings, format),
+        Command::Ledger(args) => ledger::run(args, &settings, format),
+        Command::Price(args) => price::run(args, &settings, format),
+        Command::Export(args) => export::run(args, &settings),
+        Command::Verify(args) => verify::run(args, &settings, format),
+        Command::Doctor(args) => doctor::run(args, &settings, format),
+        Command::Completion { shell } => {
+            let mut command = <CommandLine as clap::CommandFactory>::command();
+            clap_complete::generate(shell, &mut command, "hourglass", &mut std::io::stdout());
+            Ok(())
+        }
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("hourglass: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// Logs to stderr, warnings and worse unless `HOURGLASS_LOG` says otherwise.
+fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing_subscriber::filter::LevelFilter::WARN.into())
+        .with_env_var("HOURGLASS_LOG")
+        .from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

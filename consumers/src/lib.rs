@@ -1,1 +1,27 @@
-//! consumers
+//! What reads the log and speaks with the outside world.
+//!
+//! * [`api`] serves HTTP: resources, reports, ingestion, health, and the OpenAPI document.
+//! * [`usage`] takes usage in, as protobuf, CloudEvents or JSON over HTTP and as a gRPC stream.
+//! * [`billing`] holds the reports that HTTP and the command line share.
+//! * [`finance`] writes the book in the formats of accountants' tools.
+//!
+//! # What it guarantees
+//!
+//! * Nothing here decides. A request becomes one command of the ledger's core (or one for each agent
+//!   that a message speaks for), and it is answered after the commit.
+//! * Every answer about money says as of which log position it holds.
+//! * Usage that was received is in the log, in quarantine, or answered with an error that says that
+//!   nothing was kept. Nothing is dropped in silence.
+//! * Every error has a stable code, says whether to try again, and is the same document (RFC 9457)
+//!   whatever layer it comes from.
+//!
+//! # What it does not do
+//!
+//! It keeps no state of its own, reads no clock, and knows one principal, the operator. TLS is for
+//! whatever stands before it.
+
+pub mod api;
+mod auth;
+pub mod billing;
+pub mod finance;
+pub mod usage;

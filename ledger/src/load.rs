@@ -48,6 +48,24 @@ pub enum From {
     Start,
 }
 
+/// Folds the log from its first event up to a position: what the state was then.
+pub fn load_until(reader: &dyn Reader, until: Position) -> Result<Loaded, LoadError> {
+    let (mut state, mut chain_hash) = (State::empty(), log::genesis());
+    while state.position() < until {
+        let events = reader.events(state.position(), EVENTS_AT_ONCE)?;
+        if events.is_empty() {
+            break;
+        }
+        for event in events.into_iter().filter(|event| event.position <= until) {
+            let recorded = event.open(state.position(), &chain_hash)?;
+            apply(&mut state, event.at, &recorded, &mut NoRows)
+                .map_err(|error| LogError { position: event.position, what: error.to_string() })?;
+            chain_hash = event.hash;
+        }
+    }
+    Ok(Loaded { state, chain_hash, from_snapshot: Position::ZERO })
+}
+
 /// Folds the log. `progress` is told each position that is reached, and the last one.
 pub fn load(
     reader: &dyn Reader,

@@ -21,7 +21,7 @@ pub enum PriceBookError {
     },
     /// It would change the price of time that may be rated already.
     #[error(
-        "{card} takes effect at {from}, before {earliest}: prices in the past are changed by re-rating only"
+        "{card} takes effect at {from}, before {earliest}: time that may be rated already changes price by re-rating only"
     )]
     TakesEffectInThePast {
         /// Which card or contract.
@@ -95,8 +95,9 @@ pub struct PriceBook {
 }
 
 impl PriceBook {
-    /// Whether the card fits. `now` bounds changes: what is priced already changes from then on only.
-    pub fn check_card(&self, card: &RateCard, now: Instant) -> Result<(), PriceBookError> {
+    /// Whether the card fits. Time before `unrated_from` may be rated already: what has a price there
+    /// keeps it.
+    pub fn check_card(&self, card: &RateCard, unrated_from: Instant) -> Result<(), PriceBookError> {
         let id = card.id();
         let versions = self.cards.get(&id.name).map(Vec::as_slice).unwrap_or_default();
         check_version(id, versions.len())?;
@@ -106,10 +107,7 @@ impl PriceBook {
                 let (given, expected) = (card.currency(), before.currency());
                 return Err(PriceBookError::CurrencyChanged { card: id.clone(), given, expected });
             }
-            if from < now {
-                return Err(PriceBookError::TakesEffectInThePast { card: id.clone(), from, earliest: now });
-            }
-            let earliest = before.effective_from().saturating_add_ms(1);
+            let earliest = unrated_from.max(before.effective_from().saturating_add_ms(1));
             if from < earliest {
                 return Err(PriceBookError::TakesEffectInThePast { card: id.clone(), from, earliest });
             }
@@ -125,21 +123,21 @@ impl PriceBook {
         Ok(())
     }
 
-    /// Whether the contract fits. Time before `earliest` may be rated already.
+    /// Whether the contract fits. Time before `unrated_from` may be rated already.
     pub fn check_contract(
         &self,
         contract: &Contract,
         currency: Currency,
-        earliest: Instant,
+        unrated_from: Instant,
     ) -> Result<(), PriceBookError> {
         let id = contract.id();
         let mine = self.contracts.get(contract.tenant());
         let versions = mine.and_then(|mine| mine.get(&id.name)).map(Vec::as_slice).unwrap_or_default();
         check_version(id, versions.len())?;
         let from = contract.effective().start();
-        let earliest = versions
-            .last()
-            .map_or(earliest, |before| earliest.max(before.effective().start().saturating_add_ms(1)));
+        let earliest = versions.last().map_or(unrated_from, |before| {
+            unrated_from.max(before.effective().start().saturating_add_ms(1))
+        });
         if from < earliest {
             return Err(PriceBookError::TakesEffectInThePast { card: id.clone(), from, earliest });
         }

@@ -236,6 +236,14 @@ impl Detail {
 /// several apply, the first is answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
+    /// The key was used for something else.
+    #[error(
+        "this idempotency key was used before for another request, at position {position}: choose a new key"
+    )]
+    IdempotencyKeyReused {
+        /// Where the other request stands.
+        position: Position,
+    },
     /// The cell is not open yet.
     #[error("the cell is not open: open it with its region first")]
     CellNotOpen,
@@ -248,14 +256,6 @@ pub enum Rejection {
     /// A rule of the cell that makes no sense.
     #[error("policy: {0}")]
     PolicyInvalid(&'static str),
-    /// The key was used for something else.
-    #[error(
-        "this idempotency key was used before for another request, at position {position}: choose a new key"
-    )]
-    IdempotencyKeyReused {
-        /// Where the other request stands.
-        position: Position,
-    },
     /// A text is too long or has control characters.
     #[error("{what} must have at most {TEXT_LENGTH_MAX} characters and no control characters")]
     TextInvalid {
@@ -418,10 +418,10 @@ impl Rejection {
     /// The stable code, for programs.
     pub const fn code(&self) -> &'static str {
         match self {
+            Self::IdempotencyKeyReused { .. } => "idempotency_key_reused",
             Self::CellNotOpen => "cell_not_open",
             Self::CellAlreadyOpen { .. } => "cell_already_open",
             Self::PolicyInvalid(_) => "policy_invalid",
-            Self::IdempotencyKeyReused { .. } => "idempotency_key_reused",
             Self::TextInvalid { .. } => "text_invalid",
             Self::TenantUnknown { .. } => "tenant_unknown",
             Self::TenantExists { .. } => "tenant_exists",

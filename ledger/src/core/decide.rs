@@ -1,10 +1,10 @@
 //! Decisions: every check there is, before anything is written.
 //!
-//! The order of precedence is the order of the variants of [`Rejection`]: first the cell, then the
-//! idempotency key, then the content from the outside in.
+//! The order of precedence is the order of the variants of [`Rejection`]: first the idempotency key,
+//! so that a repeat finds its first answer, then the cell, then the content from the outside in.
 
 use hourglass_pricing::{Contract, RateCard, Sku};
-use hourglass_units::{INSTANT_MIN, InstanceId, Instant, TenantId};
+use hourglass_units::{INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, TenantId};
 use serde::Serialize;
 
 use super::command::{
@@ -89,7 +89,7 @@ fn in_open_cell(
         }
         Command::PublishRateCard(draft) => {
             let card = RateCard::check(draft.clone())?;
-            state.prices.check_card(&card, now)?;
+            state.prices.check_card(&card, unrated_from(cell.policy, now))?;
             Event::RateCardPublished(card)
         }
         Command::SignContract { tenant, contract } => {
@@ -97,7 +97,7 @@ fn in_open_cell(
             let contract = Contract::check(tenant.clone(), contract.clone())?;
             // Before the first instance of the tenant nothing can have been rated.
             let has_instances = state.groups.of_tenant(tenant).next().is_some();
-            let earliest = if has_instances { now } else { INSTANT_MIN };
+            let earliest = if has_instances { unrated_from(cell.policy, now) } else { INSTANT_MIN };
             state.prices.check_contract(&contract, account.currency, earliest)?;
             Event::ContractSigned(contract)
         }
@@ -187,9 +187,17 @@ fn unknown_tenant(tenant: &TenantId) -> Rejection {
     Rejection::TenantUnknown { tenant: tenant.clone() }
 }
 
+/// The first millisecond that no report can have rated yet: a fast clock reports, and is billed, up
+/// to the clock skew ahead of time. Only from there on may a price change.
+fn unrated_from(policy: Policy, now: Instant) -> Instant {
+    now.saturating_add_ms(policy.clock_skew_max_ms)
+}
+
 /// A fact is of the past, give or take the clock skew, and recent enough to be booked.
 fn check_time(policy: Policy, at: Instant, now: Instant) -> Result<(), Rejection> {
-    let latest = now.saturating_add_ms(policy.clock_skew_max_ms);
+    // Nothing can run in the last instant: there is no millisecond behind it.
+    let last = INSTANT_MAX.saturating_add_ms(-1);
+    let latest = now.saturating_add_ms(policy.clock_skew_max_ms).min(last);
     if at > latest {
         return Err(Rejection::InTheFuture { at, latest });
     }

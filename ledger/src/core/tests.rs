@@ -7,9 +7,7 @@ use prost::Message;
 
 use super::rows::EventRows;
 use super::usage::UsageBatch;
-use super::{
-    Command, Decision, Event, Registration, Rejection, Request, State, apply, decide, digest, invoicing,
-};
+use super::{Command, Decision, Registration, Rejection, Request, State, apply, decide, digest, invoicing};
 
 /// A core with its rows and no store: what a simulation drives.
 pub(crate) struct Bench {

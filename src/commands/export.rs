@@ -1,0 +1,94 @@
+//! `hourglass export`: the books for other systems.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use hourglass_consumers::finance::journal::{self, JournalError};
+use hourglass_ledger::store::Reader;
+use hourglass_ledger::store::sqlite::SqliteReader;
+
+use crate::config::Resolved;
+use crate::failure::Failure;
+use crate::output;
+
+/// Write the books for other systems.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// The journal: every movement of the book
+    Journal(JournalArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct JournalArgs {
+    /// The format
+    #[arg(long, value_enum, default_value_t = JournalFormat::Hledger)]
+    format: JournalFormat,
+    /// What one transaction holds
+    #[arg(long, value_enum, default_value_t = By::Day)]
+    by: By,
+    /// Where to write it [default: stdout]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum JournalFormat {
+    /// Plain text for hledger
+    Hledger,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum By {
+    /// A day's transfers between the same accounts, for the same purpose
+    Day,
+    /// One transfer
+    Transfer,
+}
+
+/// Runs the command.
+pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
+    let What::Journal(JournalArgs { format: JournalFormat::Hledger, by, out }) = args.what;
+    let detail = match by {
+        By::Day => journal::Detail::Day,
+        By::Transfer => journal::Detail::Transfer,
+    };
+    let reader = SqliteReader::open(&settings.data)?;
+    let end = reader.head()?.position;
+    let bar = output::progress("writing the journal");
+    bar.set_length(end.number());
+    let write = |out: &mut dyn Write| {
+        let mut out = BufWriter::new(out);
+        journal::write_hledger(&reader, end, detail, &mut out, |at| bar.set_position(at.number()))
+    };
+    let written = match &out {
+        None => write(&mut std::io::stdout().lock()),
+        Some(path) => {
+            let usage = |error| Failure::Usage(format!("{}: {error}", path.display()));
+            write(&mut File::create(path).map_err(usage)?)
+        }
+    };
+    bar.finish_and_clear();
+    match written {
+        Ok(written) => {
+            eprintln!(
+                "{} transfers in {} transactions, up to position {end}",
+                written.transfers, written.transactions
+            );
+            Ok(())
+        }
+        // Whoever read from the pipe has seen enough.
+        Err(JournalError::Write(error))
+            if out.is_none() && error.kind() == std::io::ErrorKind::BrokenPipe =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(Failure::Unavailable(error.to_string())),
+    }
+}

@@ -1,0 +1,39 @@
+//! One file a command: its arguments, what it does, how it answers.
+
+pub mod balance;
+pub mod demo;
+pub mod doctor;
+pub mod export;
+pub mod invoice;
+pub mod ledger;
+pub mod metering;
+pub mod price;
+pub mod replay;
+mod serve;
+pub mod up;
+pub mod usage;
+pub mod verify;
+
+use hourglass_units::Instant;
+
+use crate::failure::Failure;
+
+/// Reads a time of the command line: RFC 3339, or a date that means its midnight in UTC.
+fn instant(text: &str) -> Result<Instant, String> {
+    let midnight = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
+    midnight.parse().map_err(|error: hourglass_units::TimeError| error.to_string())
+}
+
+/// Reads a duration such as `10m`, in whole milliseconds and at least one.
+fn milliseconds(text: &str) -> Result<i64, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match i64::try_from(duration.as_millis()) {
+        Ok(milliseconds) if milliseconds > 0 => Ok(milliseconds),
+        _ => Err("it must be between a millisecond and 292 million years".to_owned()),
+    }
+}
+
+/// Reads a file that the command line names.
+fn read_file(path: &std::path::Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
+}

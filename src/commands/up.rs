@@ -1,0 +1,79 @@
+//! `hourglass up`: the embedded cell for real use.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hourglass_ledger::core::{Command, Policy};
+
+use super::serve::{self, Serve};
+use crate::config::Resolved;
+use crate::failure::Failure;
+use crate::output::log_progress;
+use crate::wire;
+
+/// Run the embedded cell: a data directory and no server but this one.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where to serve HTTP [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", env = "HOURGLASS_HTTP")]
+    http: Option<SocketAddr>,
+    /// Where to serve gRPC [default: 127.0.0.1:8081]
+    #[arg(long, value_name = "ADDR", env = "HOURGLASS_GRPC")]
+    grpc: Option<SocketAddr>,
+    /// Name of the region, when the ledger is new [default: local]
+    #[arg(long, value_name = "NAME", env = "HOURGLASS_REGION")]
+    region: Option<String>,
+    /// Time between two accruals
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    tick: Duration,
+    /// File with the bearer token that every request must carry
+    #[arg(long, value_name = "FILE", env = "HOURGLASS_OPERATOR_TOKEN_FILE")]
+    operator_token_file: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
+    if args.tick < Duration::from_secs(1) {
+        return Err(Failure::Usage("--tick must be at least 1s".to_owned()));
+    }
+    let token_file = args.operator_token_file.or_else(|| settings.operator_token_file.clone());
+    let serve = Serve {
+        http: args.http.unwrap_or(settings.http),
+        grpc: Some(args.grpc.unwrap_or(settings.grpc)),
+        token: serve::operator_token(token_file.as_deref())?,
+        tick: Some(args.tick),
+    };
+    let cell = wire::start_cell(&settings.data, log_progress("recovering the ledger"))?;
+    let handle = cell.handle();
+    let opened = handle.read_blocking(|state| state.cell().map(|cell| cell.region.clone()))?;
+    let asked = args.region.as_deref().unwrap_or(&settings.region);
+    match opened {
+        Some(region) if args.region.is_some() && region.as_str() != asked => {
+            return Err(Failure::Usage(format!(
+                "the ledger in {} is that of region {region}, not {asked}: give each region a directory of its own",
+                settings.data.display()
+            )));
+        }
+        Some(_) => {}
+        None => {
+            let region = asked.parse().map_err(|error| Failure::Usage(format!("--region: {error}")))?;
+            let _opened = handle.submit_blocking(Command::OpenCell { region, policy: Policy::default() })?;
+        }
+    }
+    drop(handle);
+    let (data, guarded) = (settings.data.display().to_string(), serve.token.is_some());
+    serve::serve(cell, &serve, |http, grpc| {
+        eprintln!("hourglass is up; the ledger is in {data}");
+        eprintln!("  HTTP     http://{http}   (browse http://{http}/docs)");
+        if let Some(grpc) = grpc {
+            eprintln!("  gRPC     {grpc}   hourglass.v1.UsageService");
+        }
+        if !guarded {
+            eprintln!(
+                "  no operator token is set: every local user can use this API (HOURGLASS_OPERATOR_TOKEN)"
+            );
+        }
+        eprintln!("stop it with Ctrl-C");
+    })
+}

@@ -1,0 +1,90 @@
+//! A region at speed: customers' jobs become instances, agents report them, time passes, months end.
+//!
+//! A [`Workload`] says what ran when; the [`driver`] plays it against a cell exactly as a compute
+//! service, agents and a clock would, at the workload's own times. [`openb`] reads a workload from a
+//! public GPU trace, [`demo`] makes one up.
+
+pub mod demo;
+pub mod driver;
+pub mod openb;
+
+use hourglass_pricing::{ContractDraft, PurchaseModel, RateCardDraft};
+use hourglass_units::{
+    AgentId, Currency, InstanceId, Instant, Interval, Platform, ProjectId, RateCardName, Region, TenantId,
+};
+use serde::Deserialize;
+
+/// What is to be played.
+pub struct Workload {
+    /// The region.
+    pub region: Region,
+    /// When the region opens.
+    pub opens_at: Instant,
+    /// Customers, all billed in one currency.
+    pub tenants: Vec<TenantId>,
+    /// In which they are billed.
+    pub currency: Currency,
+    /// Prices.
+    pub prices: PricesFile,
+    /// What ran.
+    pub jobs: Vec<Job>,
+}
+
+/// One instance, from its start to its stop.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Which.
+    pub instance: InstanceId,
+    /// Who pays.
+    pub tenant: TenantId,
+    /// For which project.
+    pub project: ProjectId,
+    /// On which platform.
+    pub platform: Platform,
+    /// How it is sold.
+    pub model: PurchaseModel,
+    /// GPUs held.
+    pub gpus: u32,
+    /// The agent of its node.
+    pub agent: AgentId,
+    /// When it ran.
+    pub ran: Interval,
+}
+
+impl Job {
+    /// GPU-milliseconds that it used.
+    pub fn gpu_ms(&self) -> i128 {
+        i128::from(self.ran.milliseconds()).saturating_mul(i128::from(self.gpus))
+    }
+}
+
+/// A file of prices: rate cards, and contracts with their tenants.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PricesFile {
+    /// Rate cards, in the order in which they are published.
+    pub cards: Vec<RateCardDraft>,
+    /// Contracts, in the order in which they are signed.
+    #[serde(default)]
+    pub contracts: Vec<TenantContract>,
+}
+
+/// A contract and whose it is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantContract {
+    tenant: TenantId,
+    name: RateCardName,
+    version: u32,
+    effective_from: Instant,
+    effective_until: Option<Instant>,
+    prices: Vec<hourglass_pricing::PriceDraft>,
+}
+
+impl TenantContract {
+    /// The tenant and the draft.
+    pub fn parts(self) -> (TenantId, ContractDraft) {
+        let Self { tenant, name, version, effective_from, effective_until, prices } = self;
+        (tenant, ContractDraft { name, version, effective_from, effective_until, prices })
+    }
+}

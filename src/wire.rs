@@ -1,0 +1,44 @@
+//! Builds every part by hand: the clock, the store, the cell. The only place that knows them all.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hourglass_ledger::cell::{Cell, Clock};
+use hourglass_ledger::core::Position;
+use hourglass_ledger::load::{self, Loaded, load};
+use hourglass_ledger::store::Reader;
+use hourglass_ledger::store::sqlite::{SqliteOptions, SqliteReader, SqliteStore};
+use hourglass_units::{INSTANT_MIN, Instant};
+
+use crate::failure::Failure;
+
+/// The wall clock.
+pub struct WallClock;
+
+impl Clock for WallClock {
+    #[expect(clippy::disallowed_methods, reason = "the one place where the clock is read")]
+    fn now(&self) -> Instant {
+        let since_epoch =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let milliseconds = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
+        INSTANT_MIN.saturating_add_ms(milliseconds)
+    }
+}
+
+/// Opens the data directory for writing and starts its cell.
+pub fn start_cell(data: &Path, progress: impl FnMut(Position, Position)) -> Result<Cell, Failure> {
+    let store = SqliteStore::open(data, SqliteOptions::default())?;
+    let holder = format!("process {}", std::process::id());
+    // The directory's lock is ours, so whoever held the lease before is gone.
+    Ok(Cell::start(Box::new(store), Arc::new(WallClock), &holder, true, progress)?)
+}
+
+/// Opens the data directory for reading and folds its log.
+pub fn read_ledger(
+    data: &Path,
+    progress: impl FnMut(Position, Position),
+) -> Result<(Arc<dyn Reader>, Loaded), Failure> {
+    let reader = Arc::new(SqliteReader::open(data)?);
+    let loaded = load(reader.as_ref(), load::From::Snapshot, progress)?;
+    Ok((reader, loaded))
+}
