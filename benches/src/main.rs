@@ -1,1 +1,59 @@
-fn main() {}
+//! Benchmarks: `cargo xtask bench [NAME …] [--json] [--quick]`.
+//!
+//! Each figure is a median of several runs and stands beside a ceiling that was measured in the same
+//! run, on the same data: what the machine gives when nothing but the unavoidable is done. The ratio
+//! says more than the figure, because machines differ and are noisy.
+//!
+//! | name | what is measured | ceiling |
+//! |---|---|---|
+//! | `metering` | decode, union, rate, aggregate: one thread, in-order reports of 100,000 instances | decoding the same batches with prost |
+//! | `embedded` | decode, decide, commit with synchronous=FULL, accrual: batches of 1,000 | the same compressed batches written raw into SQLite: each in a commit of its own, and as many a commit as the cell had |
+//! | `memory` | bytes of state a running instance, with 1,000,000 of them | – |
+//! | `recovery` | folding a log of 10,000,000 records: cold, and from a snapshot | decoding the same batches with prost |
+
+#![expect(clippy::float_arithmetic, reason = "figures are not money")]
+#![expect(clippy::disallowed_methods, reason = "measuring time is what this program is for")]
+#![expect(
+    clippy::expect_used,
+    reason = "a benchmark that cannot run has nothing better to do than to say so"
+)]
+#![expect(clippy::print_stdout, reason = "figures are the answer of this program")]
+
+mod embedded;
+mod figure;
+mod memory;
+mod metering;
+mod workload;
+
+use figure::Figure;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let json = args.iter().any(|arg| arg == "--json");
+    let quick = args.iter().any(|arg| arg == "--quick");
+    let names: Vec<&str> = args.iter().map(String::as_str).filter(|arg| !arg.starts_with("--")).collect();
+    type Bench = (&'static str, fn(bool) -> Vec<Figure>);
+    // Memory comes first: later, what the others have freed would be used again unseen.
+    let benches: [Bench; 3] =
+        [("memory", memory::run), ("metering", metering::run), ("embedded", embedded::run)];
+    let known = |name: &&str| *name == "recovery" || benches.iter().any(|(bench, _)| bench == name);
+    if let Some(unknown) = names.iter().find(|name| !known(name)) {
+        eprintln!("no benchmark is called {unknown:?}: choose among metering, embedded, recovery and memory");
+        std::process::exit(2);
+    }
+    let mut figures = Vec::new();
+    for (name, run) in benches {
+        // Recovery needs the log that `embedded` writes, so they are one.
+        let wanted =
+            names.is_empty() || names.contains(&name) || (name == "embedded" && names.contains(&"recovery"));
+        if wanted {
+            eprintln!("{name} …");
+            figures.extend(run(quick));
+        }
+    }
+    if json {
+        figures.iter().for_each(|figure| println!("{}", figure.to_json()));
+    } else {
+        println!("{}", figure::table(&figures));
+    }
+}

@@ -49,7 +49,14 @@ mod tests {
         let token = OperatorToken::new(Some("correct horse battery"));
         assert!(token.admits(Some(b"Bearer correct horse battery")));
         assert!(token.admits(Some(b"bearer correct horse battery")));
-        for wrong in ["", "Bearer", "Bearer ", "Bearer correct", "Basic correct horse battery", "correct horse battery"] {
+        for wrong in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer correct",
+            "Basic correct horse battery",
+            "correct horse battery",
+        ] {
             assert!(!token.admits(Some(wrong.as_bytes())), "{wrong:?}");
         }
         assert!(!token.admits(None));
@@ -57,10 +64,14 @@ mod tests {
 
     #[test]
     fn only_loopback_names_are_loopback() {
-        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:80", "127.1.2.3:1", "[::1]", "[::1]:8080"] {
+        for host in
+            ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:80", "127.1.2.3:1", "[::1]", "[::1]:8080"]
+        {
             assert!(is_loopback_host(host), "{host}");
         }
-        for host in ["", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "[::2]:1", "10.0.0.1"] {
+        for host in
+            ["", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "[::2]:1", "10.0.0.1"]
+        {
             assert!(!is_loopback_host(host), "{host}");
         }
     }

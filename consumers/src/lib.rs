@@ -24,4 +24,6 @@ pub mod api;
 mod auth;
 pub mod billing;
 pub mod finance;
+#[cfg(test)]
+mod testing;
 pub mod usage;

@@ -96,6 +96,15 @@ impl From<Command> for Submission {
     }
 }
 
+impl Submission {
+    /// Does what the caller's thread can do before the cell's one thread sees it.
+    fn prepare(&self) {
+        if let Command::AcceptUsage(batch) = &self.command {
+            let _made = batch.compressed();
+        }
+    }
+}
+
 /// How the cell does. All numbers only grow, but for the head's.
 #[derive(Debug, Default)]
 pub struct CellStatus {
@@ -232,7 +241,9 @@ impl CellHandle {
     /// Submits a command and waits until its outcome is durable.
     pub async fn submit(&self, submission: impl Into<Submission>) -> Result<Outcome, CellError> {
         let (answer, outcome) = oneshot::channel();
-        self.queue.send(Work::Command(submission.into(), answer)).await.map_err(|_| CellError::Closed)?;
+        let submission = submission.into();
+        submission.prepare();
+        self.queue.send(Work::Command(submission, answer)).await.map_err(|_| CellError::Closed)?;
         outcome.await.map_err(|_| CellError::Closed)?
     }
 
@@ -240,7 +251,9 @@ impl CellHandle {
     /// and for those who want several commands under way. Waits while the queue is full.
     pub fn submit_later(&self, submission: impl Into<Submission>) -> Result<Pending, CellError> {
         let (answer, outcome) = oneshot::channel();
-        self.queue.blocking_send(Work::Command(submission.into(), answer)).map_err(|_| CellError::Closed)?;
+        let submission = submission.into();
+        submission.prepare();
+        self.queue.blocking_send(Work::Command(submission, answer)).map_err(|_| CellError::Closed)?;
         Ok(Pending(outcome))
     }
 
@@ -533,6 +546,12 @@ impl Committer {
                 self.status.event_bytes.fetch_add(bytes, Ordering::Relaxed);
                 self.status.commit_micros.fetch_add(micros, Ordering::Relaxed);
                 Ok(())
+            }
+            // Nobody took over: a commit of ours that was given up for lost arrived after all, and what
+            // was decided without it stands on a state that is old.
+            Err(CommitError::Deposed { position, epoch }) if epoch == self.epoch => {
+                let what = format!("an earlier commit arrived late: the log is at position {position}");
+                Err(CellError::Unavailable(what))
             }
             Err(CommitError::Deposed { .. }) => Err(CellError::Deposed),
             Err(error @ (CommitError::NotStored(_) | CommitError::Unknown(_))) => {

@@ -23,15 +23,29 @@ const GPUS: [u32; 3] = [8, 1, 3];
 enum Step {
     Advance(i64),
     /// Usage that ended so long ago.
-    Usage { instance: usize, back: i64, length: i64 },
+    Usage {
+        instance: usize,
+        back: i64,
+        length: i64,
+    },
     /// The instance stops, perhaps long ago, and starts again at once or soon.
-    Restart { instance: usize, back: i64, pause: i64 },
-    Card { tenant: usize, nanos: i64 },
+    Restart {
+        instance: usize,
+        back: i64,
+        pause: i64,
+    },
+    Card {
+        tenant: usize,
+        nanos: i64,
+    },
     Tick,
     /// Finalises all that is due, as the clockwork does.
     FinaliseDue,
     /// Somebody asks for a month by hand.
-    Finalise { tenant: usize, month: u32 },
+    Finalise {
+        tenant: usize,
+        month: u32,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -60,7 +74,8 @@ impl Bench {
         let begin = ms(BEGIN);
         let mut core = Core::open(begin, Policy::default(), &TENANTS);
         for (instance, (tenant, _)) in TENANTS.iter().enumerate() {
-            core.run(Command::RegisterInstance(registration(&name(instance), tenant, GPUS[instance]))).unwrap();
+            core.run(Command::RegisterInstance(registration(&name(instance), tenant, GPUS[instance])))
+                .unwrap();
             core.run(start(&name(instance), begin)).unwrap();
         }
         Self { core, versions: [1; 3], seq: 0 }
@@ -253,7 +268,8 @@ fn i3_a_correction_is_due_even_where_no_later_month_has_usage() {
     assert_eq!(credit.total.to_string(), "-94.4");
     let line = &credit.lines[0];
     assert_eq!((line.kind, line.period.to_string().as_str()), (LineKind::Correction, "2026-01"));
-    let codes: Vec<_> = bench.core.rows.last().unwrap().transfers.iter().map(|row| row.code.as_str()).collect();
+    let codes: Vec<_> =
+        bench.core.rows.last().unwrap().transfers.iter().map(|row| row.code.as_str()).collect();
     assert_eq!(codes, ["accrual_reversal", "credit_note"]);
     assert_eq!(invoicing::due(&bench.core.state, at(bench.core.now)), [], "and once only");
 }

@@ -25,12 +25,31 @@ const BEGIN: &str = "2026-01-31T22:30:00Z";
 enum Step {
     Advance(i64),
     Tick,
-    Card { ahead: i64, nanos: i64 },
-    Contract { tenant: usize, ahead: i64, length: Option<i64>, nanos: i64 },
-    Register { instance: usize },
-    Start { instance: usize, back: i64 },
-    Stop { instance: usize, back: i64 },
-    Usage { agent: usize, records: Vec<Draft> },
+    Card {
+        ahead: i64,
+        nanos: i64,
+    },
+    Contract {
+        tenant: usize,
+        ahead: i64,
+        length: Option<i64>,
+        nanos: i64,
+    },
+    Register {
+        instance: usize,
+    },
+    Start {
+        instance: usize,
+        back: i64,
+    },
+    Stop {
+        instance: usize,
+        back: i64,
+    },
+    Usage {
+        agent: usize,
+        records: Vec<Draft>,
+    },
     /// A message that came before comes once more.
     Again(Index),
 }
@@ -53,8 +72,12 @@ enum End {
 }
 
 /// Instances: tenant, spot, GPUs and the agent to which it is bound.
-const INSTANCES: [(&str, bool, u32, Option<usize>); 4] =
-    [("acme", false, 8, None), ("acme", true, 3, Some(0)), ("bolt", false, 1, Some(1)), ("bolt", false, 7, None)];
+const INSTANCES: [(&str, bool, u32, Option<usize>); 4] = [
+    ("acme", false, 8, None),
+    ("acme", true, 3, Some(0)),
+    ("bolt", false, 1, Some(1)),
+    ("bolt", false, 7, None),
+];
 const AGENTS: [&str; 2] = ["agent-1", "agent-2"];
 
 fn step() -> impl Strategy<Value = Step> {
@@ -103,8 +126,7 @@ impl Bench {
         let core = Core::open(begin, policy, &TENANTS.map(|tenant| (tenant, Currency::USD)));
         let list = ("USD".to_owned(), begin, 2_950_000_000, spot_price(2_950_000_000));
         let tenants = TENANTS.iter().map(|tenant| ((*tenant).to_owned(), "USD".to_owned())).collect();
-        let facts =
-            Facts { skew: SKEW, window: WINDOW, tenants, cards: vec![list], ..Facts::default() };
+        let facts = Facts { skew: SKEW, window: WINDOW, tenants, cards: vec![list], ..Facts::default() };
         Self { core, facts, versions: (1, [0, 0]), messages: Vec::new() }
     }
 

@@ -144,9 +144,12 @@ impl Facts {
 
     /// Stretches in which nothing changes: no report, run, hour or price begins or ends within one.
     fn stretches(&self, known: Option<&Known>, reports: &[&Report]) -> Vec<(i64, i64)> {
-        let (first, last) =
-            (reports.iter().map(|it| it.start).min().unwrap(), reports.iter().map(|it| it.end).max().unwrap());
-        let mut bounds: BTreeSet<i64> = reports.iter().flat_map(|report| [report.start, report.end]).collect();
+        let (first, last) = (
+            reports.iter().map(|it| it.start).min().unwrap(),
+            reports.iter().map(|it| it.end).max().unwrap(),
+        );
+        let mut bounds: BTreeSet<i64> =
+            reports.iter().flat_map(|report| [report.start, report.end]).collect();
         bounds.extend(known.iter().flat_map(|known| &known.runs).flat_map(|run| [run.0, run.1]));
         bounds.extend(self.cards.iter().map(|card| card.1));
         bounds.extend(self.contracts.iter().flat_map(|deal| [deal.1, deal.2]));

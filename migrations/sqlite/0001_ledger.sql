@@ -22,8 +22,8 @@ CREATE TABLE head (
 
 -- Differences to lines (instance, model, price, hour). price × quantity = amount, exactly.
 CREATE TABLE charges (
-    position       INTEGER NOT NULL,
-    line           INTEGER NOT NULL,
+    position       INTEGER NOT NULL CHECK (position > 0),
+    line           INTEGER NOT NULL CHECK (line >= 0),
     tenant         TEXT    NOT NULL,
     project        TEXT    NOT NULL,
     instance       TEXT    NOT NULL,
@@ -44,8 +44,8 @@ CREATE INDEX charges_by_tenant ON charges (tenant, hour);
 
 -- Movements between accounts: one row, two sides, always more than zero.
 CREATE TABLE transfers (
-    position INTEGER NOT NULL,
-    line     INTEGER NOT NULL,
+    position INTEGER NOT NULL CHECK (position > 0),
+    line     INTEGER NOT NULL CHECK (line >= 0),
     tenant   TEXT    NOT NULL,
     debit    TEXT    NOT NULL,
     credit   TEXT    NOT NULL CHECK (credit <> debit),
@@ -60,8 +60,8 @@ CREATE TABLE transfers (
 CREATE INDEX transfers_by_tenant ON transfers (tenant, position, line);
 
 CREATE TABLE invoices (
-    position INTEGER NOT NULL,
-    line     INTEGER NOT NULL,
+    position INTEGER NOT NULL CHECK (position > 0),
+    line     INTEGER NOT NULL CHECK (line >= 0),
     tenant   TEXT    NOT NULL,
     number   INTEGER NOT NULL,
     period   TEXT    NOT NULL,
@@ -73,8 +73,8 @@ CREATE TABLE invoices (
 
 -- What came as usage and could not be used; the bytes stand in the event.
 CREATE TABLE quarantine (
-    position INTEGER NOT NULL,
-    line     INTEGER NOT NULL,
+    position INTEGER NOT NULL CHECK (position > 0),
+    line     INTEGER NOT NULL CHECK (line >= 0),
     record   INTEGER,                               -- place in the batch, NULL for the whole message
     reason   TEXT    NOT NULL,
     PRIMARY KEY (position, line)
@@ -101,3 +101,22 @@ CREATE TRIGGER invoices_are_kept BEFORE DELETE ON invoices BEGIN SELECT RAISE(AB
 CREATE TRIGGER invoices_stay BEFORE UPDATE ON invoices BEGIN SELECT RAISE(ABORT, 'invoices are append-only'); END;
 CREATE TRIGGER quarantine_is_kept BEFORE DELETE ON quarantine BEGIN SELECT RAISE(ABORT, 'quarantine is append-only'); END;
 CREATE TRIGGER quarantine_stays BEFORE UPDATE ON quarantine BEGIN SELECT RAISE(ABORT, 'quarantine is append-only'); END;
+CREATE TRIGGER head_is_kept BEFORE DELETE ON head BEGIN SELECT RAISE(ABORT, 'the head is kept'); END;
+
+-- INSERT OR REPLACE deletes what is in its way without firing a trigger for it.
+CREATE TRIGGER events_are_new BEFORE INSERT ON events
+    WHEN EXISTS (SELECT 1 FROM events WHERE position = NEW.position)
+    BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
+CREATE TRIGGER charges_are_new BEFORE INSERT ON charges
+    WHEN EXISTS (SELECT 1 FROM charges WHERE position = NEW.position AND line = NEW.line)
+    BEGIN SELECT RAISE(ABORT, 'charges are append-only'); END;
+CREATE TRIGGER transfers_are_new BEFORE INSERT ON transfers
+    WHEN EXISTS (SELECT 1 FROM transfers WHERE position = NEW.position AND line = NEW.line)
+    BEGIN SELECT RAISE(ABORT, 'transfers are append-only'); END;
+CREATE TRIGGER invoices_are_new BEFORE INSERT ON invoices
+    WHEN EXISTS (SELECT 1 FROM invoices WHERE (position = NEW.position AND line = NEW.line)
+        OR (tenant = NEW.tenant AND (number = NEW.number OR period = NEW.period)))
+    BEGIN SELECT RAISE(ABORT, 'invoices are append-only'); END;
+CREATE TRIGGER quarantine_is_new BEFORE INSERT ON quarantine
+    WHEN EXISTS (SELECT 1 FROM quarantine WHERE position = NEW.position AND line = NEW.line)
+    BEGIN SELECT RAISE(ABORT, 'quarantine is append-only'); END;

@@ -135,9 +135,9 @@ impl PriceBook {
         let versions = mine.and_then(|mine| mine.get(&id.name)).map(Vec::as_slice).unwrap_or_default();
         check_version(id, versions.len())?;
         let from = contract.effective().start();
-        let earliest = versions.last().map_or(unrated_from, |before| {
-            unrated_from.max(before.effective().start().saturating_add_ms(1))
-        });
+        let earliest = versions
+            .last()
+            .map_or(unrated_from, |before| unrated_from.max(before.effective().start().saturating_add_ms(1)));
         if from < earliest {
             return Err(PriceBookError::TakesEffectInThePast { card: id.clone(), from, earliest });
         }

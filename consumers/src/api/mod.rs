@@ -1,4 +1,144 @@
-//! stub
-/// c
-#[derive(Clone, Debug, Default)] pub struct ApiConfig { /// t
- pub operator_token: Option<String> }
+//! HTTP: the resources of the cell, as `/openapi.json` describes them.
+//!
+//! A request passes, from the outside in: the observer (names it, writes errors down, counts it), the
+//! guard (who may come in, how many at once, how long), and its handler, which reads the state or the
+//! store or submits one command. Limits are named constants: [`BODY_BYTES_MAX`],
+//! [`REQUESTS_MAX`], [`REQUEST_TIMEOUT`], [`USAGE_ROWS_MAX`] and the ledger's own.
+//!
+//! * Every mutation takes an `Idempotency-Key`. A repeat answers 200 with `Idempotent-Replayed: true`
+//!   and the first answer; the same key with other content is a conflict.
+//! * Every error is `application/problem+json` (RFC 9457) with a stable `code`, `retryable` and
+//!   `request_id`; the id is in `X-Request-Id` of every answer too.
+//! * Unknown query parameters and unknown fields are refused, so that a misspelt filter cannot pass
+//!   for none.
+//! * With an operator token every path but the probes and the documentation needs it. `/metrics`
+//!   does too. Without one only requests to this machine's own name are answered, so that a web page
+//!   cannot reach the cell through its reader's browser.
+
+mod app;
+mod document;
+mod done;
+mod extract;
+mod guard;
+mod health;
+mod instances;
+mod invoices;
+mod ledger;
+mod metrics;
+mod observe;
+mod page;
+mod prices;
+mod problem;
+mod tenants;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::DefaultBodyLimit;
+use axum::http::Response;
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Redirect};
+use axum::routing::{get, post};
+use hourglass_ledger::cell::CellHandle;
+use hourglass_ledger::core::usage::BATCH_BYTES_MAX;
+use tokio::net::TcpListener;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
+
+use app::App;
+use problem::Problem;
+
+use crate::auth::OperatorToken;
+
+pub use done::IDEMPOTENT_REPLAYED;
+pub use extract::IDEMPOTENCY_KEY;
+pub use guard::{REQUEST_TIMEOUT, REQUESTS_MAX};
+pub use observe::REQUEST_ID;
+pub use problem::PROBLEM_MEDIA_TYPE;
+pub use usage::USAGE_ROWS_MAX;
+
+/// Most bytes of a body: the largest batch, and room for what surrounds it.
+pub const BODY_BYTES_MAX: usize = BATCH_BYTES_MAX + (64 << 10);
+
+/// How the cell is served.
+#[derive(Clone, Default)]
+pub struct ApiConfig {
+    /// Who knows it is the operator. Without one, only loopback is served.
+    pub operator_token: Option<String>,
+}
+
+impl std::fmt::Debug for ApiConfig {
+    /// The token is not for logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiConfig")
+            .field("operator_token", &self.operator_token.as_ref().map(|_| "…"))
+            .finish()
+    }
+}
+
+/// Every route of a cell.
+pub fn router(cell: CellHandle, config: ApiConfig) -> Router {
+    let app = App::new(cell, OperatorToken::new(config.operator_token.as_deref()));
+    let (routes, document) = described().split_for_parts();
+    let routes = routes.route("/", get(|| async { Redirect::temporary("/docs/") }));
+    // `{instance}:start` and `:stop`: they are described by hand in `document`.
+    let act = post(instances::act_on_instance);
+    let routes = routes.route("/v1/tenants/{tenant}/instances/{instance}", act);
+    Router::from(SwaggerUi::new("/docs").url("/openapi.json", document::completed(document)))
+        .merge(routes.with_state(app.clone()))
+        .fallback(|| async { axum::http::StatusCode::NOT_FOUND })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state(app.clone(), guard::guard))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(app, observe::observe))
+}
+
+/// The routes that describe themselves.
+fn described() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(document::Document::openapi())
+        .routes(routes!(tenants::open_tenant, tenants::list_tenants))
+        .routes(routes!(tenants::get_tenant))
+        .routes(routes!(prices::sign_contract, prices::list_contracts))
+        .routes(routes!(prices::publish_rate_card, prices::list_rate_cards))
+        .routes(routes!(instances::register_instance, instances::list_instances))
+        .routes(routes!(instances::get_instance))
+        .routes(routes!(usage::ingest_usage))
+        .routes(routes!(usage::tenant_usage))
+        .routes(routes!(usage::all_usage))
+        .routes(routes!(usage::tenant_metering))
+        .routes(routes!(ledger::tenant_balance))
+        .routes(routes!(ledger::all_balances))
+        .routes(routes!(ledger::all_transfers))
+        .routes(routes!(ledger::tenant_transfers))
+        .routes(routes!(ledger::all_charges))
+        .routes(routes!(ledger::tenant_charges))
+        .routes(routes!(ledger::head))
+        .routes(routes!(ledger::state_digest))
+        .routes(routes!(ledger::quarantine))
+        .routes(routes!(invoices::finalise_invoice, invoices::list_invoices))
+        .routes(routes!(invoices::draft_invoice))
+        .routes(routes!(invoices::get_invoice))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+}
+
+/// A handler that panics fails its own request only.
+fn panicked(_: Box<dyn std::any::Any + Send>) -> Response<Body> {
+    Problem::internal().into_response()
+}
+
+/// Serves until `shutdown`, then finishes what is under way.
+pub async fn serve_http(
+    listener: TcpListener,
+    cell: CellHandle,
+    config: ApiConfig,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    axum::serve(listener, router(cell, config)).with_graceful_shutdown(shutdown).await
+}

@@ -11,9 +11,7 @@ use std::str::FromStr;
 
 use hourglass_ledger::core::{LineView, State};
 use hourglass_ledger::store::{self, ChargeFilter, Reader, StoreError, UsageSum};
-use hourglass_units::{
-    Amount, HOUR_MILLISECONDS, Hour, Instant, Month, Price, Quantity, TenantId,
-};
+use hourglass_units::{Amount, HOUR_MILLISECONDS, Hour, Instant, Month, Price, Quantity, TenantId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -340,7 +338,8 @@ pub struct BalanceRow {
 
 /// The balances of a tenant's accounts, or of all accounts.
 pub fn balances(state: &State, tenant: Option<&TenantId>) -> BalanceReport {
-    let wanted = state.book().balances().filter(|(account, ..)| tenant.is_none() || account.tenant() == tenant);
+    let wanted =
+        state.book().balances().filter(|(account, ..)| tenant.is_none() || account.tenant() == tenant);
     let mut rows: Vec<BalanceRow> = wanted
         .map(|(account, currency, balance)| BalanceRow {
             account: account.to_string(),

@@ -66,7 +66,8 @@ pub fn write_hledger(
     let mut day = String::new();
     let mut sums: BTreeMap<DayKey, Amount> = BTreeMap::new();
     loop {
-        let rows = reader.transfers(&TransferFilter::default(), Page { after, until, limit: PAGE_ROWS_MAX })?;
+        let rows =
+            reader.transfers(&TransferFilter::default(), Page { after, until, limit: PAGE_ROWS_MAX })?;
         let Some(last) = rows.last() else { break };
         after = last.key;
         for Keyed { key, row } in rows {
@@ -82,7 +83,8 @@ pub fn write_hledger(
                 }
                 Detail::Day => {
                     if booked_on != day {
-                        written.transactions = written.transactions.saturating_add(close_day(out, &day, &mut sums)?);
+                        written.transactions =
+                            written.transactions.saturating_add(close_day(out, &day, &mut sums)?);
                         day = booked_on;
                     }
                     let TransferRow { tenant, debit, credit, amount, currency, code, .. } = row;

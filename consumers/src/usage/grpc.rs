@@ -94,8 +94,8 @@ impl Service<http::Request<Body>> for UsageService {
                 let how = "give the operator's token as `authorization: Bearer …`";
                 return Ok(Status::unauthenticated(how).into_http());
             }
-            let mut grpc =
-                tonic::server::Grpc::new(RawBatches).apply_max_message_size_config(Some(BATCH_BYTES_MAX), None);
+            let mut grpc = tonic::server::Grpc::new(RawBatches)
+                .apply_max_message_size_config(Some(BATCH_BYTES_MAX), None);
             Ok(grpc.streaming(service, request).await)
         })
     }
@@ -195,7 +195,8 @@ async fn refuse(cell: CellHandle, original: Bytes, error: ReadError) -> Answer {
             let content_type = Format::Protobuf.media_type().to_owned();
             let command = Command::QuarantineUsage { reason: reason.to_owned(), content_type, original };
             let position = cell.submit(command).await.map_err(status)?.answer().position;
-            let kept = format!("{reason}: {detail}; the message is kept in quarantine at position {position}");
+            let kept =
+                format!("{reason}: {detail}; the message is kept in quarantine at position {position}");
             Err(Status::invalid_argument(kept))
         }
     }

@@ -24,6 +24,8 @@ pub mod grpc;
 mod ingest;
 mod json;
 mod reading;
+#[cfg(test)]
+mod tests;
 
 pub use ingest::{BatchReceipt, IngestError, IngestReport, Name, QuarantinedRecord, ingest};
 pub use json::{BatchDraft, EvidenceDraft, RecordDraft};

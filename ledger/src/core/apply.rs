@@ -247,7 +247,7 @@ fn tick(
         state.written_until = open;
         for (ix, instance) in state.instances.iter_mut() {
             if let Some(line) = instance.growing.take_if(|line| line.hour < open) {
-                set_aside(&mut state.pending, (ix, line.hour, line.price), line.difference)?;
+                set_aside(&mut state.pending, (ix, line.hour, line.price), line.unwritten)?;
             }
         }
     }

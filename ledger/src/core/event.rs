@@ -268,9 +268,9 @@ fn to_wire(event: &Event) -> wire::event::Kind {
             at_ms: at.unix_ms(),
             cause: cause.clone(),
         }),
-        Event::UsageAccepted(batch) => Kind::UsageAccepted(wire::UsageAccepted {
-            batch_lz4: lz4_flex::compress_prepend_size(batch.raw()).into(),
-        }),
+        Event::UsageAccepted(batch) => {
+            Kind::UsageAccepted(wire::UsageAccepted { batch_lz4: batch.compressed().clone() })
+        }
         Event::UsageQuarantined { reason, content_type, original } => {
             Kind::UsageQuarantined(wire::UsageQuarantined {
                 reason: reason.clone(),

@@ -14,7 +14,7 @@ use super::Inconsistent;
 use super::book::{Account, TransferCode, accrue};
 use super::command::{Position, Rejection};
 use super::rows::{InvoiceRow, Rows, TransferRow};
-use super::state::{FinalisedInvoice, State};
+use super::state::{FinalisedInvoice, State, Tenant};
 
 /// The version of the arithmetic. It changes when, and only when, the same log would give another
 /// document.
@@ -256,12 +256,22 @@ fn open_periods(state: &State, tenant: &TenantId) -> impl Iterator<Item = Month>
 pub fn due(state: &State, now: Instant) -> Vec<(TenantId, Month)> {
     let grace_ms = state.cell.as_ref().map_or(0, |cell| cell.policy.grace_ms);
     let mut due = Vec::new();
-    for tenant in state.tenants.keys() {
-        let ended =
-            open_periods(state, tenant).filter(|period| period.end().saturating_add_ms(grace_ms) <= now);
+    for (tenant, account) in &state.tenants {
+        let mut months: std::collections::BTreeSet<Month> = open_periods(state, tenant).collect();
+        months.extend(correcting_period(state, tenant, account));
+        let ended = months.into_iter().filter(|period| period.end().saturating_add_ms(grace_ms) <= now);
         due.extend(ended.map(|period| (tenant.clone(), period)));
     }
     due
+}
+
+/// I-3: where a closed month turned out to be different, the month after the last invoice is due even
+/// without usage of its own, or nothing would ever bring the correction to who left.
+fn correcting_period(state: &State, id: &TenantId, account: &Tenant) -> Option<Month> {
+    let (last, _) = account.invoices.last_key_value()?;
+    let mut closed =
+        state.groups.of_tenant(id).flat_map(|group| &group.buckets).filter(|bucket| bucket.period <= *last);
+    closed.any(|bucket| bucket.uninvoiced().is_none_or(|open| !open.is_zero())).then(|| last.next())
 }
 
 /// Books a finalised invoice.

@@ -76,12 +76,15 @@ pub(crate) struct Instance {
     pub(crate) growing: Option<GrowingLine>,
 }
 
-/// A line's difference that no row holds yet.
+/// The line that an instance last added to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GrowingLine {
     pub(crate) hour: Hour,
     pub(crate) price: Price,
-    pub(crate) difference: LineDifference,
+    /// All of it: what measuring the line again would give.
+    pub(crate) total: LineDifference,
+    /// What no row holds yet.
+    pub(crate) unwritten: LineDifference,
 }
 
 /// What a change makes of a line.
@@ -170,14 +173,6 @@ impl Instance {
             .fold(0, i64::saturating_add)
     }
 
-    /// The quantity of so many milliseconds of it.
-    fn quantity(&self, milliseconds: i64) -> Result<Quantity, Inconsistent> {
-        i128::from(milliseconds)
-            .checked_mul(i128::from(self.gpus))
-            .and_then(Quantity::of_gpu_milliseconds)
-            .ok_or_else(|| Inconsistent::new("a line's quantity out of range"))
-    }
-
     /// Takes a report in good order: what it adds to the set is billed where the instance ran.
     pub(crate) fn report(
         &mut self,
@@ -186,12 +181,20 @@ impl Instance {
         ix: InstanceIx,
         pending: &mut PendingLines,
     ) -> Result<(), Inconsistent> {
+        if self.report_in_order(interval, group)? {
+            return Ok(());
+        }
         for new in self.reported.missing(interval) {
             for run in self.running.within(new).collect::<hourglass_units::Pieces>() {
                 // The cuts go into the set one by one, so that each line is measured as it stands.
                 let prices = std::mem::take(&mut group.prices);
                 let cut = rating::cuts(&prices, run).try_for_each(|cut| {
-                    let before = self.line_milliseconds(&prices, cut.hour, cut.price);
+                    let before = match self.growing {
+                        Some(line) if line.hour == cut.hour && line.price == cut.price => {
+                            line.total.milliseconds
+                        }
+                        _ => self.line_milliseconds(&prices, cut.hour, cut.price),
+                    };
                     self.reported.insert(cut.interval);
                     let after = before.saturating_add(cut.interval.milliseconds());
                     self.post(cut.hour, cut.price, before, after, group, ix, pending)
@@ -202,6 +205,39 @@ impl Instance {
             self.reported.insert(new);
         }
         Ok(())
+    }
+
+    /// The report that nearly all are: it follows the last one, while the instance runs, within the
+    /// hour and the price of the line that grows. `false` where it is another; then nothing is done.
+    fn report_in_order(&mut self, interval: Interval, group: &mut ChargeGroup) -> Result<bool, Inconsistent> {
+        let (Some(line), Some(last), Some(run)) =
+            (&mut self.growing, self.reported.last(), self.running.last())
+        else {
+            return Ok(false);
+        };
+        if interval.start() < last.start() || interval.start() > last.end() {
+            return Ok(false);
+        }
+        let Some(new) = Interval::between(last.end(), interval.end()) else { return Ok(true) };
+        let holds = |whole: Interval| whole.start() <= new.start() && new.end() <= whole.end();
+        let at_its_price = group
+            .prices
+            .within(new)
+            .next()
+            .is_some_and(|step| step.price == line.price && holds(step.interval));
+        if !(at_its_price && holds(run) && holds(line.hour.interval())) {
+            return Ok(false);
+        }
+        let overflow = || Inconsistent::new("a charge out of range");
+        let milliseconds = line.total.milliseconds.saturating_add(new.milliseconds());
+        let quantity = quantity(milliseconds, self.gpus)?;
+        let added = quantity.checked_sub(line.total.quantity).ok_or_else(overflow)?;
+        let difference = LineDifference { milliseconds: new.milliseconds(), quantity: added };
+        group.charge(line.hour.start(), line.price, added).ok_or_else(overflow)?;
+        line.total = LineDifference { milliseconds, quantity };
+        line.unwritten = line.unwritten.checked_add(difference).ok_or_else(overflow)?;
+        self.reported.insert(new);
+        Ok(true)
     }
 
     /// Changes when the instance ran, and posts what that changes of its lines.
@@ -251,21 +287,23 @@ impl Instance {
         pending: &mut PendingLines,
     ) -> Result<(), Inconsistent> {
         let overflow = || Inconsistent::new("a charge out of range");
-        let quantity = self.quantity(after)?.checked_sub(self.quantity(before)?).ok_or_else(overflow)?;
-        let difference = LineDifference { milliseconds: after.saturating_sub(before), quantity };
-        group.charge(hour.start(), price, quantity).ok_or_else(overflow)?;
+        let total = LineDifference { milliseconds: after, quantity: quantity(after, self.gpus)? };
+        let added = total.quantity.checked_sub(quantity(before, self.gpus)?).ok_or_else(overflow)?;
+        let difference = LineDifference { milliseconds: after.saturating_sub(before), quantity: added };
+        group.charge(hour.start(), price, added).ok_or_else(overflow)?;
 
         match &mut self.growing {
             Some(line) if line.hour == hour && line.price == price => {
-                line.difference = line.difference.checked_add(difference).ok_or_else(overflow)?;
+                line.total = total;
+                line.unwritten = line.unwritten.checked_add(difference).ok_or_else(overflow)?;
             }
             growing => {
                 let newest = growing.is_none_or(|line| line.hour <= hour);
-                let new = GrowingLine { hour, price, difference };
+                let new = GrowingLine { hour, price, total, unwritten: difference };
                 let aside = if newest { growing.replace(new) } else { Some(new) };
                 if let Some(line) = aside {
                     let sum = pending.entry((ix, line.hour, line.price)).or_default();
-                    *sum = sum.checked_add(line.difference).ok_or_else(overflow)?;
+                    *sum = sum.checked_add(line.unwritten).ok_or_else(overflow)?;
                 }
             }
         }
@@ -294,7 +332,7 @@ impl Instance {
         milliseconds
             .into_iter()
             .map(|((hour, price), milliseconds)| {
-                Ok(Line { hour, price, milliseconds, quantity: self.quantity(milliseconds)? })
+                Ok(Line { hour, price, milliseconds, quantity: quantity(milliseconds, self.gpus)? })
             })
             .collect()
     }
@@ -322,6 +360,14 @@ impl Instance {
         let ran = so_far.map_or_else(Coverage::default, |past| self.running.within(past).collect());
         sum.unreported_ms = sum.unreported_ms.saturating_add(ran.difference(&self.reported).milliseconds());
     }
+}
+
+/// The quantity of so many milliseconds of so many GPUs.
+fn quantity(milliseconds: i64, gpus: u32) -> Result<Quantity, Inconsistent> {
+    milliseconds
+        .checked_mul(i64::from(gpus))
+        .and_then(|gpu_ms| Quantity::of_gpu_milliseconds(i128::from(gpu_ms)))
+        .ok_or_else(|| Inconsistent::new("a line's quantity out of range"))
 }
 
 /// Adds the reports of one unknown instance to the accounting.

@@ -16,7 +16,7 @@ use super::command::{Answer, IdempotencyKey, Position};
 use super::event::Policy;
 use super::groups::{ChargeGroup, ChargeGroups};
 use super::metering::{
-    Accounting, AgentIx, GrowingLine, Instance, InstanceIx, Line, LineDifference, PendingLines, Suspended,
+    Accounting, AgentIx, Instance, InstanceIx, Line, LineDifference, PendingLines, Suspended,
     account_suspense,
 };
 use super::watermark::Received;
@@ -210,14 +210,15 @@ impl State {
     /// What no row holds yet: the open hour of each instance, and late differences until the next
     /// `Tick`. The sum of a line's rows and of this is the line.
     pub fn unwritten_lines(&self) -> impl Iterator<Item = LineView<'_>> {
-        let growing = (0..self.instances.len())
-            .filter_map(|ix| self.instances.get(ix).and_then(|instance| Some((ix, instance.growing?))));
-        let pending = self.pending.iter().map(|((ix, hour, price), difference)| {
-            (*ix, GrowingLine { hour: *hour, price: *price, difference: *difference })
+        let growing = (0..self.instances.len()).filter_map(|ix| {
+            let line = self.instances.get(ix)?.growing?;
+            Some((ix, line.hour, line.price, line.unwritten))
         });
-        growing.chain(pending).filter_map(|(ix, it)| {
-            let LineDifference { milliseconds, quantity } = it.difference;
-            let line = Line { hour: it.hour, price: it.price, milliseconds, quantity };
+        let pending =
+            self.pending.iter().map(|((ix, hour, price), unwritten)| (*ix, *hour, *price, *unwritten));
+        growing.chain(pending).filter_map(|(ix, hour, price, unwritten)| {
+            let LineDifference { milliseconds, quantity } = unwritten;
+            let line = Line { hour, price, milliseconds, quantity };
             self.view(ix).map(|instance| LineView { instance, line })
         })
     }

@@ -8,7 +8,7 @@
 //! copies no string. A property test holds it against the generated decoder.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hourglass_units::{AgentId, IdError, InstanceId, Instant, Interval};
 use prost::bytes::Bytes;
@@ -23,10 +23,9 @@ pub const REPORT_MILLISECONDS_MAX: i64 = 86_400_000;
 pub const INSTANCE_GPUS_MAX: u32 = 1_024;
 
 /// A batch that can be accepted. A clone shares it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct UsageBatch(Arc<Content>);
 
-#[derive(PartialEq, Eq)]
 struct Content {
     raw: Bytes,
     agent: AgentId,
@@ -35,6 +34,7 @@ struct Content {
     record_count: u32,
     records: Vec<Placed>,
     quarantined: Vec<(u32, ContractBreach)>,
+    compressed: OnceLock<Bytes>,
 }
 
 /// A record whose instance id still lies in the raw bytes.
@@ -169,12 +169,27 @@ impl UsageBatch {
         let agent = AgentId::new(agent)?;
         let record_count = u32::try_from(record_count).unwrap_or(u32::MAX);
         first_seq.checked_add(u64::from(record_count)).ok_or(BatchError::SequenceOverflow)?;
-        Ok(Self(Arc::new(Content { agent, epoch, first_seq, record_count, records, quarantined, raw })))
+        Ok(Self(Arc::new(Content {
+            agent,
+            epoch,
+            first_seq,
+            record_count,
+            records,
+            quarantined,
+            raw,
+            compressed: OnceLock::new(),
+        })))
     }
 
     /// The bytes as they arrived.
     pub fn raw(&self) -> &Bytes {
         &self.0.raw
+    }
+
+    /// The bytes as the log keeps them: an LZ4 block with its length before it. Made once, by whoever
+    /// asks first: callers of the cell do, so that its one thread need not.
+    pub fn compressed(&self) -> &Bytes {
+        self.0.compressed.get_or_init(|| Bytes::from(lz4_flex::compress_prepend_size(&self.0.raw)))
     }
 
     /// Who says that it reports.
@@ -218,6 +233,15 @@ impl UsageBatch {
         &self.0.quarantined
     }
 }
+
+impl PartialEq for UsageBatch {
+    /// Everything else follows from the bytes.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.raw == other.0.raw
+    }
+}
+
+impl Eq for UsageBatch {}
 
 impl fmt::Debug for UsageBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

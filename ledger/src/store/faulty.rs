@@ -1,8 +1,8 @@
 //! A store that fails, by seed, in every way that a real one can.
 //!
 //! It stands before another store and fails some of its commits: refused without a trace, stored but
-//! the answer lost, or failed because another writer took over in between. The same seed gives the
-//! same faults.
+//! the answer lost, stored long after the caller gave it up, or failed because another writer took
+//! over in between. The same seed gives the same faults.
 
 use std::sync::Arc;
 
@@ -20,6 +20,9 @@ pub struct Faults {
     pub lost: u64,
     /// It is stored, and the caller is told that it is not known.
     pub answer_lost: u64,
+    /// The caller is told that it is not known, and it is stored when the next commit comes: a server
+    /// can go on with what a broken connection left to it.
+    pub late: u64,
     /// Another writer takes over first.
     pub deposed: u64,
 }
@@ -29,6 +32,8 @@ pub struct FaultyStore {
     inner: Box<dyn Store>,
     faults: Faults,
     draws: u64,
+    /// The commit that is stored late.
+    held: Option<Commit>,
     /// Faults that happened.
     pub injected: Arc<std::sync::atomic::AtomicU64>,
 }
@@ -36,7 +41,7 @@ pub struct FaultyStore {
 impl FaultyStore {
     /// Stands before `inner`.
     pub fn new(inner: Box<dyn Store>, faults: Faults, seed: u64) -> Self {
-        Self { inner, faults, draws: seed, injected: Arc::default() }
+        Self { inner, faults, draws: seed, held: None, injected: Arc::default() }
     }
 
     /// Whether one chance in `of` came up.
@@ -60,6 +65,10 @@ impl Store for FaultyStore {
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), CommitError> {
+        if let Some(held) = self.held.take() {
+            // Nobody waits for its outcome any more.
+            let _late = self.inner.commit(&held);
+        }
         if self.draw(self.faults.refused) {
             return Err(CommitError::NotStored("injected: refused".to_owned()));
         }
@@ -69,6 +78,10 @@ impl Store for FaultyStore {
         if self.draw(self.faults.answer_lost) {
             self.inner.commit(commit)?;
             return Err(CommitError::Unknown("injected: stored, the answer lost".to_owned()));
+        }
+        if self.draw(self.faults.late) {
+            self.held = Some(commit.clone());
+            return Err(CommitError::Unknown("injected: stored later".to_owned()));
         }
         if self.draw(self.faults.deposed) {
             let (now, lease_until) = (commit.lease_until, commit.lease_until);

@@ -264,12 +264,13 @@ pub trait Store: Send {
     fn acquire(&mut self, acquire: &Acquire) -> Result<Head, AcquireError>;
 
     /// Appends events and their rows, if the head is what the commit follows. Durable on return.
+    /// Without events it only renews the lease.
     fn commit(&mut self, commit: &Commit) -> Result<(), CommitError>;
 
     /// Ends the lease, so that the next writer need not wait. Does nothing for a deposed writer.
     fn release(&mut self, epoch: u64, now: Instant) -> Result<(), StoreError>;
 
-    /// Keeps a snapshot and drops those before it.
+    /// Keeps a snapshot and drops every other: only the writer's newest is of this log for sure.
     fn write_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), StoreError>;
 
     /// The readers' side of the same store.

@@ -358,6 +358,7 @@ impl Store for SqliteStore {
         let written = blocking.wait(async {
             connection.execute("BEGIN IMMEDIATE").await?;
             let written = async {
+                connection.execute(sql::SNAPSHOTS_DROP).await?;
                 for (part, payload) in (0_i64..).zip(&snapshot.parts) {
                     sqlx::query(sql::SNAPSHOT_PART)
                         .bind(position)
@@ -368,7 +369,6 @@ impl Store for SqliteStore {
                         .execute(&mut *connection)
                         .await?;
                 }
-                sqlx::query(sql::SNAPSHOTS_BEFORE).bind(position).execute(&mut *connection).await?;
                 connection.execute("COMMIT").await
             };
             match written.await {
@@ -393,10 +393,12 @@ async fn append(
     commit: &Commit,
     at_commit: &mut bool,
 ) -> Result<bool, sqlx::Error> {
-    let Some(last) = commit.events.last() else { return Ok(true) };
+    // Without events the head stays where it is, and only the lease is renewed.
+    let (to, hash) =
+        commit.events.last().map_or((commit.after, commit.after_hash), |last| (last.position, last.hash));
     let advanced = sqlx::query(sql::ADVANCE)
-        .bind(number(last.position))
-        .bind(last.hash.as_bytes().to_vec())
+        .bind(number(to))
+        .bind(hash.as_bytes().to_vec())
         .bind(commit.lease_until.unix_ms())
         .bind(number(commit.after))
         .bind(commit.after_hash.as_bytes().to_vec())
@@ -740,6 +742,8 @@ fn row_key(row: &SqliteRow) -> Result<RowKey, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::conformance::{self, Harness};
+    use crate::store::faulty::{Faults, FaultyStore};
 
     #[test]
     fn every_statement_prepares() {
@@ -751,6 +755,85 @@ mod tests {
             });
             assert!(prepared.is_ok(), "{sql}: {prepared:?}");
         }
+    }
+
+    /// A directory for each store; faults where the second field has a seed.
+    struct Directories(Option<tempfile::TempDir>, Option<u64>);
+
+    impl Directories {
+        fn open(&self) -> Box<dyn Store> {
+            let path = self.0.as_ref().unwrap().path();
+            let store = Box::new(SqliteStore::open(path, SqliteOptions { durable: false }).unwrap());
+            match self.1 {
+                None => store,
+                Some(seed) => Box::new(FaultyStore::new(store, Faults::default(), seed)),
+            }
+        }
+    }
+
+    impl Harness for Directories {
+        fn fresh(&mut self) -> Box<dyn Store> {
+            self.0 = Some(tempfile::tempdir().unwrap());
+            self.open()
+        }
+
+        fn reopen(&mut self) -> Box<dyn Store> {
+            self.open()
+        }
+    }
+
+    #[test]
+    fn it_keeps_the_contract_of_a_store() {
+        conformance::run(&mut Directories(None, None));
+    }
+
+    #[test]
+    fn a_faulty_store_without_faults_keeps_it_too() {
+        conformance::run(&mut Directories(None, Some(7)));
+    }
+
+    #[test]
+    fn b2_the_database_itself_changes_no_row() {
+        let mut store = open_with_rows();
+        let tables = ["events", "charges", "transfers", "invoices", "quarantine"];
+        for table in tables {
+            let count = count(&mut store, table);
+            assert!(count > 0, "{table} has rows");
+            for sql in [
+                format!("DELETE FROM {table}"),
+                format!("UPDATE {table} SET position = position + 100"),
+                format!("INSERT OR REPLACE INTO {table} SELECT * FROM {table}"),
+                format!("REPLACE INTO {table} SELECT * FROM {table} WHERE position = 1"),
+            ] {
+                let error = execute(&mut store, sql.clone()).unwrap_err().to_string();
+                assert!(error.contains("append-only"), "{sql}: {error}");
+            }
+            assert_eq!(self::count(&mut store, table), count, "{table}");
+        }
+        assert!(execute(&mut store, "DELETE FROM head".to_owned()).is_err());
+    }
+
+    fn execute(store: &mut SqliteStore, sql: String) -> Result<(), sqlx::Error> {
+        let run = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut store.connection);
+        store.blocking.wait(run).map(drop)
+    }
+
+    fn count(store: &mut SqliteStore, table: &str) -> i64 {
+        let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
+        store.blocking.wait(sqlx::query_scalar(sql).fetch_one(&mut store.connection)).unwrap()
+    }
+
+    /// One row in every table, by a temporary directory that is gone when the test ends.
+    fn open_with_rows() -> SqliteStore {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = SqliteStore::open(directory.path(), SqliteOptions { durable: false }).unwrap();
+        let rows = "INSERT INTO events VALUES (1, 1, 19, 0, x'00', zeroblob(32));
+            INSERT INTO charges VALUES (1, 0, 't', 'p', 'i', 'h', 'r', 'spot', 1, 0, 1, 1, 1, '0', 'USD');
+            INSERT INTO transfers VALUES (1, 0, 't', 'a', 'b', '1', 'USD', 'invoice', 0, NULL);
+            INSERT INTO invoices VALUES (1, 0, 't', 1, '2026-01', x'00');
+            INSERT INTO quarantine VALUES (1, 0, NULL, 'r');";
+        execute(&mut store, rows.to_owned()).unwrap();
+        store
     }
 
     #[test]

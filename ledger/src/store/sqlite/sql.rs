@@ -34,9 +34,9 @@ pub(super) const SNAPSHOT_NEWEST: &str = "SELECT position, part, parts, format, 
      WHERE position = (SELECT max(position) FROM snapshots) ORDER BY part";
 
 pub(super) const SNAPSHOT_PART: &str =
-    "INSERT OR REPLACE INTO snapshots (position, part, parts, format, payload) VALUES (?, ?, ?, ?, ?)";
+    "INSERT INTO snapshots (position, part, parts, format, payload) VALUES (?, ?, ?, ?, ?)";
 
-pub(super) const SNAPSHOTS_BEFORE: &str = "DELETE FROM snapshots WHERE position < ?";
+pub(super) const SNAPSHOTS_DROP: &str = "DELETE FROM snapshots";
 
 /// `?1` to `?5` filter (NULL means any), then the page: position, line, until, limit.
 pub(super) const CHARGES: &str = "SELECT position, line, tenant, project, instance, platform, region, model, \
@@ -104,7 +104,7 @@ pub(super) const ALL: [&str; 18] = [
     EVENTS,
     SNAPSHOT_NEWEST,
     SNAPSHOT_PART,
-    SNAPSHOTS_BEFORE,
+    SNAPSHOTS_DROP,
     CHARGES,
     USAGE,
     TRANSFERS,

@@ -1,0 +1,97 @@
+//! What every handler works on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hourglass_ledger::cell::{CellHandle, CellStatus, Submission};
+use hourglass_ledger::core::{Command, IdempotencyKey, Outcome, Rejection, State};
+use hourglass_ledger::store::{Reader, StoreError};
+use hourglass_units::TenantId;
+use tokio::sync::Semaphore;
+
+use super::guard::REQUESTS_MAX;
+use super::metrics::Metrics;
+use super::problem::Problem;
+use crate::auth::OperatorToken;
+use crate::usage::Name;
+
+/// Shared by all requests.
+#[derive(Clone)]
+pub(super) struct App(Arc<Shared>);
+
+struct Shared {
+    cell: CellHandle,
+    token: OperatorToken,
+    metrics: Metrics,
+    permits: Semaphore,
+    requests: AtomicU64,
+}
+
+impl App {
+    pub(super) fn new(cell: CellHandle, token: OperatorToken) -> Self {
+        Self(Arc::new(Shared {
+            cell,
+            token,
+            metrics: Metrics::new(),
+            permits: Semaphore::new(REQUESTS_MAX),
+            requests: AtomicU64::new(0),
+        }))
+    }
+
+    pub(super) fn cell(&self) -> &CellHandle {
+        &self.0.cell
+    }
+
+    pub(super) fn status(&self) -> &CellStatus {
+        self.0.cell.status()
+    }
+
+    pub(super) fn token(&self) -> OperatorToken {
+        self.0.token
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    pub(super) fn permits(&self) -> &Semaphore {
+        &self.0.permits
+    }
+
+    /// Unique among all writers of the log: each has its epoch.
+    pub(super) fn next_request_id(&self) -> String {
+        let epoch = self.status().epoch.load(Ordering::Relaxed);
+        let number = self.0.requests.fetch_add(1, Ordering::Relaxed);
+        format!("req-{epoch}-{number}")
+    }
+
+    /// Submits a command under the name of its request.
+    pub(super) async fn submit(&self, command: Command, name: Option<Name>) -> Result<Outcome, Problem> {
+        let key = name.map(|name| IdempotencyKey::new(&name.scope, &name.key));
+        Ok(self.cell().submit(Submission { command, key, at: None }).await?)
+    }
+
+    /// Reads the state exactly.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&State) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.cell().read(read).await?
+    }
+
+    /// Reads the store, on a thread that may block.
+    pub(super) async fn store<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Reader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let reader = Arc::clone(self.cell().reader());
+        let done = tokio::task::spawn_blocking(move || read(reader.as_ref())).await;
+        Ok(done.map_err(|_| Problem::internal())??)
+    }
+}
+
+/// The tenant of the path has an account.
+pub(super) fn known_tenant(state: &State, tenant: &TenantId) -> Result<(), Problem> {
+    let unknown = || Rejection::TenantUnknown { tenant: tenant.clone() };
+    state.tenant(tenant).map(|_| ()).ok_or_else(unknown).map_err(Problem::from)
+}

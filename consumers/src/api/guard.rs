@@ -1,0 +1,73 @@
+//! Who may come in, how many at once, and for how long.
+
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::app::App;
+use super::problem::Problem;
+use crate::auth::is_loopback_host;
+
+/// Most requests at work at once; more are told to come back.
+pub const REQUESTS_MAX: usize = 1_024;
+/// Longest that a request may take, its body included.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Refuses whoever may not come in, then bounds the work.
+pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+    if let Err(problem) = admit(&app, request.uri(), request.headers()) {
+        return problem.into_response();
+    }
+    if is_public(request.uri().path()) {
+        return next.run(request).await;
+    }
+    let Ok(_permit) = app.permits().try_acquire() else {
+        let detail = format!("{REQUESTS_MAX} requests are at work already");
+        return Problem::unavailable("overloaded", detail).into_response();
+    };
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::unavailable(
+            "timeout",
+            "the request took too long, and it is not known whether it was done: \
+             repeat it under the same idempotency key",
+        )
+        .into_response(),
+    }
+}
+
+/// Whether a path tells nothing about anyone: probes and the documentation.
+fn is_public(path: &str) -> bool {
+    matches!(path, "/" | "/healthz" | "/readyz" | "/openapi.json" | "/docs") || path.starts_with("/docs/")
+}
+
+fn admit(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    let token = app.token();
+    if token.is_set() {
+        let authorization = headers.get(AUTHORIZATION).map(axum::http::HeaderValue::as_bytes);
+        if is_public(uri.path()) || token.admits(authorization) {
+            return Ok(());
+        }
+        let detail = "give the operator's token as `Authorization: Bearer …`";
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail));
+    }
+    // Without a token this machine's own users are trusted. A web page is not one of them: it comes
+    // under the name of its own site (DNS rebinding), or says from where it comes.
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let host = text(HOST).or_else(|| uri.authority().map(axum::http::uri::Authority::as_str));
+    if !host.is_some_and(is_loopback_host) {
+        let detail =
+            "without an operator token only requests to localhost are answered: set a token to serve others";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "host_not_loopback", detail));
+    }
+    let of_loopback = |origin: &str| origin.split_once("://").is_some_and(|(_, host)| is_loopback_host(host));
+    if text(ORIGIN).is_some_and(|origin| !of_loopback(origin)) {
+        let detail = "without an operator token web pages of other sites are not answered";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "origin_not_loopback", detail));
+    }
+    Ok(())
+}

@@ -1,0 +1,275 @@
+//! Instances and their life cycle, as facts that somebody else reports.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use hourglass_ledger::core::{Command, InstanceView, Registration, Rejection};
+use hourglass_pricing::PurchaseModel;
+use hourglass_units::{AgentId, INSTANT_MAX, InstanceId, Instant, Interval, Platform, ProjectId, TenantId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::app::{App, known_tenant};
+use super::done::{Done, done};
+use super::extract::{Body, Idempotency, Json, Path, Query, json, unsupported};
+use super::page::{ListPage, PageRequest, invalid};
+use super::problem::Problem;
+use super::tenants::PageQuery;
+use crate::billing::report::AsOf;
+use crate::usage::Name;
+
+/// What is said of an instance when it is made known.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct InstanceDraft {
+    /// Its id, unique in the cell.
+    #[schema(value_type = String)]
+    instance: InstanceId,
+    /// For which project.
+    #[schema(value_type = String)]
+    project: ProjectId,
+    /// On which platform.
+    #[schema(value_type = String)]
+    platform: Platform,
+    /// How it is sold: `on_demand` or `spot`.
+    #[schema(value_type = String)]
+    model: PurchaseModel,
+    /// GPUs that it holds.
+    gpus: u32,
+    /// The only agent whose reports count; any agent's do where absent.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    agent: Option<AgentId>,
+}
+
+/// The instance runs since then.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StartDraft {
+    /// RFC 3339, to the millisecond.
+    #[schema(value_type = String, format = DateTime)]
+    at: Instant,
+}
+
+/// The instance runs no longer.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StopDraft {
+    /// The first millisecond in which it did not run, RFC 3339.
+    #[schema(value_type = String, format = DateTime)]
+    at: Instant,
+    /// Why, for the record.
+    #[serde(default)]
+    cause: String,
+}
+
+/// An instance.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Instance)]
+pub(super) struct View {
+    instance: String,
+    tenant: String,
+    project: String,
+    platform: String,
+    region: String,
+    /// How it is sold.
+    model: &'static str,
+    /// GPUs that it holds.
+    gpus: u32,
+    /// The only agent whose reports count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<String>,
+    /// In which it is billed, ISO 4217.
+    currency: &'static str,
+    /// Since when it runs, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    running_since: Option<String>,
+}
+
+/// An instance, as of a log position.
+#[derive(Serialize, ToSchema)]
+#[schema(as = InstanceAnswer)]
+pub(super) struct Answer {
+    as_of: AsOf,
+    #[serde(flatten)]
+    instance: View,
+    /// When it ran.
+    running: Vec<Span>,
+    /// What was reported of it in good order.
+    reported: Vec<Span>,
+}
+
+/// `[start, end)`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Interval)]
+pub(super) struct Span {
+    #[schema(format = DateTime)]
+    start: String,
+    /// Absent where it has not ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    end: Option<String>,
+}
+
+fn view(it: InstanceView<'_>) -> View {
+    View {
+        instance: it.id().to_string(),
+        tenant: it.tenant().to_string(),
+        project: it.project().to_string(),
+        platform: it.sku().platform.to_string(),
+        region: it.sku().region.to_string(),
+        model: it.sku().model.as_str(),
+        gpus: it.gpus(),
+        agent: it.agent().map(ToString::to_string),
+        currency: it.currency().code(),
+        running_since: it.running_since().map(|since| since.to_string()),
+    }
+}
+
+fn spans(intervals: &[Interval]) -> Vec<Span> {
+    let span = |it: &Interval| Span {
+        start: it.start().to_string(),
+        end: (it.end() != INSTANT_MAX).then(|| it.end().to_string()),
+    };
+    intervals.iter().map(span).collect()
+}
+
+/// The instance, where it is the tenant's: another's is as unknown as one that is not there.
+fn of_tenant<'a>(
+    state: &'a hourglass_ledger::core::State,
+    tenant: &TenantId,
+    id: &InstanceId,
+) -> Result<InstanceView<'a>, Problem> {
+    let found = state.instance(id.as_str()).filter(|it| it.tenant() == tenant);
+    found.ok_or_else(|| Rejection::InstanceUnknown { instance: id.clone() }.into())
+}
+
+/// Makes an instance known, so that its usage can be attributed.
+#[utoipa::path(
+    post, path = "/v1/tenants/{tenant}/instances", tag = "instances", params(("tenant" = String, Path)),
+    request_body = InstanceDraft, responses((status = 201, description = "Known.", body = Done))
+)]
+pub(super) async fn register_instance(
+    State(app): State<App>,
+    Path(tenant): Path<TenantId>,
+    Idempotency(name): Idempotency,
+    Json(draft): Json<InstanceDraft>,
+) -> Result<Response, Problem> {
+    let InstanceDraft { instance, project, platform, model, gpus, agent } = draft;
+    let resource = format!("/v1/tenants/{tenant}/instances/{instance}");
+    let registration = Registration { instance, tenant, project, platform, model, gpus, agent };
+    let outcome = app.submit(Command::RegisterInstance(registration), name).await?;
+    Ok(done(&outcome, true, resource))
+}
+
+/// A customer's instances, in the order of their registration.
+#[utoipa::path(
+    get, path = "/v1/tenants/{tenant}/instances", tag = "instances",
+    params(("tenant" = String, Path), PageQuery),
+    responses((status = 200, description = "A page of instances.", body = ListPage<View>))
+)]
+pub(super) async fn list_instances(
+    State(app): State<App>,
+    Path(tenant): Path<TenantId>,
+    Query(query): Query<PageQuery>,
+) -> Result<axum::Json<ListPage<View>>, Problem> {
+    let list = format!("instances {tenant}");
+    let page = PageRequest::new(list, query.page_size, query.page_token.as_deref())?;
+    let page = page.of_state(&app, move |state, after, limit| {
+        known_tenant(state, &tenant)?;
+        let first: usize = match after {
+            None => 0,
+            Some(after) => after.parse::<usize>().map_err(|_| invalid())?.saturating_add(1),
+        };
+        let behind = state.instances().enumerate().skip(first).filter(|(_, it)| it.tenant() == &tenant);
+        Ok(behind.take(limit).map(|(number, it)| (number.to_string(), view(it))).collect())
+    });
+    Ok(axum::Json(page.await?))
+}
+
+/// One instance, with when it ran and what was reported of it.
+#[utoipa::path(
+    get, path = "/v1/tenants/{tenant}/instances/{instance}", tag = "instances",
+    params(("tenant" = String, Path), ("instance" = String, Path)),
+    responses((status = 200, description = "The instance.", body = Answer))
+)]
+pub(super) async fn get_instance(
+    State(app): State<App>,
+    Path((tenant, id)): Path<(TenantId, InstanceId)>,
+) -> Result<axum::Json<Answer>, Problem> {
+    let read = app.read(move |state| {
+        let it = of_tenant(state, &tenant, &id)?;
+        let (running, reported) = (spans(it.running()), spans(it.reported()));
+        Ok(Answer { as_of: AsOf::of(state), instance: view(it), running, reported })
+    });
+    Ok(axum::Json(read.await?))
+}
+
+/// `POST …/{instance}:start` and `:stop`. The router knows no suffix of a segment, so it is read here.
+pub(super) async fn act_on_instance(
+    State(app): State<App>,
+    Path((tenant, named)): Path<(TenantId, String)>,
+    Idempotency(name): Idempotency,
+    body: Body,
+) -> Result<Response, Problem> {
+    let Some((id, action)) = named.rsplit_once(':') else {
+        return Err(Problem::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "an instance is changed by POST to its path with :start or :stop behind it",
+        ));
+    };
+    let id: InstanceId =
+        id.parse().map_err(|error| Problem::bad_request("path_invalid", format!("{error}")))?;
+    if body.media_type != "application/json" {
+        return Err(unsupported(&body.media_type, "application/json"));
+    }
+    let change = Change { app, tenant, id, name };
+    match action {
+        "start" => start_instance(change, json(&body.bytes)?).await,
+        "stop" => stop_instance(change, json(&body.bytes)?).await,
+        _ => Err(Problem::not_found("action_unknown", "an instance has the actions :start and :stop")),
+    }
+}
+
+/// Which instance to change, and under which name.
+pub(super) struct Change {
+    app: App,
+    tenant: TenantId,
+    id: InstanceId,
+    name: Option<Name>,
+}
+
+impl Change {
+    async fn submit(self, command: Command) -> Result<Response, Problem> {
+        let Self { app, tenant, id, name } = self;
+        let resource = format!("/v1/tenants/{tenant}/instances/{id}");
+        // An instance never changes its tenant, so this cannot be overtaken.
+        app.read(move |state| of_tenant(state, &tenant, &id).map(|_| ())).await?;
+        let outcome = app.submit(command, name).await?;
+        Ok(done(&outcome, false, resource))
+    }
+}
+
+/// The instance runs from a time on.
+#[utoipa::path(
+    post, path = "/v1/tenants/{tenant}/instances/{instance}:start", tag = "instances",
+    params(("tenant" = String, Path), ("instance" = String, Path)), request_body = StartDraft,
+    responses((status = 200, description = "Started.", body = Done))
+)]
+pub(super) async fn start_instance(change: Change, draft: StartDraft) -> Result<Response, Problem> {
+    let command = Command::StartInstance { instance: change.id.clone(), at: draft.at };
+    change.submit(command).await
+}
+
+/// The instance runs no longer.
+#[utoipa::path(
+    post, path = "/v1/tenants/{tenant}/instances/{instance}:stop", tag = "instances",
+    params(("tenant" = String, Path), ("instance" = String, Path)), request_body = StopDraft,
+    responses((status = 200, description = "Stopped.", body = Done))
+)]
+pub(super) async fn stop_instance(change: Change, draft: StopDraft) -> Result<Response, Problem> {
+    let command = Command::StopInstance { instance: change.id.clone(), at: draft.at, cause: draft.cause };
+    change.submit(command).await
+}

@@ -1,0 +1,230 @@
+//! Errors: every one that HTTP answers with, in one form (RFC 9457, problem details).
+//!
+//! A handler answers with a [`Problem`]; the outermost layer writes it down, because only there the
+//! request's id is known. What other layers answer without a body becomes a problem there too.
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use hourglass_ledger::cell::CellError;
+use hourglass_ledger::core::Rejection;
+use hourglass_ledger::store::StoreError;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::usage::IngestError;
+
+/// The media type of every error.
+pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
+/// When to try again what can work soon.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// Why a request was not done.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    retryable: bool,
+    retry_after: bool,
+    members: Map<String, Value>,
+}
+
+/// An error, as RFC 9457 has it. Beside these fields an error can have more, named at its code.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct ProblemDocument {
+    /// Names the kind of the error: `urn:hourglass:problem:` and the code.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The kind, for people.
+    title: String,
+    /// The HTTP status.
+    status: u16,
+    /// What happened and what to do about it, for people.
+    detail: String,
+    /// The kind, for programs. Stable.
+    code: String,
+    /// Whether the same request, under the same idempotency key, can succeed later.
+    retryable: bool,
+    /// Names the request in the server's log.
+    request_id: String,
+    /// What else the error has.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    members: Map<String, Value>,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self { status, code, detail, retryable: false, retry_after: false, members: Map::new() }
+    }
+
+    /// The request is not as it should be.
+    pub(crate) fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    /// There is no such thing here.
+    pub(crate) fn not_found(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, detail)
+    }
+
+    /// The same request can work in a moment.
+    pub(crate) fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
+        Self { retryable: true, retry_after: true, ..problem }
+    }
+
+    /// Something is wrong with the server; the caller need not know what.
+    pub(crate) fn internal() -> Self {
+        let detail = "the server failed; its log says more under the request id";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+
+    /// With one more field.
+    pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.members.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The problem that a bare answer of another layer stands for.
+    fn of_status(status: StatusCode) -> Self {
+        let (code, detail) = match status {
+            StatusCode::NOT_FOUND => ("route_unknown", "there is nothing at this path: see /openapi.json"),
+            StatusCode::METHOD_NOT_ALLOWED => {
+                ("method_not_allowed", "the header Allow says what this path takes")
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => ("too_large", "the body is too large: send less at once"),
+            status if status.is_server_error() => return Self { status, ..Self::internal() },
+            _ => ("bad_request", "the request cannot be understood"),
+        };
+        Self::new(status, code, detail)
+    }
+
+    /// Writes the answer. `headers` are those that the answer has already.
+    fn write(self, request_id: &str, mut headers: HeaderMap) -> Response {
+        let document = ProblemDocument {
+            kind: format!("urn:hourglass:problem:{}", self.code),
+            title: self.code.replace('_', " "),
+            status: self.status.as_u16(),
+            detail: self.detail,
+            code: self.code.to_owned(),
+            retryable: self.retryable,
+            request_id: request_id.to_owned(),
+            members: self.members,
+        };
+        headers.remove(axum::http::header::CONTENT_LENGTH);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_MEDIA_TYPE));
+        if self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"hourglass\""));
+        }
+        // A struct of strings and numbers has no value that JSON lacks.
+        let body = serde_json::to_vec(&document).unwrap_or_default();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+impl IntoResponse for Problem {
+    /// Only carries the problem to the layer that writes it.
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Writes the problem that an answer carries or stands for; leaves any other answer as it is.
+pub(crate) fn written(mut response: Response, request_id: &str) -> Response {
+    let status = response.status();
+    let problem = match response.extensions_mut().remove::<Problem>() {
+        Some(problem) => problem,
+        None if status.is_client_error() || status.is_server_error() => Problem::of_status(status),
+        None => return response,
+    };
+    let (parts, _) = response.into_parts();
+    problem.write(request_id, parts.headers)
+}
+
+impl From<Rejection> for Problem {
+    /// No variant is left to a default: a new one has to be given its status.
+    fn from(rejection: Rejection) -> Self {
+        use Rejection as R;
+        let status = match &rejection {
+            R::TenantUnknown { .. } | R::InstanceUnknown { .. } => StatusCode::NOT_FOUND,
+            R::CellAlreadyOpen { .. }
+            | R::IdempotencyKeyReused { .. }
+            | R::TenantExists { .. }
+            | R::PriceBook(_)
+            | R::InstanceExists { .. }
+            | R::AlreadyRunning { .. }
+            | R::StartsBeforeLastStop { .. }
+            | R::NotRunning { .. }
+            | R::StopsBeforeStart { .. }
+            | R::Unpriced { .. }
+            | R::PeriodOpen { .. }
+            | R::PeriodFinalised { .. }
+            | R::EarlierPeriodOpen { .. }
+            | R::LaterPeriodFinalised { .. } => StatusCode::CONFLICT,
+            R::PolicyInvalid(_)
+            | R::TextInvalid { .. }
+            | R::Card(_)
+            | R::GpusOutOfRange { .. }
+            | R::InTheFuture { .. }
+            | R::TooOld { .. }
+            | R::AmountOverflow => StatusCode::UNPROCESSABLE_ENTITY,
+            R::MessageTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            R::CellNotOpen | R::SuspenseFull => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let problem = Self::new(status, rejection.code(), rejection.to_string());
+        Self {
+            retryable: rejection.is_retryable(),
+            retry_after: status == StatusCode::SERVICE_UNAVAILABLE,
+            ..problem
+        }
+    }
+}
+
+impl From<CellError> for Problem {
+    fn from(error: CellError) -> Self {
+        let detail = error.to_string();
+        match error {
+            CellError::Rejected(rejection) => rejection.into(),
+            CellError::Unavailable(_) => Self::unavailable("unavailable", detail),
+            CellError::Deposed => Self::unavailable("not_the_writer", detail),
+            CellError::Closed => Self::unavailable("shut_down", detail),
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed");
+        Self::unavailable(
+            "store_failed",
+            "the store does not answer as it should; its operator's log says more",
+        )
+    }
+}
+
+impl From<IngestError> for Problem {
+    fn from(error: IngestError) -> Self {
+        let detail = error.to_string();
+        match error {
+            IngestError::Quarantined { reason, position, .. } => {
+                let status = StatusCode::UNPROCESSABLE_ENTITY;
+                Self::new(status, reason, detail).with("quarantine_position", position)
+            }
+            IngestError::TooLarge { reason, .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, reason, detail),
+            IngestError::Cell(error) => error.into(),
+        }
+    }
+}

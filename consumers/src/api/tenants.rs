@@ -1,0 +1,119 @@
+//! Customers.
+
+use axum::extract::State;
+use axum::response::Response;
+use hourglass_ledger::core::{Command, Rejection, Tenant};
+use hourglass_units::{Currency, TenantId};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::app::App;
+use super::done::{Done, done};
+use super::extract::{Idempotency, Json, Path, Query};
+use super::page::{ListPage, PageRequest};
+use super::problem::Problem;
+use crate::billing::report::AsOf;
+
+/// Which page of a list.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PageQuery {
+    /// Rows of a page: 1 to 1,000, 100 where absent.
+    pub(super) page_size: Option<usize>,
+    /// `next_page_token` of the page before.
+    pub(super) page_token: Option<String>,
+}
+
+/// A customer's account to open.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TenantDraft {
+    /// Its id: 1 to 64 of `a-z A-Z 0-9 - _ .`
+    #[schema(value_type = String)]
+    tenant: TenantId,
+    /// In which it is billed, ISO 4217.
+    #[schema(value_type = String)]
+    currency: Currency,
+    /// For people.
+    #[serde(default)]
+    display_name: String,
+}
+
+/// A customer.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TenantView {
+    tenant: String,
+    /// In which it is billed, ISO 4217.
+    currency: &'static str,
+    /// For people.
+    display_name: String,
+    /// Its finalised invoices.
+    invoices: usize,
+}
+
+/// A customer, as of a log position.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TenantAnswer {
+    as_of: AsOf,
+    #[serde(flatten)]
+    tenant: TenantView,
+}
+
+fn view(id: &TenantId, tenant: &Tenant) -> TenantView {
+    TenantView {
+        tenant: id.to_string(),
+        currency: tenant.currency.code(),
+        display_name: tenant.display_name.clone(),
+        invoices: tenant.invoices.len(),
+    }
+}
+
+/// Opens a customer's account.
+#[utoipa::path(
+    post, path = "/v1/tenants", tag = "tenants", request_body = TenantDraft,
+    responses((status = 201, description = "Opened.", body = Done))
+)]
+pub(super) async fn open_tenant(
+    State(app): State<App>,
+    Idempotency(name): Idempotency,
+    Json(draft): Json<TenantDraft>,
+) -> Result<Response, Problem> {
+    let TenantDraft { tenant, currency, display_name } = draft;
+    let resource = format!("/v1/tenants/{tenant}");
+    let outcome = app.submit(Command::OpenTenant { tenant, currency, display_name }, name).await?;
+    Ok(done(&outcome, true, resource))
+}
+
+/// All customers, by id.
+#[utoipa::path(
+    get, path = "/v1/tenants", tag = "tenants", params(PageQuery),
+    responses((status = 200, description = "A page of customers.", body = ListPage<TenantView>))
+)]
+pub(super) async fn list_tenants(
+    State(app): State<App>,
+    Query(query): Query<PageQuery>,
+) -> Result<axum::Json<ListPage<TenantView>>, Problem> {
+    let page = PageRequest::new("tenants".to_owned(), query.page_size, query.page_token.as_deref())?;
+    let page = page.of_state(&app, |state, after, limit| {
+        let behind = state.tenants().filter(|(id, _)| after.is_none_or(|after| id.as_str() > after));
+        Ok(behind.take(limit).map(|(id, tenant)| (id.to_string(), view(id, tenant))).collect())
+    });
+    Ok(axum::Json(page.await?))
+}
+
+/// One customer.
+#[utoipa::path(
+    get, path = "/v1/tenants/{tenant}", tag = "tenants", params(("tenant" = String, Path)),
+    responses((status = 200, description = "The customer.", body = TenantAnswer))
+)]
+pub(super) async fn get_tenant(
+    State(app): State<App>,
+    Path(id): Path<TenantId>,
+) -> Result<axum::Json<TenantAnswer>, Problem> {
+    let read = app.read(move |state| match state.tenant(&id) {
+        Some(tenant) => Ok(TenantAnswer { as_of: AsOf::of(state), tenant: view(&id, tenant) }),
+        None => Err(Rejection::TenantUnknown { tenant: id }.into()),
+    });
+    Ok(axum::Json(read.await?))
+}

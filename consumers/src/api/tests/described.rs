@@ -1,0 +1,100 @@
+//! The OpenAPI document and the page that shows it.
+
+use std::collections::BTreeSet;
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use serde_json::Value;
+
+use crate::testing::{request, with_server};
+
+const ROUTES: [&str; 32] = [
+    "GET /healthz",
+    "GET /metrics",
+    "GET /readyz",
+    "GET /v1/ledger/balances",
+    "GET /v1/ledger/charges",
+    "GET /v1/ledger/digest",
+    "GET /v1/ledger/head",
+    "GET /v1/ledger/transfers",
+    "GET /v1/quarantine",
+    "GET /v1/rate-cards",
+    "GET /v1/tenants",
+    "GET /v1/tenants/{tenant}",
+    "GET /v1/tenants/{tenant}/balance",
+    "GET /v1/tenants/{tenant}/charges",
+    "GET /v1/tenants/{tenant}/contracts",
+    "GET /v1/tenants/{tenant}/instances",
+    "GET /v1/tenants/{tenant}/instances/{instance}",
+    "GET /v1/tenants/{tenant}/invoices",
+    "GET /v1/tenants/{tenant}/invoices/draft",
+    "GET /v1/tenants/{tenant}/invoices/{number}",
+    "GET /v1/tenants/{tenant}/metering",
+    "GET /v1/tenants/{tenant}/transfers",
+    "GET /v1/tenants/{tenant}/usage",
+    "GET /v1/usage",
+    "POST /v1/rate-cards",
+    "POST /v1/tenants",
+    "POST /v1/tenants/{tenant}/contracts",
+    "POST /v1/tenants/{tenant}/instances",
+    "POST /v1/tenants/{tenant}/instances/{instance}:start",
+    "POST /v1/tenants/{tenant}/instances/{instance}:stop",
+    "POST /v1/tenants/{tenant}/invoices",
+    "POST /v1/usage:ingest",
+];
+
+#[test]
+fn every_route_is_described_and_every_description_has_a_route() {
+    with_server(async |server| {
+        let document = server.get("/openapi.json").await.expect(StatusCode::OK).json();
+        assert!(document["openapi"].as_str().unwrap().starts_with("3.1."));
+        let mut described = BTreeSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                described.insert(format!("{} {path}", method.to_uppercase()));
+                let error = &operation["responses"]["default"]["content"]["application/problem+json"];
+                assert!(error.is_object(), "{method} {path} describes no error");
+                let names: Vec<&str> = operation["parameters"]
+                    .as_array()
+                    .map(|all| all.iter().filter_map(|parameter| parameter["name"].as_str()).collect())
+                    .unwrap_or_default();
+                assert_eq!(names.contains(&"idempotency-key"), method == "post", "{method} {path}");
+                for part in
+                    path.split(['/', ':']).filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+                {
+                    assert!(names.contains(&part), "{method} {path} does not describe {part}");
+                }
+                let filled =
+                    path.replace("{tenant}", "acme").replace("{instance}", "i-1").replace("{number}", "1");
+                let answer = server.send(request(&method.to_uppercase(), &filled, &[], Body::empty())).await;
+                let code = serde_json::from_slice(&answer.body)
+                    .ok()
+                    .and_then(|body: Value| body["code"].as_str().map(str::to_owned));
+                assert!(
+                    !matches!(
+                        code.as_deref(),
+                        Some("route_unknown" | "method_not_allowed" | "action_unknown" | "internal")
+                    ),
+                    "{method} {path}: {}",
+                    answer.text()
+                );
+            }
+        }
+        assert_eq!(described, ROUTES.map(str::to_owned).into());
+        let text = document.to_string();
+        for reference in
+            text.split("\"$ref\":\"#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next())
+        {
+            assert!(document["components"]["schemas"][reference].is_object(), "{reference} is not described");
+        }
+    });
+}
+
+#[test]
+fn the_document_has_a_page() {
+    with_server(async |server| {
+        let home = server.get("/").await.expect(StatusCode::TEMPORARY_REDIRECT);
+        assert_eq!(home.header("location"), "/docs/");
+        assert!(server.get("/docs/").await.expect(StatusCode::OK).text().contains("swagger"));
+    });
+}
