@@ -2,6 +2,8 @@
 //!
 //! This file is the command line; `commands/` has one file a command, [`wire`] builds the parts.
 
+#![expect(unreachable_pub, reason = "in a binary, pub says what a module offers to those beside it")]
+
 mod clockwork;
 mod commands;
 mod config;

@@ -1,1 +1,10 @@
-fn main() {}
+//! Whole-system tests: the real binary, on real files, as a user would run it.
+#![cfg(test)]
+
+mod command_line;
+mod crash;
+mod documentation;
+mod full_disk;
+mod http;
+mod replay;
+mod support;

@@ -25,7 +25,7 @@ pub(crate) fn opens_at() -> Instant {
 /// platforms, two models.
 pub(crate) fn set_up(instances: usize) -> impl Iterator<Item = Command> {
     let platform = |n: usize| format!("gpu-{}", n % 4).parse().expect("a platform");
-    let model = |n: usize| PurchaseModel::ALL[n % 2];
+    let model = |n: usize| if n.is_multiple_of(2) { PurchaseModel::OnDemand } else { PurchaseModel::Spot };
     let price = move |n: usize| PriceDraft {
         platform: platform(n / 2),
         region: "bench".parse().expect("a region"),

@@ -516,7 +516,7 @@ impl Committer {
                     self.failed_generation.store(generation, Ordering::Release);
                 })
             };
-            releases.into_iter().for_each(|release| release(result.as_ref().map(|()| ())));
+            releases.into_iter().for_each(|release| release(result.as_ref().copied()));
             if let (Ok(()), Some(snapshot)) = (result, snapshot)
                 && let Err(error) = self.store.write_snapshot(&snapshot)
             {

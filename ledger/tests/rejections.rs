@@ -2,15 +2,15 @@
 
 use hourglass_ledger::core::usage::INSTANCE_GPUS_MAX;
 use hourglass_ledger::core::{
-    Command, IdempotencyKey, Policy, QUARANTINE_BYTES_MAX, Rejection, SUSPENSE_INSTANCES_MAX, TEXT_LENGTH_MAX,
-    digest,
+    Command, IdempotencyKey, Policy, QUARANTINE_BYTES_MAX, Rejection, SUSPENSE_INSTANCES_MAX,
+    TEXT_LENGTH_MAX, digest,
 };
 use hourglass_units::Currency;
 use prost::bytes::Bytes;
 
 use super::support::{
-    Core, DAY, HOUR, MINUTE, batch, card, contract, finalise, ms, open_cell, open_tenant, record, registration,
-    start, stop, usage,
+    Core, DAY, HOUR, MINUTE, batch, card, contract, finalise, ms, open_cell, open_tenant, record,
+    registration, start, stop, usage,
 };
 
 const BEGIN: &str = "2026-01-10T00:00:00Z";
@@ -44,7 +44,11 @@ fn check(core: &mut Core, command: &Command, code: &str) {
         let rejection = core.submit(command, key).expect_err(code);
         assert_eq!(rejection.code(), code, "{rejection}");
         assert!(!rejection.to_string().is_empty());
-        assert_eq!((core.state.clone(), digest(&core.state).unwrap(), core.chain), before, "{code} left a trace");
+        assert_eq!(
+            (core.state.clone(), digest(&core.state).unwrap(), core.chain),
+            before,
+            "{code} left a trace"
+        );
     }
 }
 
@@ -91,9 +95,8 @@ fn each_is_reached_and_leaves_no_trace() {
     check(core, &sign("acme", contract(1, now, None, 1)), "card_refused");
     check(core, &sign("yen", contract(1, now + HOUR, None, 1)), "card_refused");
 
-    let register = |instance: &str, tenant: &str, gpus| {
-        Command::RegisterInstance(registration(instance, tenant, gpus))
-    };
+    let register =
+        |instance: &str, tenant: &str, gpus| Command::RegisterInstance(registration(instance, tenant, gpus));
     check(core, &register("runs", "nobody", 0), "tenant_unknown");
     check(core, &register("runs", "acme", 0), "instance_exists");
     check(core, &register("new", "yen", 0), "gpus_out_of_range");

@@ -145,7 +145,11 @@ impl World {
     fn end(&mut self, kill: bool) {
         let Some((cell, alive, gone)) = self.cell.take() else { return };
         alive.store(!kill, Ordering::SeqCst);
-        if kill { drop(cell) } else { cell.close() }
+        if kill {
+            drop(cell)
+        } else {
+            cell.close()
+        }
         gone.recv_timeout(Duration::from_secs(60)).expect("the cell's threads end");
     }
 

@@ -79,8 +79,11 @@ impl Price {
     /// From a decimal such as `2.95`; refuses what it would have to round.
     pub fn parse(text: &str) -> Result<Self, MoneyError> {
         let shown = || text.chars().take(48).collect::<String>();
-        let decimal =
-            Decimal::from_str_exact(text.trim()).map_err(|_| MoneyError::NotADecimal { text: shown() })?;
+        let not_a_decimal = || MoneyError::NotADecimal { text: shown() };
+        let text = text.trim();
+        // `Decimal` would also take a plus, separators and a missing digit beside the point.
+        digits(text).ok_or_else(not_a_decimal)?;
+        let decimal = Decimal::from_str_exact(text).map_err(|_| not_a_decimal())?;
         if decimal.is_sign_negative() && !decimal.is_zero() {
             return Err(MoneyError::NegativePrice { text: shown() });
         }
@@ -211,19 +214,12 @@ impl Amount {
     /// From a decimal such as `-12.5`; exact to 18 digits after the point.
     pub fn parse(text: &str) -> Result<Self, MoneyError> {
         let error = || MoneyError::NotADecimal { text: text.chars().take(48).collect() };
-        let (sign, digits) = match text.strip_prefix('-') {
-            Some(rest) => (-1, rest),
-            None => (1, text),
-        };
-        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-        let plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-        if whole.is_empty() || !plain(whole) || !plain(fraction) || fraction.len() > 18 {
-            return Err(error());
-        }
+        let (sign, whole, fraction) = digits(text).filter(|it| it.2.len() <= 18).ok_or_else(error)?;
         let whole: i128 = whole.parse().map_err(|_| MoneyError::Overflow)?;
         let fraction: i128 = format!("{fraction:0<18}").parse().map_err(|_| error())?;
-        let attos = whole.checked_mul(ATTOS).and_then(|attos| attos.checked_add(fraction));
-        attos.and_then(|attos| attos.checked_mul(sign)).map(Self).ok_or(MoneyError::Overflow)
+        // Signed before they are added, or the least amount would not read back.
+        let attos = whole.checked_mul(sign * ATTOS).and_then(|attos| attos.checked_add(sign * fraction));
+        attos.map(Self).ok_or(MoneyError::Overflow)
     }
 
     /// Atto-currency.
@@ -331,6 +327,15 @@ impl fmt::Display for Money {
     }
 }
 
+/// Sign, whole part and fraction of a decimal such as `-12.5`: digits on both sides of a point, or no
+/// point. There is no other way to write one.
+fn digits(text: &str) -> Option<(i128, &str, &str)> {
+    let (sign, unsigned) = text.strip_prefix('-').map_or((1, text), |rest| (-1, rest));
+    let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, "0"));
+    let plain = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    (plain(whole) && plain(fraction)).then_some((sign, whole, fraction))
+}
+
 /// Writes `value / 10^digits` as the shortest exact decimal.
 fn write_decimal(f: &mut fmt::Formatter<'_>, value: i128, digits: u32) -> fmt::Result {
     let unit = 10_u128.pow(digits);
@@ -412,6 +417,10 @@ mod tests {
         bad("NaN", "no decimal number");
         bad("", "no decimal number");
         bad("2,95", "no decimal number");
+        bad("2_95", "no decimal number");
+        bad("+2.95", "no decimal number");
+        bad(".5", "no decimal number");
+        bad("5.", "no decimal number");
     }
 
     #[test]
@@ -459,8 +468,10 @@ mod tests {
 
         #[test]
         fn decimals_read_back(attos in any::<i128>()) {
-            let amount = Amount::from_attos(attos >> 1);
-            prop_assert_eq!(Amount::parse(&amount.to_string()).unwrap(), amount);
+            for attos in [attos, attos >> 64, i128::MIN, i128::MAX] {
+                let amount = Amount::from_attos(attos);
+                prop_assert_eq!(Amount::parse(&amount.to_string()).unwrap(), amount);
+            }
         }
 
         #[test]

@@ -42,22 +42,22 @@ pub(super) fn completed(mut document: utoipa::openapi::OpenApi) -> utoipa::opena
     if let Some(components) = &mut document.components {
         components.add_security_scheme("operator_token", SecurityScheme::Http(bearer));
     }
-    for item in document.paths.paths.values_mut() {
+    for (path, item) in &mut document.paths.paths {
+        let public = matches!(path.as_str(), "/healthz" | "/readyz");
         for (operation, mutation) in [(&mut item.get, false), (&mut item.post, true)] {
             if let Some(operation) = operation {
-                complete(operation, mutation);
+                complete(operation, mutation, public);
             }
         }
     }
     document
 }
 
-fn complete(operation: &mut Operation, mutation: bool) {
+fn complete(operation: &mut Operation, mutation: bool, public: bool) {
     let schema = RefOr::Ref(Ref::from_schema_name("ProblemDocument"));
     let content = ContentBuilder::new().schema(Some(schema)).build();
     let error = ResponseBuilder::new().description("An error.").content(PROBLEM_MEDIA_TYPE, content).build();
     operation.responses.responses.insert("default".to_owned(), RefOr::T(error));
-    let public = operation.tags.iter().flatten().any(|tag| tag == "operation");
     if !public {
         operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>("operator_token", [])]);
     }

@@ -89,8 +89,13 @@ pub fn router(cell: CellHandle, config: ApiConfig) -> Router {
     // `{instance}:start` and `:stop`: they are described by hand in `document`.
     let act = post(instances::act_on_instance);
     let routes = routes.route("/v1/tenants/{tenant}/instances/{instance}", act);
-    Router::from(SwaggerUi::new("/docs").url("/openapi.json", document::completed(document)))
-        .merge(routes.with_state(app.clone()))
+    let documentation = SwaggerUi::new("/docs").url("/openapi.json", document::completed(document));
+    layered(Router::from(documentation).merge(routes.with_state(app.clone())), app)
+}
+
+/// What every request passes before and after its handler.
+fn layered(routes: Router, app: App) -> Router {
+    routes
         .fallback(|| async { axum::http::StatusCode::NOT_FOUND })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn_with_state(app.clone(), guard::guard))

@@ -13,12 +13,18 @@ use utoipa::{IntoParams, ToSchema};
 use super::app::{App, known_tenant};
 use super::done::as_replayed;
 use super::extract::{Body, Idempotency, Path, Query, unsupported};
-use super::problem::Problem;
+use super::problem::{Problem, ProblemDocument};
 use crate::billing::report::{AsOf, GroupBy, UsageQuery, UsageReport, unwritten, usage_report};
-use crate::usage::{BatchDraft, Format, IngestReport, ingest};
+use crate::usage::{BatchDraft, CloudEventDraft, Format, IngestReport, ingest};
 
 /// Most rows of a usage report.
 pub const USAGE_ROWS_MAX: usize = 100_000;
+
+/// `hourglass.v1.UsageBatch` in protobuf.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "it describes a body and is never made")]
+pub(super) struct UsageBatchMessage(Vec<u8>);
 
 /// Takes in usage. A message is logged, or kept in quarantine, before it is answered; one that is too
 /// large is refused and not kept.
@@ -26,13 +32,14 @@ pub const USAGE_ROWS_MAX: usize = 100_000;
     post, path = "/v1/usage:ingest", tag = "usage",
     request_body(content(
         (BatchDraft = "application/json"),
-        (Vec<u8> = "application/x-protobuf"),
-        (serde_json::Value = "application/cloudevents+json"),
-        (Vec<serde_json::Value> = "application/cloudevents-batch+json"),
+        (UsageBatchMessage = "application/x-protobuf"),
+        (CloudEventDraft = "application/cloudevents+json"),
+        (Vec<CloudEventDraft> = "application/cloudevents-batch+json"),
     )),
     responses(
         (status = 200, description = "Logged; records that are not used are named.", body = IngestReport),
-        (status = 422, description = "Nothing of it can be used; `quarantine_position` says where it is kept."),
+        (status = 422, description = "Nothing of it can be used; `quarantine_position` says where it is kept.",
+            body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn ingest_usage(

@@ -352,3 +352,36 @@ pub fn balances(state: &State, tenant: Option<&TenantId>) -> BalanceReport {
     rows.sort_by(|a, b| (&a.account, &a.currency).cmp(&(&b.account, &b.currency)));
     BalanceReport { as_of: AsOf::of(state), rows }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groupings_have_one_name_each_and_model_two() {
+        for choice in GroupBy::ALL {
+            assert_eq!(choice.as_str().parse(), Ok(choice));
+        }
+        assert_eq!("mode".parse(), Ok(GroupBy::Model));
+        let error = "colour".parse::<GroupBy>().unwrap_err().to_string();
+        assert!(GroupBy::ALL.iter().all(|choice| error.contains(choice.as_str())), "{error}");
+    }
+
+    #[test]
+    fn spans_are_those_of_utc() {
+        let at: Instant = "2026-02-28T23:59:59.999Z".parse().unwrap();
+        assert_eq!(span(GroupBy::Hour, at), "2026-02-28T23:00:00Z");
+        assert_eq!(span(GroupBy::Day, at), "2026-02-28");
+        assert_eq!(span(GroupBy::Month, at), "2026-02");
+    }
+
+    #[test]
+    fn a_sum_that_overflowed_stays_so() {
+        let most = Sums { gpu_ms: i64::MAX, ..Sums::default() };
+        let mut sums = BTreeMap::new();
+        for more in [most, most, Sums { gpu_ms: -1, ..Sums::default() }] {
+            add(&mut sums, (), Some(more));
+        }
+        assert!(sums.values().all(Option::is_none));
+    }
+}

@@ -11,10 +11,32 @@ use hourglass_proto::v1;
 use hourglass_units::AgentId;
 use prost::bytes::Bytes;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::json::RecordDraft;
 use super::reading::{ReadBatch, ReadError, Reading, Unreadable, encoded, place};
 use super::{CLOUD_EVENT_TYPE, EPOCH_UNNUMBERED};
+
+/// A CloudEvent that reports usage, for the description of the API. Events are read attribute by
+/// attribute, so that each fault has its own reason; extension attributes may stand beside these.
+#[derive(ToSchema)]
+#[schema(as = CloudEvent)]
+#[expect(dead_code, reason = "it describes events and is never made")]
+pub struct CloudEventDraft {
+    /// `1.0`.
+    specversion: String,
+    /// `hourglass.usage.v1`.
+    #[schema(rename = "type")]
+    kind: String,
+    /// The agent's id.
+    source: String,
+    /// Names the event among those of its source.
+    id: String,
+    /// `application/json`, also where absent.
+    datacontenttype: Option<String>,
+    /// The report.
+    data: RecordDraft,
+}
 
 /// Sequence number of the first record: 0 never comes, so no watermark does.
 const FIRST_SEQ: u64 = 1;

@@ -11,6 +11,9 @@ use utoipa::ToSchema;
 use super::EPOCH_UNNUMBERED;
 use super::reading::{Format, ReadBatch, ReadError, Reading, Unreadable, read};
 
+/// Longest message that is read among the other requests of its thread.
+const READ_IN_PLACE_BYTES_MAX: usize = 64 << 10;
+
 /// What became of a message.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
 pub struct IngestReport {
@@ -110,6 +113,15 @@ impl Taking<'_> {
     }
 }
 
+/// Reads a long message where it holds up nobody else.
+async fn read_aside(format: Format, message: Bytes) -> Result<Result<Reading, ReadError>, CellError> {
+    if message.len() <= READ_IN_PLACE_BYTES_MAX {
+        return Ok(read(format, &message));
+    }
+    let stopped = |_| CellError::Unavailable("the message could not be read".to_owned());
+    tokio::task::spawn_blocking(move || read(format, &message)).await.map_err(stopped)
+}
+
 /// Takes a message in and answers when it is durable.
 ///
 /// A message that speaks for several agents is one command each, and they are not one transaction:
@@ -126,7 +138,7 @@ pub async fn ingest(
         content_type: format.media_type().to_owned(),
         original: message.clone(),
     };
-    let Reading { batches, unreadable } = match read(format, &message) {
+    let Reading { batches, unreadable } = match read_aside(format, message.clone()).await? {
         Ok(reading) => reading,
         Err(ReadError::TooLarge { reason, detail }) => return Err(IngestError::TooLarge { reason, detail }),
         Err(ReadError::Unreadable { reason, detail }) => {

@@ -27,6 +27,7 @@ mod reading;
 #[cfg(test)]
 mod tests;
 
+pub use cloud_events::CloudEventDraft;
 pub use ingest::{BatchReceipt, IngestError, IngestReport, Name, QuarantinedRecord, ingest};
 pub use json::{BatchDraft, EvidenceDraft, RecordDraft};
 pub use reading::{Format, ReadError};

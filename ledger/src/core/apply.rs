@@ -8,7 +8,9 @@ use super::book::accrue;
 use super::command::{Answer, Detail, Position, Registration};
 use super::event::{Event, Policy, Recorded};
 use super::invoicing;
-use super::metering::{AgentIx, Exclusion, Instance, InstanceIx, LineDifference, PendingLines, Suspended};
+use super::metering::{
+    AgentIx, Charging, Exclusion, Instance, InstanceIx, LineDifference, PendingLines, Suspended,
+};
 use super::rows::{ChargeRow, QuarantineRow, Rows};
 use super::state::{Cell, FirstAnswer, State, Tenant};
 use super::usage::UsageBatch;
@@ -127,12 +129,12 @@ fn change_running(
 ) -> Result<(), Inconsistent> {
     let unknown = || Inconsistent::new("the life cycle of an unknown instance");
     let ix = state.instances.find(id).ok_or_else(unknown)?;
-    let State { instances, groups, pending, .. } = state;
+    let State { instances, groups, pending, written_until, .. } = state;
     let instance = instances.get_mut(ix).ok_or_else(unknown)?;
     let group = groups.get_mut(instance.group).ok_or_else(unknown)?;
     let mut running = instance.running.clone();
     change(&mut running);
-    instance.change_running(running, group, ix, pending)
+    instance.change_running(running, &mut Charging { group, ix, pending, written_until: *written_until })
 }
 
 /// Takes a batch of reports: the hot path of the whole system.
@@ -148,7 +150,7 @@ fn accept(state: &mut State, batch: &UsageBatch, rows: &mut impl Rows) -> Result
         .iter()
         .position(|known| known == batch.agent())
         .and_then(|ix| AgentIx::try_from(ix).ok());
-    let State { instances, groups, pending, suspense, .. } = &mut *state;
+    let State { instances, groups, pending, suspense, written_until, .. } = &mut *state;
 
     for record in batch.records() {
         let late = lateness(policy, record.interval, now);
@@ -163,7 +165,8 @@ fn accept(state: &mut State, batch: &UsageBatch, rows: &mut impl Rows) -> Result
             Some(reason) => instance.exclude(reason, record.interval),
             None => {
                 let group = groups.get_mut(instance.group).ok_or_else(lost)?;
-                instance.report(record.interval, group, ix, pending)?;
+                let mut charging = Charging { group, ix, pending, written_until: *written_until };
+                instance.report(record.interval, &mut charging)?;
             }
         }
     }

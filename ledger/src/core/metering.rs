@@ -123,6 +123,15 @@ pub struct Line {
 /// Lines' differences that no row holds yet and that are not the one that grows now.
 pub(crate) type PendingLines = BTreeMap<(InstanceIx, Hour, Price), LineDifference>;
 
+/// What rating writes beside the instance: the parts of the state, borrowed apart.
+pub(crate) struct Charging<'a> {
+    pub(crate) group: &'a mut ChargeGroup,
+    pub(crate) ix: InstanceIx,
+    pub(crate) pending: &'a mut PendingLines,
+    /// Lines of earlier hours do not grow any more: what they gain waits for the next `Tick`.
+    pub(crate) written_until: Hour,
+}
+
 /// A report of an instance that nobody registered yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Suspended {
@@ -177,17 +186,15 @@ impl Instance {
     pub(crate) fn report(
         &mut self,
         interval: Interval,
-        group: &mut ChargeGroup,
-        ix: InstanceIx,
-        pending: &mut PendingLines,
+        charging: &mut Charging<'_>,
     ) -> Result<(), Inconsistent> {
-        if self.report_in_order(interval, group)? {
+        if self.report_in_order(interval, charging.group)? {
             return Ok(());
         }
         for new in self.reported.missing(interval) {
             for run in self.running.within(new).collect::<hourglass_units::Pieces>() {
                 // The cuts go into the set one by one, so that each line is measured as it stands.
-                let prices = std::mem::take(&mut group.prices);
+                let prices = std::mem::take(&mut charging.group.prices);
                 let cut = rating::cuts(&prices, run).try_for_each(|cut| {
                     let before = match self.growing {
                         Some(line) if line.hour == cut.hour && line.price == cut.price => {
@@ -197,9 +204,9 @@ impl Instance {
                     };
                     self.reported.insert(cut.interval);
                     let after = before.saturating_add(cut.interval.milliseconds());
-                    self.post(cut.hour, cut.price, before, after, group, ix, pending)
+                    self.post((cut.hour, cut.price), before, after, charging)
                 });
-                group.prices = prices;
+                charging.group.prices = prices;
                 cut?;
             }
             self.reported.insert(new);
@@ -244,12 +251,10 @@ impl Instance {
     pub(crate) fn change_running(
         &mut self,
         running: Coverage,
-        group: &mut ChargeGroup,
-        ix: InstanceIx,
-        pending: &mut PendingLines,
+        charging: &mut Charging<'_>,
     ) -> Result<(), Inconsistent> {
         let changed = running.difference(&self.running).union(&self.running.difference(&running));
-        let prices = std::mem::take(&mut group.prices);
+        let prices = std::mem::take(&mut charging.group.prices);
         let touched: BTreeSet<(Hour, Price)> = changed
             .intervals()
             .iter()
@@ -265,32 +270,25 @@ impl Instance {
         let after = measure(self);
         let posted =
             touched.iter().zip(before.iter().zip(&after)).try_for_each(|((hour, price), (before, after))| {
-                self.post(*hour, *price, *before, *after, group, ix, pending)
+                self.post((*hour, *price), *before, *after, charging)
             });
-        group.prices = prices;
+        charging.group.prices = prices;
         posted
     }
 
     /// Posts the difference between two measures of a line.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of the state that rating writes, borrowed apart"
-    )]
     fn post(
         &mut self,
-        hour: Hour,
-        price: Price,
+        (hour, price): (Hour, Price),
         before: i64,
         after: i64,
-        group: &mut ChargeGroup,
-        ix: InstanceIx,
-        pending: &mut PendingLines,
+        charging: &mut Charging<'_>,
     ) -> Result<(), Inconsistent> {
         let overflow = || Inconsistent::new("a charge out of range");
         let total = LineDifference { milliseconds: after, quantity: quantity(after, self.gpus)? };
         let added = total.quantity.checked_sub(quantity(before, self.gpus)?).ok_or_else(overflow)?;
         let difference = LineDifference { milliseconds: after.saturating_sub(before), quantity: added };
-        group.charge(hour.start(), price, added).ok_or_else(overflow)?;
+        charging.group.charge(hour.start(), price, added).ok_or_else(overflow)?;
 
         match &mut self.growing {
             Some(line) if line.hour == hour && line.price == price => {
@@ -298,11 +296,11 @@ impl Instance {
                 line.unwritten = line.unwritten.checked_add(difference).ok_or_else(overflow)?;
             }
             growing => {
-                let newest = growing.is_none_or(|line| line.hour <= hour);
+                let newest = hour >= charging.written_until && growing.is_none_or(|line| line.hour <= hour);
                 let new = GrowingLine { hour, price, total, unwritten: difference };
                 let aside = if newest { growing.replace(new) } else { Some(new) };
                 if let Some(line) = aside {
-                    let sum = pending.entry((ix, line.hour, line.price)).or_default();
+                    let sum = charging.pending.entry((charging.ix, line.hour, line.price)).or_default();
                     *sum = sum.checked_add(line.unwritten).ok_or_else(overflow)?;
                 }
             }

@@ -2,12 +2,15 @@
 
 use axum::body::Body;
 use axum::http::StatusCode;
+use axum::routing::get;
 use hourglass_ledger::snapshot::Snapshot;
 use hourglass_ledger::store::{Acquire, AcquireError, Commit, CommitError, Head, Reader, Store, StoreError};
 use hourglass_units::Instant;
 use serde_json::json;
 
-use crate::api::{ApiConfig, BODY_BYTES_MAX};
+use crate::api::app::App;
+use crate::api::{ApiConfig, BODY_BYTES_MAX, REQUESTS_MAX, layered, serve_http};
+use crate::auth::OperatorToken;
 use crate::testing::{instance, request, with_config, with_server};
 
 #[test]
@@ -221,6 +224,54 @@ fn requests_have_ids_and_are_counted() {
             text.contains("hourglass_event_bytes_total ")
                 && text.contains("hourglass_commit_duration_seconds_sum 0.")
         );
+    });
+}
+
+#[test]
+fn a_panic_fails_its_own_request_and_too_many_requests_are_told_to_come_back() {
+    with_server(async |mut server| {
+        let app = App::new(server.cell.clone(), OperatorToken::new(None));
+        let panics = || async {
+            if true {
+                panic!("a handler with a bug");
+            }
+        };
+        server.router = layered(axum::Router::new().route("/v1/panics", get(panics)), app.clone());
+        server.get("/v1/panics").await.expect_problem(500, "internal");
+        let all = u32::try_from(REQUESTS_MAX).unwrap();
+        let permits = app.permits().try_acquire_many(all).unwrap();
+        let refused = server.get("/v1/panics").await;
+        assert_eq!(refused.header("retry-after"), "1");
+        assert_eq!(refused.expect_problem(503, "overloaded")["retryable"], true);
+        drop(permits);
+        server.get("/v1/panics").await.expect_problem(500, "internal");
+    });
+}
+
+#[test]
+fn a_served_cell_answers_until_it_is_told_to_stop() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    with_server(async |server| {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let shutdown = async {
+            let _told = stopped.await;
+        };
+        let served = tokio::spawn(serve_http(listener, server.cell.clone(), ApiConfig::default(), shutdown));
+        let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+        connection
+            .write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("\"writable\":true"),
+            "{answer}"
+        );
+        stop.send(()).unwrap();
+        served.await.unwrap().unwrap();
     });
 }
 

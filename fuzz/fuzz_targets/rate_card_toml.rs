@@ -1,0 +1,5 @@
+//! See `hourglass_fuzz::rate_card_toml`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| hourglass_fuzz::rate_card_toml(data));

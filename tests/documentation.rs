@@ -1,0 +1,45 @@
+//! The commands that the documentation shows are run.
+
+use std::process::Command;
+
+use crate::support::root;
+
+/// Lines that begin with `$ ` in blocks fenced as `console`, in order.
+fn commands(text: &str) -> Vec<String> {
+    let mut inside = false;
+    let mut commands = Vec::new();
+    for line in text.lines() {
+        match line.strip_prefix("```") {
+            Some(fence) => inside = fence.trim() == "console",
+            None if inside => commands.extend(line.strip_prefix("$ ").map(str::to_owned)),
+            None => {}
+        }
+    }
+    commands
+}
+
+#[test]
+fn the_examples_of_the_documentation_run() {
+    for document in ["README.md", "docs/operating/embedded.md"] {
+        let text = std::fs::read_to_string(root().join(document)).unwrap();
+        let commands = commands(&text);
+        assert!(!commands.is_empty(), "{document} shows nothing to run");
+        let data = tempfile::tempdir().unwrap();
+        let binaries = std::path::Path::new(env!("CARGO_BIN_EXE_hourglass")).parent().unwrap();
+        let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap());
+        for line in commands {
+            let mut shell = Command::new("sh");
+            shell
+                .args(["-euc", &line])
+                .current_dir(root())
+                .env("PATH", &path)
+                .env("HOURGLASS_DATA", data.path());
+            let output = shell.output().unwrap();
+            assert!(
+                output.status.success(),
+                "{document}: {line}\n{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+    }
+}
