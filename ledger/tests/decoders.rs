@@ -79,12 +79,17 @@ enum Extra {
     Fixed64(u32),
     /// A number with more bytes than it needs.
     Long(u32, u8),
+    /// A number of ten bytes: beyond 64 bits where the last one is more than 1.
+    Huge(u32, u8),
 }
 
 fn extra() -> impl Strategy<Value = Extra> {
     let field = prop_oneof![1..7_u32, 14..17_u32, Just((1 << 29) - 1)];
     prop_oneof![
         (field.clone(), any::<u64>()).prop_map(|(field, value)| Extra::Varint(field, value)),
+        (field.clone(), any::<u32>(), 0..9_u64)
+            .prop_map(|(field, high, low)| Extra::Varint(field, u64::from(high) << 32 | low)),
+        (field.clone(), 0..4_u8).prop_map(|(field, last)| Extra::Huge(field, last)),
         (field.clone(), vec(any::<u8>(), 0..6)).prop_map(|(field, bytes)| Extra::Text(field, bytes)),
         field.clone().prop_map(Extra::Fixed32),
         field.clone().prop_map(Extra::Fixed64),
@@ -113,6 +118,11 @@ impl Extra {
                 key(*field, 1);
                 out.extend_from_slice(&[7; 8]);
             }
+            Self::Huge(field, last) => {
+                key(*field, 0);
+                out.extend_from_slice(&[0x81; 9]);
+                out.push(*last);
+            }
             Self::Long(field, value) => {
                 key(*field, 0);
                 out.extend_from_slice(&[value | 0x80, 0x80, 0x80, 0]);
@@ -121,10 +131,40 @@ impl Extra {
     }
 }
 
+/// The contract without its evidence, which ours keeps unread.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Bare {
+    #[prost(string, tag = "1")]
+    agent_id: String,
+    #[prost(uint64, tag = "2")]
+    epoch: u64,
+    #[prost(uint64, tag = "3")]
+    first_seq: u64,
+    #[prost(message, repeated, tag = "4")]
+    records: Vec<BareRecord>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct BareRecord {
+    #[prost(string, tag = "1")]
+    instance_id: String,
+    #[prost(uint32, tag = "2")]
+    session: u32,
+    #[prost(int64, tag = "3")]
+    start_unix_ms: i64,
+    #[prost(int64, tag = "4")]
+    end_unix_ms: i64,
+    #[prost(uint32, tag = "5")]
+    gpus: u32,
+}
+
 /// What the generated decoder accepts, ours reads alike; what ours refuses beyond that, it refuses by
 /// a limit that stands in the contract.
 fn agree(raw: &[u8]) {
     let ours = UsageBatch::parse(Bytes::copy_from_slice(raw));
+    if ours.is_ok() {
+        assert!(Bare::decode(raw).is_ok(), "ours takes what is no batch: {:?}", Bare::decode(raw));
+    }
     let Ok(theirs) = v1::UsageBatch::decode(raw) else { return };
     let ours = match ours {
         Ok(ours) => ours,

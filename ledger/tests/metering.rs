@@ -50,6 +50,14 @@ enum Step {
         agent: usize,
         records: Vec<Draft>,
     },
+    /// Reports in order, each as it should come: they take the short path.
+    Stream {
+        instance: usize,
+        agent: usize,
+        count: usize,
+        length: i64,
+        overlap: i64,
+    },
     /// A message that came before comes once more.
     Again(Index),
 }
@@ -87,7 +95,7 @@ fn step() -> impl Strategy<Value = Step> {
     let end = prop_oneof![
         (MINUTE..5 * HOUR).prop_map(End::Fixed),
         (-HOUR..SKEW + 1_000).prop_map(End::Sent),
-        Just(End::Sent(SKEW)),
+        proptest::sample::select(vec![SKEW, SKEW + 1, -WINDOW, -WINDOW - 1]).prop_map(End::Sent),
     ];
     let draft = (instance.clone(), proptest::bool::weighted(0.1), end, 1..70 * MINUTE)
         .prop_map(|(instance, wrong, end, length)| Draft { instance, wrong, end, length });
@@ -101,6 +109,10 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (instance.clone(), skewed.clone()).prop_map(|(instance, back)| Step::Start { instance, back }),
         2 => (instance, skewed).prop_map(|(instance, back)| Step::Stop { instance, back }),
         9 => (0..AGENTS.len(), vec(draft, 1..4)).prop_map(|(agent, records)| Step::Usage { agent, records }),
+        4 => (0..INSTANCES.len(), 0..AGENTS.len(), 1..12_usize, 1..20 * MINUTE, prop_oneof![2 => Just(0), 1 => 0..MINUTE])
+            .prop_map(|(instance, agent, count, length, overlap)| Step::Stream {
+                instance, agent, count, length, overlap
+            }),
         1 => any::<Index>().prop_map(Step::Again),
     ]
 }
@@ -169,6 +181,13 @@ impl Bench {
             Step::Usage { agent, records } => {
                 self.messages.push((*agent, records.clone()));
                 self.usage(*agent, records);
+            }
+            Step::Stream { instance, agent, count, length, overlap } => {
+                for _ in 0..*count {
+                    self.core.now += length;
+                    let (end, length) = (End::Sent(0), length + overlap);
+                    self.usage(*agent, &[Draft { instance: *instance, wrong: false, end, length }]);
+                }
             }
             Step::Again(which) if !self.messages.is_empty() => {
                 let (agent, records) = which.get(&self.messages).clone();

@@ -3,7 +3,7 @@
 
 use hourglass_ledger::core::rows::EventRows;
 use hourglass_ledger::core::{Command, Position, State, apply};
-use hourglass_ledger::load::{From, Loaded, load};
+use hourglass_ledger::load::{From, Loaded, load, load_until};
 use hourglass_ledger::log;
 use hourglass_ledger::snapshot::Snapshot;
 use hourglass_ledger::store::sqlite::{SqliteOptions, SqliteStore};
@@ -54,6 +54,18 @@ fn b3_every_position_is_a_place_to_start_from() {
         let (read, read_chain) = snapshot.open().unwrap();
         assert_eq!((&read, read_chain), (&state, chain));
         ledger.check(&format!("snapshot at {position}"), &snapshot, true);
+    }
+}
+
+#[test]
+fn b3_the_log_tells_the_state_of_every_position() {
+    let ledger = Ledger::new();
+    let reader = ledger.store.reader();
+    let last = ledger.core.state.position().number();
+    for position in 0..=last + 1 {
+        let loaded = load_until(reader.as_ref(), Position::new(position)).unwrap();
+        let (state, chain) = ledger.core.replay(Position::new(position));
+        assert_eq!((loaded.state, loaded.chain_hash), (state, chain), "at {position}");
     }
 }
 

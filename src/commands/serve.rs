@@ -30,6 +30,21 @@ pub struct Serve {
     pub tick: Option<Duration>,
 }
 
+impl Serve {
+    /// Refuses to be reachable from other machines without a token.
+    pub fn check_exposure(&self) -> Result<(), Failure> {
+        let exposed =
+            [Some(self.http), self.grpc].into_iter().flatten().find(|address| !address.ip().is_loopback());
+        match exposed {
+            Some(address) if self.token.is_none() => Err(Failure::Usage(format!(
+                "{address} can be reached from other machines: set {TOKEN_VARIABLE} or --operator-token-file first, \
+                 or bind to 127.0.0.1"
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Reads the operator's token from its file, else from the environment.
 pub fn operator_token(file: Option<&Path>) -> Result<Option<String>, Failure> {
     let token = match file {
@@ -51,14 +66,7 @@ pub fn serve(
     serve: &Serve,
     ready: impl FnOnce(SocketAddr, Option<SocketAddr>),
 ) -> Result<(), Failure> {
-    for address in [Some(serve.http), serve.grpc].into_iter().flatten() {
-        if !address.ip().is_loopback() && serve.token.is_none() {
-            return Err(Failure::Usage(format!(
-                "{address} can be reached from other machines: set {TOKEN_VARIABLE} or --operator-token-file first, \
-                 or bind to 127.0.0.1"
-            )));
-        }
-    }
+    serve.check_exposure()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let handle = cell.handle();
     let served = runtime.block_on(async {

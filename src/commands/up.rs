@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hourglass_ledger::core::{Command, Policy};
+use hourglass_units::Region;
 
 use super::serve::{self, Serve};
 use crate::config::Resolved;
@@ -44,12 +45,14 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
         token: serve::operator_token(token_file.as_deref())?,
         tick: Some(args.tick),
     };
+    serve.check_exposure()?;
+    let asked = args.region.as_deref().unwrap_or(&settings.region);
+    let asked: Region = asked.parse().map_err(|error| Failure::Usage(format!("--region: {error}")))?;
     let cell = wire::start_cell(&settings.data, log_progress("recovering the ledger"))?;
     let handle = cell.handle();
     let opened = handle.read_blocking(|state| state.cell().map(|cell| cell.region.clone()))?;
-    let asked = args.region.as_deref().unwrap_or(&settings.region);
     match opened {
-        Some(region) if args.region.is_some() && region.as_str() != asked => {
+        Some(region) if args.region.is_some() && region != asked => {
             return Err(Failure::Usage(format!(
                 "the ledger in {} is that of region {region}, not {asked}: give each region a directory of its own",
                 settings.data.display()
@@ -57,8 +60,8 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
         }
         Some(_) => {}
         None => {
-            let region = asked.parse().map_err(|error| Failure::Usage(format!("--region: {error}")))?;
-            let _opened = handle.submit_blocking(Command::OpenCell { region, policy: Policy::default() })?;
+            let _opened =
+                handle.submit_blocking(Command::OpenCell { region: asked, policy: Policy::default() })?;
         }
     }
     drop(handle);
