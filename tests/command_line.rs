@@ -24,6 +24,7 @@ fn mistakes_get_a_sentence_and_an_exit_code() {
     let text = file("text.csv", "name,scheduled_time\n\u{fffd}");
     let missing = files.path().join("missing").to_str().unwrap().to_owned();
     let nodes = root().join("tests/data/nodes.csv").to_str().unwrap().to_owned();
+    let tasks = root().join("tests/data/tasks.csv").to_str().unwrap().to_owned();
     let prices = "docs/examples/openb-prices.toml";
     let config = file("hourglass.toml", "htpp = \"127.0.0.1:1\"");
 
@@ -52,10 +53,11 @@ fn mistakes_get_a_sentence_and_an_exit_code() {
     };
     replay(&missing, prices, &[], 2, "missing");
     replay(&text, prices, &[], 2, "text.csv");
-    replay(&nodes, &gap, &[], 2, "gap.toml");
-    replay(&nodes, prices, &["--every", "0s"], 2, "--every");
-    replay(&nodes, prices, &["--every", "25h"], 2, "at most 24 hours");
-    replay(&nodes, prices, &["--start", "2026-02-30"], 2, "RFC 3339");
+    replay(&nodes, prices, &[], 2, "missing field `name`");
+    replay(&tasks, prices, &["--every", "0s"], 2, "--every");
+    replay(&tasks, prices, &["--every", "25h"], 2, "at most 24 hours");
+    replay(&tasks, prices, &["--start", "2026-02-30"], 2, "RFC 3339");
+    replay(&tasks, &gap, &[], 3, "h100 in eu, on_demand has no price over");
 }
 
 #[test]

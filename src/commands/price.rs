@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hourglass_pricing::{Contract, RateCard, RateCardDraft};
+use hourglass_pricing::{Contract, RateCard};
 use serde_json::json;
 
 use crate::config::Resolved;
@@ -61,20 +61,8 @@ fn list(settings: &Resolved, format: Format) -> Result<(), Failure> {
 }
 
 fn check(file: &std::path::Path, format: Format) -> Result<(), Failure> {
-    let text = super::read_file(file)?;
     let wrong = |error: &dyn std::fmt::Display| Failure::Usage(format!("{}: {error}", file.display()));
-    let is_json = file.extension().is_some_and(|extension| extension == "json");
-    let prices: PricesFile = if is_json {
-        match serde_json::from_str::<RateCardDraft>(&text) {
-            Ok(card) => PricesFile { cards: vec![card], contracts: Vec::new() },
-            Err(_) => serde_json::from_str(&text).map_err(|error| wrong(&error))?,
-        }
-    } else {
-        match toml::from_str::<RateCardDraft>(&text) {
-            Ok(card) => PricesFile { cards: vec![card], contracts: Vec::new() },
-            Err(_) => toml::from_str(&text).map_err(|error| wrong(&error))?,
-        }
-    };
+    let prices = PricesFile::read(file)?;
     let (mut names, mut count) = (Vec::new(), 0_usize);
     for draft in prices.cards {
         count = count.saturating_add(draft.prices.len());

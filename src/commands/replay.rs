@@ -61,9 +61,7 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
     if args.every > longest {
         return Err(Failure::Usage(format!("--every must be at most {} hours", longest / 3_600_000)));
     }
-    let text = super::read_file(&args.prices)?;
-    let prices: PricesFile = toml::from_str(&text)
-        .map_err(|error| Failure::Usage(format!("{}: {error}", args.prices.display())))?;
+    let prices = PricesFile::read(&args.prices)?;
     let workload = openb::read(&args.pods, &args.nodes, prices, args.start)
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let cell = wire::start_cell(&settings.data, |_, _| {})?;

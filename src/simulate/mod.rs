@@ -8,11 +8,15 @@ pub mod demo;
 pub mod driver;
 pub mod openb;
 
+use std::path::Path;
+
 use hourglass_pricing::{ContractDraft, PurchaseModel, RateCardDraft};
 use hourglass_units::{
     AgentId, Currency, InstanceId, Instant, Interval, Platform, ProjectId, RateCardName, Region, TenantId,
 };
 use serde::Deserialize;
+
+use crate::failure::Failure;
 
 /// What is to be played.
 pub struct Workload {
@@ -67,6 +71,31 @@ pub struct PricesFile {
     /// Contracts, in the order in which they are signed.
     #[serde(default)]
     pub contracts: Vec<TenantContract>,
+}
+
+impl PricesFile {
+    /// Reads a file of prices, or one of a single rate card: JSON where its name ends so, else TOML.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let wrong = |error: &dyn std::fmt::Display| Failure::Usage(format!("{}: {error}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
+        let one_card = |card: RateCardDraft| Self { cards: vec![card], contracts: Vec::new() };
+        // The shape is looked at first, so that a mistake is told of the shape that was meant.
+        if path.extension().is_some_and(|extension| extension == "json") {
+            let shape: serde_json::Value = serde_json::from_str(&text).map_err(|error| wrong(&error))?;
+            match shape.get("cards") {
+                Some(_) => serde_json::from_str(&text),
+                None => serde_json::from_str(&text).map(one_card),
+            }
+            .map_err(|error| wrong(&error))
+        } else {
+            let shape: toml::Table = toml::from_str(&text).map_err(|error| wrong(&error))?;
+            match shape.get("cards") {
+                Some(_) => toml::from_str(&text),
+                None => toml::from_str(&text).map(one_card),
+            }
+            .map_err(|error| wrong(&error))
+        }
+    }
 }
 
 /// A contract and whose it is.
