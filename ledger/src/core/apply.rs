@@ -152,9 +152,13 @@ fn accept(state: &mut State, batch: &UsageBatch, rows: &mut impl Rows) -> Result
         .and_then(|ix| AgentIx::try_from(ix).ok());
     let State { instances, groups, pending, suspense, written_until, .. } = &mut *state;
 
-    for record in batch.records() {
+    // All look-ups first: they do not depend on one another, so the processor waits for the memory of
+    // several at once.
+    let found: Vec<Option<InstanceIx>> =
+        batch.records().map(|record| instances.find(record.instance)).collect();
+    for (record, found) in batch.records().zip(found) {
         let late = lateness(policy, record.interval, now);
-        let Some(ix) = instances.find(record.instance) else {
+        let Some(ix) = found else {
             suspend(suspense, batch, record, late)?;
             continue;
         };

@@ -297,6 +297,7 @@ pub(crate) fn finalise(
         }
     });
 
+    let last_invoice = account.invoices.last_key_value().map(|(_, invoice)| invoice.position);
     let receivable = Account::Receivable(tenant.clone());
     let unbilled = Account::Unbilled(tenant.clone());
     let mut move_to_receivable = |from: Account, amount: Amount, [code, reversed_code]: [TransferCode; 2]| {
@@ -310,7 +311,9 @@ pub(crate) fn finalise(
             return Ok(());
         }
         let (tenant, currency) = (tenant.clone(), invoice.currency);
-        book.post(TransferRow { tenant, debit, credit, amount, currency, code, at, reverses: None }, rows)
+        // B-2: what is credited was charged on an earlier invoice, the last one at the latest.
+        let reverses = if code == TransferCode::CreditNote { last_invoice } else { None };
+        book.post(TransferRow { tenant, debit, credit, amount, currency, code, at, reverses }, rows)
     };
     move_to_receivable(unbilled, invoice.exact_total, [TransferCode::Invoice, TransferCode::CreditNote])?;
     move_to_receivable(Account::Rounding, invoice.rounding, [TransferCode::Rounding; 2])?;

@@ -252,7 +252,7 @@ impl fmt::Debug for UsageBatch {
 
 /// A record as read, before its check.
 struct RawRecord<'a> {
-    id: &'a str,
+    id: &'a [u8],
     id_from: usize,
     start: i64,
     end: i64,
@@ -262,7 +262,9 @@ struct RawRecord<'a> {
 impl RawRecord<'_> {
     /// The contract, in order of precedence.
     fn check(&self) -> Result<Placed, ContractBreach> {
-        InstanceId::check(self.id).map_err(|_| ContractBreach::InstanceIdInvalid)?;
+        if !InstanceId::is_id(self.id) {
+            return Err(ContractBreach::InstanceIdInvalid);
+        }
         let start = Instant::from_unix_ms(self.start).map_err(|_| ContractBreach::TimeOutOfRange)?;
         let end = Instant::from_unix_ms(self.end).map_err(|_| ContractBreach::TimeOutOfRange)?;
         let interval = Interval::between(start, end).ok_or(ContractBreach::IntervalReversed)?;
@@ -286,11 +288,11 @@ impl RawRecord<'_> {
 fn record<'a>(wire: &mut Wire<'a>) -> Result<RawRecord<'a>, BatchError> {
     let end_at = wire.length()?;
     let mut inner = Wire { bytes: wire.bytes.get(..end_at).unwrap_or_default(), at: wire.at };
-    let mut record = RawRecord { id: "", id_from: 0, start: 0, end: 0, gpus: 0 };
+    let mut record = RawRecord { id: b"", id_from: 0, start: 0, end: 0, gpus: 0 };
     while let Some((field, kind)) = inner.key()? {
         match (field, kind) {
             (1, LENGTH) => {
-                record.id = inner.text()?;
+                record.id = inner.bytes_of_text()?;
                 record.id_from = inner.at.saturating_sub(record.id.len());
             }
             // The session is evidence: the life cycle knows the runs of an instance itself.
@@ -368,11 +370,20 @@ impl<'a> Wire<'a> {
 
     #[inline]
     fn text(&mut self) -> Result<&'a str, BatchError> {
+        let bytes = self.bytes_of_text()?;
+        str::from_utf8(bytes).map_err(|_| self.error("text that is not UTF-8"))
+    }
+
+    /// The bytes of a text, which are UTF-8.
+    #[inline]
+    fn bytes_of_text(&mut self) -> Result<&'a [u8], BatchError> {
         let end = self.length()?;
         let bytes = self.bytes.get(self.at..end).unwrap_or_default();
-        let text = str::from_utf8(bytes).map_err(|_| self.error("text that is not UTF-8"))?;
+        if !bytes.is_ascii() && str::from_utf8(bytes).is_err() {
+            return Err(self.error("text that is not UTF-8"));
+        }
         self.at = end;
-        Ok(text)
+        Ok(bytes)
     }
 
     fn skip(&mut self, kind: u8) -> Result<(), BatchError> {
