@@ -107,9 +107,9 @@ fn usage_over_http_becomes_a_balance() {
     // The next tick accrues it.
     let balance = (0..200).find_map(|_| {
         let (_, balance) = server.get("/v1/tenants/acme/balance");
-        let unbilled =
-            balance["rows"].as_array()?.iter().find(|row| row["account"] == "assets:unbilled:acme")?.clone();
-        if unbilled["balance"] == "23.6" { Some(unbilled) } else { wait() }
+        let rows = balance["rows"].as_array().unwrap();
+        let booked = |row: &&Value| row["account"] == "assets:unbilled:acme" && row["balance"] == "23.6";
+        rows.iter().find(booked).cloned().or_else(wait)
     });
     assert!(balance.is_some(), "no balance within ten seconds");
     assert!(server.stop());

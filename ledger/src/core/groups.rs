@@ -19,7 +19,7 @@ pub(crate) type GroupIx = u32;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct ChargeGroups {
     all: Vec<ChargeGroup>,
-    by_key: BTreeMap<(TenantId, ProjectId, Sku), GroupIx>,
+    by_tenant: BTreeMap<TenantId, BTreeMap<(ProjectId, Sku), GroupIx>>,
 }
 
 /// What is priced alike.
@@ -117,8 +117,8 @@ impl ChargeGroups {
         currency: Currency,
         prices: &PriceBook,
     ) -> Option<GroupIx> {
-        let key = (tenant.clone(), project.clone(), sku.clone());
-        if let Some(group) = self.by_key.get(&key) {
+        let key = (project.clone(), sku.clone());
+        if let Some(group) = self.by_tenant.get(tenant).and_then(|groups| groups.get(&key)) {
             return Some(*group);
         }
         let group = GroupIx::try_from(self.all.len()).ok()?;
@@ -131,7 +131,7 @@ impl ChargeGroups {
             buckets: Vec::new(),
             unaccrued: false,
         });
-        self.by_key.insert(key, group);
+        self.by_tenant.entry(tenant.clone()).or_default().insert(key, group);
         Some(group)
     }
 
@@ -156,17 +156,16 @@ impl ChargeGroups {
 
     /// The groups of a tenant, by project and SKU.
     pub(crate) fn of_tenant(&self, tenant: &TenantId) -> impl Iterator<Item = &ChargeGroup> {
-        self.indices_of(tenant).filter_map(|group| self.get(group))
+        self.by_tenant.get(tenant).into_iter().flat_map(BTreeMap::values).filter_map(|group| self.get(*group))
     }
 
     /// Runs over the buckets of a tenant.
     pub(crate) fn for_each_bucket_of(&mut self, tenant: &TenantId, mut then: impl FnMut(&mut Bucket)) {
-        for group in self.all.iter_mut().filter(|group| group.tenant == *tenant) {
-            group.buckets.iter_mut().for_each(&mut then);
+        let Self { all, by_tenant } = self;
+        for group in by_tenant.get(tenant).into_iter().flat_map(BTreeMap::values) {
+            if let Some(group) = all.get_mut(*group as usize) {
+                group.buckets.iter_mut().for_each(&mut then);
+            }
         }
-    }
-
-    fn indices_of(&self, tenant: &TenantId) -> impl Iterator<Item = GroupIx> {
-        self.by_key.iter().filter(move |(key, _)| key.0 == *tenant).map(|(_, group)| *group)
     }
 }

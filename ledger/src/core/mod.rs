@@ -24,7 +24,7 @@ mod metering;
 pub mod rows;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod usage;
 mod watermark;
 

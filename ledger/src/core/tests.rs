@@ -150,3 +150,21 @@ fn a_report_becomes_a_line_a_transfer_and_an_invoice() {
     );
     assert!(digest(&bench.state).is_ok());
 }
+
+/// A state in which every part holds something, and its snapshot.
+pub(crate) fn a_state_of_everything() -> (State, crate::snapshot::Snapshot) {
+    let mut bench = Bench::new();
+    bench.register("i-1", 8).unwrap();
+    bench.now = at("2026-01-01T02:01:00Z");
+    bench.start("i-1", at("2026-01-01T00:30:00Z")).unwrap();
+    bench.report("i-1", 8, at("2026-01-01T00:30:00Z"), at("2026-01-01T01:00:00Z"));
+    bench.report("i-1", 4, at("2026-01-01T01:00:00Z"), at("2026-01-01T01:10:00Z"));
+    bench.report("unknown", 8, at("2026-01-01T00:30:00Z"), at("2026-01-01T01:00:00Z"));
+    bench.run(Command::Tick).unwrap();
+    bench.report("i-1", 8, at("2026-01-01T01:20:00Z"), at("2026-01-01T02:01:00Z"));
+    bench.now = at("2026-02-04T00:00:00Z");
+    let (tenant, period) = ("acme".parse().unwrap(), "2026-01".parse().unwrap());
+    bench.run(Command::FinaliseInvoice { tenant, period }).unwrap();
+    let snapshot = crate::snapshot::Snapshot::of(&bench.state, &crate::log::genesis()).unwrap();
+    (bench.state, snapshot)
+}
