@@ -39,7 +39,9 @@ fn what_was_acknowledged_survives_kill_9() {
             let (_, metering) = server.get("/v1/tenants/acme/metering");
             metering["billed_ms"].as_i64().unwrap_or(0) >= i64::try_from(from + batches).unwrap() * 1_000
         };
-        while !enough(&server) {}
+        while !enough(&server) {
+            assert!(!sender.is_finished(), "the server refused a batch");
+        }
         server.kill();
         next_seq = sender.join().unwrap();
         acknowledged_ms = i64::try_from(next_seq).unwrap() * 1_000;

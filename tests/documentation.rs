@@ -22,7 +22,9 @@ fn commands(text: &str) -> Vec<String> {
 fn the_examples_of_the_documentation_run() {
     for document in ["README.md", "docs/operating/embedded.md"] {
         let text = std::fs::read_to_string(root().join(document)).unwrap();
-        let commands = commands(&text);
+        // The documentation names one port; here it is whichever is free.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let commands = commands(&text.replace("18437", &free.to_string()));
         assert!(!commands.is_empty(), "{document} shows nothing to run");
         let data = tempfile::tempdir().unwrap();
         let binaries = std::path::Path::new(env!("CARGO_BIN_EXE_hourglass")).parent().unwrap();
@@ -35,6 +37,11 @@ fn the_examples_of_the_documentation_run() {
                 .env("PATH", &path)
                 .env("HOURGLASS_DATA", data.path());
             let output = shell.output().unwrap();
+            if !output.status.success() {
+                let stop = "kill \"$(cat \"$HOURGLASS_DATA/pid\")\"";
+                let _stopped =
+                    Command::new("sh").args(["-c", stop]).env("HOURGLASS_DATA", data.path()).status();
+            }
             assert!(
                 output.status.success(),
                 "{document}: {line}\n{}",

@@ -4,6 +4,7 @@
 //! `cargo xtask fuzz usage_batch --seconds 600` runs one of them. They are plain functions, so that an
 //! input that was found can become a test.
 
+use hourglass_consumers::usage::{Format, ReadBatch, read};
 use hourglass_ledger::core::invoicing::Invoice;
 use hourglass_ledger::core::rows::NoRows;
 use hourglass_ledger::core::usage::{BATCH_RECORDS_MAX, BatchError, UsageBatch};
@@ -45,6 +46,30 @@ pub fn usage_batch(data: &[u8]) {
         assert_eq!(ends, (theirs.start_unix_ms, theirs.end_unix_ms));
     }
     assert!(good.next().is_none());
+}
+
+/// Messages of every format that usage comes in: each record is in a batch, once, or named as
+/// unreadable, and what was read is a batch that the log can hold.
+pub fn usage_messages(data: &[u8]) {
+    let message = Bytes::copy_from_slice(data);
+    for format in Format::ALL {
+        let Ok(reading) = read(format, &message) else { continue };
+        let mut placed: Vec<u32> = reading.unreadable.iter().map(|it| it.index).collect();
+        for ReadBatch { batch, places } in reading.batches {
+            assert_eq!(UsageBatch::parse(batch.raw().clone()).expect("a batch"), batch);
+            match places {
+                Some(places) => {
+                    assert_eq!(places.len(), batch.record_count() as usize);
+                    placed.extend(places);
+                }
+                None => assert!(placed.iter().all(|index| *index < batch.record_count())),
+            }
+        }
+        placed.sort_unstable();
+        let count = placed.len();
+        placed.dedup();
+        assert_eq!(placed.len(), count, "a record stands in two places");
+    }
 }
 
 /// An event of the log reads back from what it is written as.

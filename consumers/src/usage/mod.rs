@@ -30,7 +30,7 @@ mod tests;
 pub use cloud_events::CloudEventDraft;
 pub use ingest::{BatchReceipt, IngestError, IngestReport, Name, QuarantinedRecord, ingest};
 pub use json::{BatchDraft, EvidenceDraft, RecordDraft};
-pub use reading::{Format, ReadError};
+pub use reading::{Format, ReadBatch, ReadError, Reading, Unreadable, read};
 
 /// The agent's epoch under which reports without sequence numbers are logged.
 pub const EPOCH_UNNUMBERED: u64 = u64::MAX;

@@ -82,30 +82,35 @@ impl ReadError {
 
 /// What a message holds.
 #[derive(Debug, Default)]
-pub(crate) struct Reading {
-    pub(crate) batches: Vec<ReadBatch>,
+pub struct Reading {
+    /// What it says, an entry for each agent (more where there are very many records).
+    pub batches: Vec<ReadBatch>,
     /// What of it could not be read, in order of the message.
-    pub(crate) unreadable: Vec<Unreadable>,
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// The part of a message that one agent speaks for.
 #[derive(Debug)]
-pub(crate) struct ReadBatch {
-    pub(crate) batch: UsageBatch,
+pub struct ReadBatch {
+    /// The reports.
+    pub batch: UsageBatch,
     /// The place in the message of each record; absent where it is the place in the batch.
-    pub(crate) places: Option<Vec<u32>>,
+    pub places: Option<Vec<u32>>,
 }
 
 /// A record or event that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unreadable {
-    pub(crate) index: u32,
-    pub(crate) reason: &'static str,
-    pub(crate) detail: String,
+pub struct Unreadable {
+    /// Its place in the message, from 0.
+    pub index: u32,
+    /// A stable code.
+    pub reason: &'static str,
+    /// For people.
+    pub detail: String,
 }
 
 /// Reads a message.
-pub(crate) fn read(format: Format, message: &Bytes) -> Result<Reading, ReadError> {
+pub fn read(format: Format, message: &Bytes) -> Result<Reading, ReadError> {
     match format {
         Format::Protobuf => {
             let batch = numbered(message.clone())?;
