@@ -1,7 +1,8 @@
 //! A made-up month of a small region, the same for the same seed.
 
+use hourglass_ledger::core::Registration;
 use hourglass_pricing::PurchaseModel;
-use hourglass_units::{Currency, IdError, Instant, Interval};
+use hourglass_units::{AgentId, Currency, IdError, Instant, Interval};
 
 use super::{Job, PricesFile, Workload};
 
@@ -50,16 +51,17 @@ pub fn workload(seed: u64) -> Result<Workload, DemoError> {
                     break;
                 };
                 let spot = random.u8(..3) == 0;
-                jobs.push(Job {
+                let agent: AgentId = agent.parse()?;
+                let instance = Registration {
                     instance: format!("{agent}-{number:02}").parse()?,
                     tenant: random.choice(TENANTS).unwrap_or_default().parse()?,
                     project: random.choice(PROJECTS).unwrap_or_default().parse()?,
                     platform: platform.parse()?,
                     model: if spot { PurchaseModel::Spot } else { PurchaseModel::OnDemand },
                     gpus,
-                    agent: agent.parse()?,
-                    ran,
-                });
+                    agent: Some(agent.clone()),
+                };
+                jobs.push(Job { instance, agent, ran });
                 free_from = ran.end().saturating_add_ms(random.i64(0..8 * HOUR_MS));
             }
         }

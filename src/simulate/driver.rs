@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use hourglass_ledger::cell::{CellError, CellHandle, Pending, Submission};
 use hourglass_ledger::core::usage::UsageBatch;
-use hourglass_ledger::core::{Command, Policy, Registration, invoicing};
+use hourglass_ledger::core::{Command, Policy, invoicing};
 use hourglass_proto::v1;
 use hourglass_units::{AgentId, Instant, Interval, Month};
 use prost::Message;
@@ -196,21 +196,13 @@ impl Player<'_> {
 
     fn register(&mut self, jobs: &[Job], job: usize) -> Result<(), PlayError> {
         let Some(job) = jobs.get(job) else { return Ok(()) };
-        self.submit(Command::RegisterInstance(Registration {
-            instance: job.instance.clone(),
-            tenant: job.tenant.clone(),
-            project: job.project.clone(),
-            platform: job.platform.clone(),
-            model: job.model,
-            gpus: job.gpus,
-            agent: Some(job.agent.clone()),
-        }))?;
-        self.submit(Command::StartInstance { instance: job.instance.clone(), at: job.ran.start() })
+        self.submit(Command::RegisterInstance(job.instance.clone()))?;
+        self.submit(Command::StartInstance { instance: job.instance.instance.clone(), at: job.ran.start() })
     }
 
     fn stop(&mut self, jobs: &[Job], job: usize) -> Result<(), PlayError> {
         let Some(job) = jobs.get(job) else { return Ok(()) };
-        let (instance, cause) = (job.instance.clone(), "finished".to_owned());
+        let (instance, cause) = (job.instance.instance.clone(), "finished".to_owned());
         self.submit(Command::StopInstance { instance, at: job.ran.end(), cause })
     }
 
@@ -257,11 +249,11 @@ impl Player<'_> {
 
 fn record(job: &Job, interval: Interval) -> v1::UsageRecord {
     v1::UsageRecord {
-        instance_id: job.instance.to_string(),
+        instance_id: job.instance.instance.to_string(),
         session: 1,
         start_unix_ms: interval.start().unix_ms(),
         end_unix_ms: interval.end().unix_ms(),
-        gpus: job.gpus,
+        gpus: job.instance.gpus,
         evidence: None,
     }
 }

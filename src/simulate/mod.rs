@@ -10,10 +10,9 @@ pub mod openb;
 
 use std::path::Path;
 
-use hourglass_pricing::{ContractDraft, PurchaseModel, RateCardDraft};
-use hourglass_units::{
-    AgentId, Currency, InstanceId, Instant, Interval, Platform, ProjectId, RateCardName, Region, TenantId,
-};
+use hourglass_ledger::core::Registration;
+use hourglass_pricing::{ContractDraft, RateCardDraft};
+use hourglass_units::{AgentId, Currency, Instant, Interval, RateCardName, Region, TenantId};
 use serde::Deserialize;
 
 use crate::failure::Failure;
@@ -37,18 +36,8 @@ pub struct Workload {
 /// One instance, from its start to its stop.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// Which.
-    pub instance: InstanceId,
-    /// Who pays.
-    pub tenant: TenantId,
-    /// For which project.
-    pub project: ProjectId,
-    /// On which platform.
-    pub platform: Platform,
-    /// How it is sold.
-    pub model: PurchaseModel,
-    /// GPUs held.
-    pub gpus: u32,
+    /// What is said of it when it is made known.
+    pub instance: Registration,
     /// The agent of its node.
     pub agent: AgentId,
     /// When it ran.
@@ -58,7 +47,7 @@ pub struct Job {
 impl Job {
     /// GPU-milliseconds that it used.
     pub fn gpu_ms(&self) -> i128 {
-        i128::from(self.ran.milliseconds()).saturating_mul(i128::from(self.gpus))
+        i128::from(self.ran.milliseconds()).saturating_mul(i128::from(self.instance.gpus))
     }
 }
 

@@ -13,6 +13,7 @@
 
 use std::path::{Path, PathBuf};
 
+use hourglass_ledger::core::Registration;
 use hourglass_pricing::PurchaseModel;
 use hourglass_units::{AgentId, Instant, Interval, Platform, TenantId};
 use serde::Deserialize;
@@ -135,7 +136,7 @@ pub fn read(
         running.push(std::cmp::Reverse((deleted, place, row.num_gpu)));
 
         let moment = |seconds: i64| opens_at.saturating_add_ms(seconds.saturating_mul(1_000));
-        jobs.push(Job {
+        let instance = Registration {
             instance: row.name.parse().map_err(|error| named("its name", &error))?,
             tenant: tenant(part(0) % TENANTS).map_err(|error| named("its tenant", &error))?,
             project: format!("project-{}", part(8) % PROJECTS)
@@ -144,6 +145,10 @@ pub fn read(
             platform: node.platform.clone(),
             model: if row.qos == "BE" { PurchaseModel::Spot } else { PurchaseModel::OnDemand },
             gpus: row.num_gpu,
+            agent: Some(node.agent.clone()),
+        };
+        jobs.push(Job {
+            instance,
             agent: node.agent.clone(),
             ran: Interval::new(moment(scheduled), moment(deleted))
                 .map_err(|error| named("when it ran", &error))?,
@@ -211,7 +216,10 @@ mod tests {
         let seen: Vec<_> = workload
             .jobs
             .iter()
-            .map(|job| (job.instance.as_str(), job.platform.as_str(), job.model.as_str(), job.gpu_ms()))
+            .map(|job| {
+                let it = &job.instance;
+                (it.instance.as_str(), it.platform.as_str(), it.model.as_str(), job.gpu_ms())
+            })
             .collect();
         let expected = [
             ("p-1", "G2", "on_demand", 720_000),

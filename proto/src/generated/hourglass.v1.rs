@@ -9,7 +9,8 @@ pub struct UsageBatch {
     /// Grows by one each time the agent starts without its write-ahead log.
     #[prost(uint64, tag = "2")]
     pub epoch: u64,
-    /// Sequence number of the first record; the others follow without a gap.
+    /// Sequence number of the first record, counted from 0 in each epoch; the others
+    /// follow without a gap.
     #[prost(uint64, tag = "3")]
     pub first_seq: u64,
     #[prost(message, repeated, tag = "4")]
