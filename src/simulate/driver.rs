@@ -99,12 +99,12 @@ pub fn play(
     player.open(workload)?;
 
     let agenda = agenda(workload, pace);
-    let last = agenda.last_key_value().map_or(start, |((at, _), _)| *at);
-    // The clock runs on until the last month that was used is closed.
-    let end = Month::containing(last)
-        .end()
-        .saturating_add_ms(Policy::default().grace_ms)
-        .saturating_add_ms(pace.tick_ms);
+    // The clock runs on until the last month that was used is closed, and until all has arrived.
+    let last_used = workload.jobs.iter().map(|job| job.ran.end()).max().unwrap_or(start);
+    let last_month = Month::containing(last_used.saturating_add_ms(-1));
+    let closed = last_month.end().saturating_add_ms(Policy::default().grace_ms);
+    let arrived = agenda.last_key_value().map_or(start, |((at, _), _)| *at);
+    let end = closed.max(arrived).saturating_add_ms(pace.tick_ms);
     let mut agents: BTreeMap<&AgentId, Agent> = BTreeMap::new();
     let mut agenda = agenda.into_values().peekable();
     let mut shuffle = pace.chaos.map(|seed| fastrand::Rng::with_seed(seed ^ 1));

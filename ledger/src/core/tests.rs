@@ -151,6 +151,28 @@ fn a_report_becomes_a_line_a_transfer_and_an_invoice() {
     assert!(digest(&bench.state).is_ok());
 }
 
+#[test]
+fn what_comes_late_for_a_closed_hour_is_written_by_the_next_tick() {
+    let mut bench = Bench::new();
+    bench.register("i-1", 1).unwrap();
+    bench.now = at("2026-01-01T02:01:00Z");
+    bench.start("i-1", at("2026-01-01T00:30:00Z")).unwrap();
+    bench.run(Command::Tick).unwrap();
+    bench.report("i-1", 1, at("2026-01-01T01:00:00Z"), at("2026-01-01T01:10:00Z"));
+    bench.run(Command::Tick).unwrap();
+    assert_eq!(bench.rows.charges.len(), 1);
+    // The hour that is open goes on growing, and is written when it closes.
+    bench.report("i-1", 1, at("2026-01-01T02:00:00Z"), at("2026-01-01T02:01:00Z"));
+    bench.report("i-1", 1, at("2026-01-01T01:10:00Z"), at("2026-01-01T01:20:00Z"));
+    bench.run(Command::Tick).unwrap();
+    assert_eq!(bench.rows.charges.len(), 2);
+    bench.now = at("2026-01-01T03:00:00Z");
+    bench.run(Command::Tick).unwrap();
+    let written: Vec<_> = bench.rows.charges.iter().map(|row| row.milliseconds).collect();
+    assert_eq!(written, [600_000, 600_000, 60_000]);
+    assert_eq!(bench.state.unwritten_lines().count(), 0);
+}
+
 /// A state in which every part holds something, and its snapshot.
 pub(crate) fn a_state_of_everything() -> (State, crate::snapshot::Snapshot) {
     let mut bench = Bench::new();
