@@ -28,6 +28,9 @@
 //! * It bounds no sizes. The number of records and the length of a message are limited by whoever
 //!   takes them in.
 
+/// The third contract: on which NATS subjects these messages travel.
+pub mod subjects;
+
 /// Usage as agents report it, and the watermark that tells them what is committed.
 #[expect(missing_docs, reason = "a field whose name and type say all has no comment in the contract either")]
 pub mod v1 {

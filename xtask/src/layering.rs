@@ -24,7 +24,7 @@ const NETWORK: [&str; 3] = ["axum", "tonic", "async-nats"];
 /// Beyond the network: storage, waiting, logging and chance.
 const IMPURE: [&str; 8] = ["axum", "tonic", "async-nats", "sqlx", "tokio", "tracing", "rand", "uuid"];
 
-const LAYERS: [Layer; 8] = [
+const LAYERS: [Layer; 10] = [
     Layer { name: "hourglass-units", may_use: &[], never: &IMPURE },
     Layer { name: "hourglass-proto", may_use: &[], never: &["axum", "async-nats", "sqlx"] },
     Layer { name: "hourglass-pricing", may_use: &["hourglass-units"], never: &IMPURE },
@@ -38,13 +38,35 @@ const LAYERS: [Layer; 8] = [
         may_use: &["hourglass-units", "hourglass-pricing", "hourglass-proto", "hourglass-ledger"],
         never: &[],
     },
+    Layer {
+        name: "hourglass-agent",
+        may_use: &["hourglass-units", "hourglass-proto"],
+        never: &["axum", "tonic", "sqlx"],
+    },
     Layer { name: "hourglass", may_use: &BELOW_THE_BINARY, never: &[] },
-    Layer { name: "hourglass-bench", may_use: &BELOW_THE_BINARY, never: &[] },
+    Layer { name: "hourglass-bench", may_use: &USED_BY_BENCHMARKS, never: &[] },
+    Layer { name: "hourglass-test-servers", may_use: &[], never: &IMPURE },
     Layer { name: "xtask", may_use: &[], never: &IMPURE },
 ];
 
-const BELOW_THE_BINARY: [&str; 5] =
-    ["hourglass-units", "hourglass-pricing", "hourglass-proto", "hourglass-ledger", "hourglass-consumers"];
+const BELOW_THE_BINARY: [&str; 6] = [
+    "hourglass-units",
+    "hourglass-pricing",
+    "hourglass-proto",
+    "hourglass-ledger",
+    "hourglass-consumers",
+    "hourglass-agent",
+];
+
+/// What the benchmarks measure, and the servers that they start.
+const USED_BY_BENCHMARKS: [&str; 6] = [
+    "hourglass-units",
+    "hourglass-pricing",
+    "hourglass-proto",
+    "hourglass-ledger",
+    "hourglass-consumers",
+    "hourglass-test-servers",
+];
 
 /// Crates that only the named ones may depend on directly.
 const KEPT: [(&str, &[&str]); 1] = [

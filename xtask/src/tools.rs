@@ -15,9 +15,11 @@ struct Tool {
     purpose: &'static str,
 }
 
-const TOOLS: [Tool; 2] = [
+const TOOLS: [Tool; 4] = [
     Tool { package: "build-essential", installed: || on_path("cc"), purpose: "compiles SQLite, and links" },
     Tool { package: "hledger", installed: || on_path("hledger"), purpose: "checks our books as an outsider" },
+    Tool { package: "postgresql", installed: postgresql, purpose: "the production store" },
+    Tool { package: "nats-server", installed: nats_server, purpose: "brings usage, carries feeds" },
 ];
 
 /// Installs what is missing of [`TOOLS`]; where all is there it does nothing at all.
@@ -75,6 +77,17 @@ fn by_hand(missing: &[&Tool]) -> String {
     let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
     text.push_str(&format!("on Debian, `apt-get install {}` as root brings them", packages.join(" ")));
     text
+}
+
+/// Debian keeps the server's programs in a folder a version.
+fn postgresql() -> bool {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    on_path("initdb") || versions.map(|version| version.path().join("bin/initdb")).any(|path| path.is_file())
+}
+
+/// Not every user's search path has the folder that Debian puts it in.
+fn nats_server() -> bool {
+    on_path("nats-server") || std::path::Path::new("/usr/sbin/nats-server").is_file()
 }
 
 fn on_path(program: &str) -> bool {

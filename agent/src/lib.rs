@@ -1,0 +1,1 @@
+//! The metering agent of a GPU node.
