@@ -396,6 +396,7 @@ impl Decider {
             lease_until: self.clock.now().saturating_add_ms(LEASE_MILLISECONDS),
             events: Vec::new(),
             rows: Vec::new(),
+            cursors: Vec::new(),
         };
         Batch { generation: self.generation, commit, releases: Vec::new(), snapshot: None }
     }
