@@ -34,7 +34,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::core::{Command, IdempotencyKey, Outcome, Position, Rejection, State};
 use crate::load::{self, LoadError, Loaded, load};
 use crate::snapshot::Snapshot;
-use crate::store::{Acquire, AcquireError, Commit, Reader, Store, StoreError};
+use crate::store::{Acquire, AcquireError, Commit, Reader, Store};
 
 use committer::Committer;
 use decider::Decider;
@@ -455,4 +455,3 @@ fn read_work<T: Send + 'static>(
     }));
     (work, answer)
 }
-

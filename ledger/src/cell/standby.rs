@@ -32,14 +32,17 @@ pub(super) fn stand_by(
         let standing_by = CellError::StandingBy { writer: writer.clone() };
         loop {
             match work.try_recv() {
-                Ok(one) if refuse(one, &standing_by) => return None,
-                Ok(_) => {}
+                Ok(one) => {
+                    if refuse(one, &standing_by) {
+                        return None;
+                    }
+                }
                 Err(mpsc::error::TryRecvError::Empty) => break,
                 Err(mpsc::error::TryRecvError::Disconnected) => return None,
             }
         }
         match look(runner, &mut folded, returns) {
-            Ok(Seen::Ours(turn)) => return Some(turn),
+            Ok(Seen::Ours(turn)) => return Some(*turn),
             Ok(Seen::Theirs(head)) => {
                 if writer != head.holder {
                     tracing::info!(writer = head.holder, epoch = head.epoch, "standing by");
@@ -64,7 +67,7 @@ pub(super) fn stand_by(
 
 enum Seen {
     /// It is our turn.
-    Ours(Turn),
+    Ours(Box<Turn>),
     /// Somebody else's lease runs.
     Theirs(Head),
 }
@@ -103,7 +106,7 @@ fn look(runner: &mut Runner, folded: &mut Option<Loaded>, returns: bool) -> Resu
             status.writable.store(1, Ordering::Release);
             tracing::info!(epoch = head.epoch, position = %loaded.state.position(), "this process writes now");
             let loaded = folded.take().ok_or_else(|| StoreError("the state is gone".to_owned()))?;
-            Ok(Seen::Ours(Turn { epoch: head.epoch, lease_until, loaded }))
+            Ok(Seen::Ours(Box::new(Turn { epoch: head.epoch, lease_until, loaded })))
         }
         // Another candidate was faster.
         Err(AcquireError::Held { holder, until }) => {
