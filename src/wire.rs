@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use hourglass_ledger::cell::{Cell, Clock};
+use hourglass_ledger::cell::{Cell, CellOptions, Clock};
 use hourglass_ledger::core::Position;
 use hourglass_ledger::load::{self, Loaded, load};
 use hourglass_ledger::store::Reader;
@@ -30,7 +30,7 @@ pub fn start_cell(data: &Path, progress: impl FnMut(Position, Position)) -> Resu
     let store = SqliteStore::open(data, SqliteOptions::default())?;
     let holder = format!("process {}", std::process::id());
     // The directory's lock is ours, so whoever held the lease before is gone.
-    Ok(Cell::start(Box::new(store), Arc::new(WallClock), &holder, true, progress)?)
+    Ok(Cell::start(Box::new(store), Arc::new(WallClock), CellOptions::sole(&holder), progress)?)
 }
 
 /// Opens the data directory for reading and folds its log.

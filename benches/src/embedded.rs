@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hourglass_ledger::cell::{Cell, CellHandle, Clock, Pending, Submission};
+use hourglass_ledger::cell::{Cell, CellHandle, CellOptions, Clock, Pending, Submission};
 use hourglass_ledger::core::Command;
 use hourglass_ledger::core::usage::UsageBatch;
 use hourglass_ledger::load::{From, load};
@@ -130,7 +130,7 @@ fn recovery(directory: &Path, records: usize, decoding: f64) -> Vec<Figure> {
 
 fn start(directory: &Path) -> Cell {
     let store = SqliteStore::open(directory, SqliteOptions::default()).expect("a store");
-    Cell::start(Box::new(store), Arc::new(WallClock), "bench", true, |_, _| {}).expect("a cell")
+    Cell::start(Box::new(store), Arc::new(WallClock), CellOptions::sole("bench"), |_, _| {}).expect("a cell")
 }
 
 fn submit_all(handle: &CellHandle, commands: impl Iterator<Item = (Instant, Command)>) {

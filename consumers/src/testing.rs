@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
-use hourglass_ledger::cell::{Cell, CellHandle, Clock};
+use hourglass_ledger::cell::{Cell, CellHandle, CellOptions, Clock};
 use hourglass_ledger::core::{Command, Policy};
 use hourglass_ledger::store::Store;
 use hourglass_ledger::store::sqlite::{SqliteOptions, SqliteStore};
@@ -56,7 +56,8 @@ pub(crate) fn with_config<F: Future<Output = ()>>(
     let store = SqliteStore::open(directory.path(), SqliteOptions { durable: false }).unwrap();
     let clock = Arc::new(TestClock(AtomicI64::new(0)));
     clock.set("2026-01-01T02:01:00Z");
-    let cell = Cell::start(wrap(Box::new(store)), clock.clone(), "test", true, |_, _| {}).unwrap();
+    let cell =
+        Cell::start(wrap(Box::new(store)), clock.clone(), CellOptions::sole("test"), |_, _| {}).unwrap();
     let handle = cell.handle();
     let open = Command::OpenCell { region: "eu".parse().unwrap(), policy: Policy::default() };
     // A store that fails may fail this too: then the test says so.

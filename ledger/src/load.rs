@@ -50,20 +50,32 @@ pub enum From {
 
 /// Folds the log from its first event up to a position: what the state was then.
 pub fn load_until(reader: &dyn Reader, until: Position) -> Result<Loaded, LoadError> {
-    let (mut state, mut chain_hash) = (State::empty(), log::genesis());
+    let mut loaded =
+        Loaded { state: State::empty(), chain_hash: log::genesis(), from_snapshot: Position::ZERO };
+    fold(reader, &mut loaded, until)?;
+    Ok(loaded)
+}
+
+/// Folds what was appended since.
+pub fn catch_up(reader: &dyn Reader, loaded: &mut Loaded) -> Result<(), LoadError> {
+    fold(reader, loaded, Position::new(u64::MAX))
+}
+
+fn fold(reader: &dyn Reader, loaded: &mut Loaded, until: Position) -> Result<(), LoadError> {
+    let Loaded { state, chain_hash, .. } = loaded;
     while state.position() < until {
         let events = reader.events(state.position(), EVENTS_AT_ONCE)?;
         if events.is_empty() {
             break;
         }
         for event in events.into_iter().filter(|event| event.position <= until) {
-            let recorded = event.open(state.position(), &chain_hash)?;
-            apply(&mut state, event.at, &recorded, &mut NoRows)
+            let recorded = event.open(state.position(), chain_hash)?;
+            apply(state, event.at, &recorded, &mut NoRows)
                 .map_err(|error| LogError { position: event.position, what: error.to_string() })?;
-            chain_hash = event.hash;
+            *chain_hash = event.hash;
         }
     }
-    Ok(Loaded { state, chain_hash, from_snapshot: Position::ZERO })
+    Ok(())
 }
 
 /// Folds the log. `progress` is told each position that is reached, and the last one.

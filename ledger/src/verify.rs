@@ -192,6 +192,7 @@ fn fold(
             lease_until: now,
             events: Vec::with_capacity(events.len()),
             rows: Vec::with_capacity(events.len()),
+            cursors: Vec::new(),
         };
         for event in events {
             let here = Some(state.position().next());

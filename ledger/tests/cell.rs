@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use hourglass_ledger::cell::{Cell, CellError, Clock, Submission};
+use hourglass_ledger::cell::{Cell, CellError, CellOptions, Clock, Submission};
 use hourglass_ledger::core::{Command, IdempotencyKey, Outcome, Policy};
 use hourglass_ledger::load::{From, load};
 use hourglass_ledger::snapshot::Snapshot;
@@ -77,7 +77,7 @@ pub(crate) fn sqlite(directory: &std::path::Path) -> Box<dyn Store> {
 }
 
 pub(crate) fn start_cell(store: Box<dyn Store>) -> Cell {
-    Cell::start(store, Arc::new(Still), "test", true, |_, _| {}).unwrap()
+    Cell::start(store, Arc::new(Still), CellOptions::sole("test"), |_, _| {}).unwrap()
 }
 
 fn submission(command: Command, key: &str, now: i64) -> Submission {

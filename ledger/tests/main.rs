@@ -14,5 +14,6 @@ mod oracle;
 mod recovery;
 mod rejections;
 mod simulation;
+mod standby;
 mod support;
 mod tamper;

@@ -178,7 +178,7 @@ impl World {
                         assert_eq!(first, rejection.code());
                     }
                     Err(CellError::Unavailable(_)) => open.push(index),
-                    Err(CellError::Deposed | CellError::Closed) => {
+                    Err(CellError::Deposed | CellError::StandingBy { .. } | CellError::Closed) => {
                         ended = true;
                         open.push(index);
                     }

@@ -62,6 +62,7 @@ pub(crate) fn write(core: &Core, store: &mut dyn Store) {
             lease_until: INSTANT_MIN,
             events: events.to_vec(),
             rows: rows.to_vec(),
+            cursors: Vec::new(),
         };
         store.commit(&commit).unwrap();
         head = store.reader().head().unwrap();

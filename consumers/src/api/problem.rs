@@ -199,7 +199,7 @@ impl From<CellError> for Problem {
         match error {
             CellError::Rejected(rejection) => rejection.into(),
             CellError::Unavailable(_) => Self::unavailable("unavailable", detail),
-            CellError::Deposed => Self::unavailable("not_the_writer", detail),
+            CellError::Deposed | CellError::StandingBy { .. } => Self::unavailable("not_the_writer", detail),
             CellError::Closed => Self::unavailable("shut_down", detail),
         }
     }

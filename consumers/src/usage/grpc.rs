@@ -206,7 +206,9 @@ async fn refuse(cell: CellHandle, original: Bytes, error: ReadError) -> Answer {
 fn status(error: CellError) -> Status {
     let text = error.to_string();
     match error {
-        CellError::Unavailable(_) | CellError::Deposed | CellError::Closed => Status::unavailable(text),
+        CellError::Unavailable(_) | CellError::Deposed | CellError::StandingBy { .. } | CellError::Closed => {
+            Status::unavailable(text)
+        }
         CellError::Rejected(Rejection::SuspenseFull) => Status::resource_exhausted(text),
         CellError::Rejected(rejection) if rejection.is_retryable() => Status::unavailable(text),
         CellError::Rejected(_) => Status::failed_precondition(text),

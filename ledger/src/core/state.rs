@@ -174,7 +174,7 @@ impl State {
     }
 
     /// Instances whose usage waits until somebody registers them.
-    pub fn instances_in_suspense(&self) -> impl Iterator<Item = &InstanceId> {
+    pub fn instances_in_suspense(&self) -> impl ExactSizeIterator<Item = &InstanceId> {
         self.suspense.keys()
     }
 
@@ -199,6 +199,11 @@ impl State {
     /// All instances, in the order of their registration.
     pub fn instances(&self) -> impl Iterator<Item = InstanceView<'_>> {
         (0..self.instances.len()).filter_map(|ix| self.view(ix))
+    }
+
+    /// How many instances are registered.
+    pub fn instance_count(&self) -> u32 {
+        self.instances.len()
     }
 
     fn view(&self, ix: InstanceIx) -> Option<InstanceView<'_>> {

@@ -29,12 +29,13 @@ pub trait Harness {
 
 /// Runs the whole suite.
 pub fn run(harness: &mut dyn Harness) {
-    let cases: [fn(&mut dyn Harness); 13] = [
+    let cases: [fn(&mut dyn Harness); 14] = [
         a_fresh_store_is_empty,
         writers_take_turns_by_lease_and_epoch,
         a_commit_compares_the_head_and_sets_it,
         a_commit_is_stored_whole_or_not_at_all,
         a_commit_without_events_renews_the_lease,
+        cursors_move_with_their_commit,
         events_are_read_without_a_gap,
         listings_page_in_order,
         listings_filter,
@@ -73,7 +74,7 @@ fn commit_of(head: &Head, rows: Vec<EventRows>) -> Commit {
         events.push(event);
     }
     let (after, after_hash) = (head.position, head.hash);
-    Commit { epoch: head.epoch, after, after_hash, lease_until: at(3_000), events, rows }
+    Commit { epoch: head.epoch, after, after_hash, lease_until: at(3_000), events, rows, cursors: Vec::new() }
 }
 
 fn append(store: &mut dyn Store, rows: Vec<EventRows>) -> Head {
@@ -238,6 +239,45 @@ fn a_commit_without_events_renews_the_lease(harness: &mut dyn Harness) {
     deposed.epoch += 1;
     assert!(matches!(store.commit(&deposed), Err(CommitError::Deposed { .. })));
     append(store.as_mut(), vec![EventRows::default()]);
+}
+
+/// With events or without, whole or not at all, and never for a deposed writer.
+fn cursors_move_with_their_commit(harness: &mut dyn Harness) {
+    let mut store = harness.fresh();
+    let mut head = acquire(store.as_mut());
+    let reader = store.reader();
+    let moved = |to: &[(&str, u64)]| -> Vec<(String, Position)> {
+        to.iter().map(|(name, position)| ((*name).to_owned(), Position::new(*position))).collect()
+    };
+    let is = |name: &str, position: Option<u64>| {
+        assert_eq!(reader.cursor(name).unwrap(), position.map(Position::new), "{name}");
+    };
+    is("outward", None);
+    let without_events =
+        Commit { cursors: moved(&[("outward", 3), ("exports", 0)]), ..commit_of(&head, Vec::new()) };
+    store.commit(&without_events).unwrap();
+    is("outward", Some(3));
+    is("exports", Some(0));
+    is("", None);
+
+    let rows = vec![EventRows::default()];
+    let with_events = Commit { cursors: moved(&[("outward", 5), ("outward", 4)]), ..commit_of(&head, rows) };
+    store.commit(&with_events).unwrap();
+    is("outward", Some(4));
+    is("exports", Some(0));
+
+    head = store.reader().head().unwrap();
+    let invoices = vec![invoice("t", 1, "2026-01"), invoice("t", 1, "2026-02")];
+    let bad = commit_of(&head, vec![EventRows { invoices, ..EventRows::default() }]);
+    let bad = Commit { cursors: moved(&[("outward", 6), ("new", 1)]), ..bad };
+    assert!(matches!(store.commit(&bad), Err(CommitError::NotStored(_))));
+    let deposed = Commit { cursors: moved(&[("outward", 7)]), ..commit_of(&head, Vec::new()) };
+    acquire(store.as_mut());
+    for deposed in [deposed, with_events] {
+        assert!(matches!(store.commit(&deposed), Err(CommitError::Deposed { .. })));
+    }
+    is("outward", Some(4));
+    is("new", None);
 }
 
 fn events_are_read_without_a_gap(harness: &mut dyn Harness) {
@@ -456,11 +496,18 @@ fn what_is_committed_outlives_the_store(harness: &mut dyn Harness) {
         invoices: vec![invoice("t", 1, "2026-01")],
         quarantine: vec![QuarantineRow { record: None, reason: "undecodable".to_owned() }],
     };
+    let cursors = vec![("outward".to_owned(), Position::new(1))];
+    store.commit(&Commit { cursors, ..commit_of(&early.head().unwrap(), Vec::new()) }).unwrap();
     let head = append(store.as_mut(), vec![rows]);
     assert_eq!(early.head().unwrap(), head, "a reader from before sees what is committed");
     let dump = |reader: &dyn Reader| {
         let rows = Table::ALL.map(|table| reader.raw_rows(table, all()).unwrap());
-        (reader.head().unwrap(), reader.events(Position::ZERO, 10).unwrap(), rows)
+        (
+            reader.head().unwrap(),
+            reader.cursor("outward").unwrap(),
+            reader.events(Position::ZERO, 10).unwrap(),
+            rows,
+        )
     };
     let before = dump(early.as_ref());
     drop((store, early));

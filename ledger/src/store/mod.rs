@@ -71,6 +71,8 @@ pub struct Commit {
     pub events: Vec<StoredEvent>,
     /// The rows of each event, in the same order.
     pub rows: Vec<EventRows>,
+    /// How far each consumer has come, by its name. Of a name given twice the last counts.
+    pub cursors: Vec<(String, Position)>,
 }
 
 /// A store that does not answer as it should.
@@ -264,7 +266,7 @@ pub trait Store: Send {
     fn acquire(&mut self, acquire: &Acquire) -> Result<Head, AcquireError>;
 
     /// Appends events and their rows, if the head is what the commit follows. Durable on return.
-    /// Without events it only renews the lease.
+    /// Without events it only renews the lease and moves cursors.
     fn commit(&mut self, commit: &Commit) -> Result<(), CommitError>;
 
     /// Ends the lease, so that the next writer need not wait. Does nothing for a deposed writer.
@@ -287,6 +289,9 @@ pub trait Reader: Send + Sync {
 
     /// The newest snapshot.
     fn newest_snapshot(&self) -> Result<Option<Snapshot>, StoreError>;
+
+    /// How far a consumer had come at the last commit that said so; `None` where none did.
+    fn cursor(&self, name: &str) -> Result<Option<Position>, StoreError>;
 
     /// Charges in order of their keys.
     fn charges(&self, filter: &ChargeFilter, page: Page) -> Result<Vec<Keyed<ChargeRow>>, StoreError>;

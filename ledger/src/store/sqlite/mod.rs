@@ -39,7 +39,10 @@ const LOCK_FILE: &str = "hourglass.lock";
 /// "HGLS": marks the file as ours.
 const APPLICATION_ID: i64 = 0x4847_4c53;
 /// Numbered from 1, each run once, in order.
-const MIGRATIONS: [&str; 1] = [include_str!("../../../../migrations/sqlite/0001_ledger.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../../../migrations/sqlite/0001_ledger.sql"),
+    include_str!("../../../../migrations/sqlite/0002_cursors.sql"),
+];
 /// Connections for reading.
 const READERS_MAX: u32 = 4;
 /// Values that one statement binds at most; SQLite allows 32,766.
@@ -395,7 +398,7 @@ async fn append(
     commit: &Commit,
     at_commit: &mut bool,
 ) -> Result<bool, sqlx::Error> {
-    // Without events the head stays where it is, and only the lease is renewed.
+    // Without events the head stays where it is, the lease is renewed and cursors move.
     let (to, hash) =
         commit.events.last().map_or((commit.after, commit.after_hash), |last| (last.position, last.hash));
     let advanced = sqlx::query(sql::ADVANCE)
@@ -472,6 +475,13 @@ async fn append(
             .push_bind(it.reason.clone());
     })
     .await?;
+    for (consumer, position) in &commit.cursors {
+        sqlx::query(sql::CURSOR_MOVE)
+            .bind(consumer.clone())
+            .bind(number(*position))
+            .execute(&mut *connection)
+            .await?;
+    }
     *at_commit = true;
     connection.execute("COMMIT").await?;
     Ok(true)
@@ -546,6 +556,12 @@ impl Reader for SqliteReader {
         let parts: Vec<Bytes> = parts.into_iter().map(|(_, payload)| payload).collect();
         let whole = i64::try_from(parts.len()).is_ok_and(|parts| parts == expected);
         Ok(whole.then_some(Snapshot { position, format, parts }))
+    }
+
+    fn cursor(&self, name: &str) -> Result<Option<Position>, StoreError> {
+        let found =
+            self.all(sql::CURSOR, |query| query.bind(name.to_owned()), |row| position(row, "position"));
+        Ok(found?.into_iter().next())
     }
 
     fn charges(&self, filter: &ChargeFilter, page: Page) -> Result<Vec<Keyed<ChargeRow>>, StoreError> {

@@ -28,6 +28,11 @@ pub(super) const INSERT_INVOICES: &str =
 
 pub(super) const INSERT_QUARANTINE: &str = "INSERT INTO quarantine (position, line, record, reason) ";
 
+pub(super) const CURSOR: &str = "SELECT position FROM cursors WHERE consumer = ?";
+
+pub(super) const CURSOR_MOVE: &str = "INSERT INTO cursors (consumer, position) VALUES (?, ?) \
+     ON CONFLICT (consumer) DO UPDATE SET position = excluded.position";
+
 pub(super) const EVENTS: &str = "SELECT position, epoch, kind, at, payload, hash FROM events WHERE position > ? ORDER BY position LIMIT ?";
 
 pub(super) const SNAPSHOT_NEWEST: &str = "SELECT position, part, parts, format, payload FROM snapshots \
@@ -95,12 +100,14 @@ pub(super) const fn raw_rows(table: Table) -> &'static str {
 
 /// Every statement that can be prepared as it stands, for the test that prepares them all.
 #[cfg(test)]
-pub(super) const ALL: [&str; 18] = [
+pub(super) const ALL: [&str; 20] = [
     HEAD,
     HEAD_FIRST,
     ACQUIRE,
     ADVANCE,
     RELEASE,
+    CURSOR,
+    CURSOR_MOVE,
     EVENTS,
     SNAPSHOT_NEWEST,
     SNAPSHOT_PART,

@@ -95,6 +95,23 @@ fn open_with_rows() -> SqliteStore {
     store
 }
 
+/// A data directory of the first release gets what was added since, and keeps what it had.
+#[test]
+fn a_directory_of_an_earlier_version_is_migrated() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || SqliteStore::open(directory.path(), SqliteOptions { durable: false }).unwrap();
+    let mut store = open();
+    execute(&mut store, "INSERT INTO quarantine VALUES (1, 0, NULL, 'r')".to_owned()).unwrap();
+    execute(&mut store, "DROP TABLE cursors; PRAGMA user_version = 1".to_owned()).unwrap();
+    assert!(store.reader.cursor("outward").is_err());
+    drop(store);
+    let mut store = open();
+    assert_eq!(store.reader.cursor("outward"), Ok(None));
+    assert_eq!(count(&mut store, "quarantine"), 1);
+    let (_, version) = store.blocking.wait(version(&mut store.connection)).unwrap();
+    assert_eq!(usize::try_from(version).unwrap(), MIGRATIONS.len());
+}
+
 #[test]
 fn a_directory_that_cannot_be_used_says_why() {
     let directory = tempfile::tempdir().unwrap();

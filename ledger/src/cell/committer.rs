@@ -1,0 +1,95 @@
+//! The committing thread: makes batches durable, then lets their answers go.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+
+use hourglass_units::Instant;
+
+use super::status::{COMMIT_EVENTS, COMMIT_MICROSECONDS};
+use super::{Batch, CellError, CellStatus, Clock};
+use crate::store::{Commit, CommitError, Store};
+
+/// Owns the store for one turn as the writer.
+pub(super) struct Committer<'a> {
+    pub(super) store: &'a mut dyn Store,
+    pub(super) clock: &'a dyn Clock,
+    pub(super) status: &'a CellStatus,
+    pub(super) failed_generation: Arc<AtomicU64>,
+    pub(super) epoch: u64,
+    /// Until when nobody else can have taken over.
+    pub(super) lease_until: Instant,
+}
+
+impl Committer<'_> {
+    pub(super) fn run(mut self, batches: &Receiver<Batch>) {
+        for batch in batches {
+            let Batch { generation, commit, renew, releases, snapshot } = batch;
+            let result = if generation <= self.failed_generation.load(Ordering::Acquire) {
+                Err(CellError::Unavailable("an earlier commit failed".to_owned()))
+            } else {
+                self.commit(&commit, renew).inspect_err(|error| {
+                    tracing::error!(%error, "a commit failed");
+                    self.status.commit_failures.fetch_add(1, Ordering::Relaxed);
+                    if *error == CellError::Deposed {
+                        self.status.writable.store(0, Ordering::Release);
+                    }
+                    self.failed_generation.store(generation, Ordering::Release);
+                })
+            };
+            releases.into_iter().for_each(|release| release(result.as_ref().copied()));
+            if let (Ok(()), Some(snapshot)) = (result, snapshot)
+                && let Err(error) = self.store.write_snapshot(&snapshot)
+            {
+                tracing::warn!(%error, "no snapshot was written; recovery will take longer");
+            }
+        }
+        if self.status.writable.swap(0, Ordering::AcqRel) == 1
+            && let Err(error) = self.store.release(self.epoch, self.clock.now())
+        {
+            tracing::warn!(%error, "the lease was not given back; it ends by itself");
+        }
+    }
+
+    fn commit(&mut self, commit: &Commit, renew: bool) -> Result<(), CellError> {
+        let nothing = commit.events.is_empty() && commit.cursors.is_empty();
+        // While the lease runs nobody else can have written, so what was read is the latest. A process
+        // that was frozen past its lease must ask before it answers.
+        if nothing && !renew && self.clock.now() < self.lease_until {
+            return Ok(());
+        }
+        #[expect(clippy::disallowed_methods, reason = "measures the disk; no decision sees it")]
+        let started = std::time::Instant::now();
+        let stored = self.store.commit(commit);
+        let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        match stored {
+            Ok(()) => {
+                self.lease_until = commit.lease_until;
+                self.count(commit, micros);
+                Ok(())
+            }
+            // Nobody took over: a commit of ours that was given up for lost arrived after all, and what
+            // was decided without it stands on a state that is old.
+            Err(CommitError::Deposed { position, epoch }) if epoch == self.epoch => {
+                let what = format!("an earlier commit arrived late: the log is at position {position}");
+                Err(CellError::Unavailable(what))
+            }
+            Err(CommitError::Deposed { .. }) => Err(CellError::Deposed),
+            Err(error @ (CommitError::NotStored(_) | CommitError::Unknown(_))) => {
+                Err(CellError::Unavailable(error.to_string()))
+            }
+        }
+    }
+
+    fn count(&self, commit: &Commit, micros: u64) {
+        let Some(last) = commit.events.last() else { return };
+        let (status, events) = (self.status, commit.events.len() as u64);
+        let bytes = commit.events.iter().map(|event| event.payload.len() as u64).fold(0, u64::saturating_add);
+        status.position.store(last.position.number(), Ordering::Relaxed);
+        status.commits.fetch_add(1, Ordering::Relaxed);
+        status.events.fetch_add(events, Ordering::Relaxed);
+        status.event_bytes.fetch_add(bytes, Ordering::Relaxed);
+        status.commit_micros.record(micros, &COMMIT_MICROSECONDS);
+        status.commit_events.record(events, &COMMIT_EVENTS);
+    }
+}
