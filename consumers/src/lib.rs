@@ -24,6 +24,7 @@ pub mod api;
 mod auth;
 pub mod billing;
 pub mod finance;
+pub mod nats;
 #[cfg(test)]
 mod testing;
 pub mod usage;

@@ -64,6 +64,13 @@ impl Subjects {
         format!("hg.{}.quarantine.usage", self.region)
     }
 
+    /// All that the cell tells others and that a stream keeps; watermarks are not kept.
+    pub fn feed(&self) -> Vec<String> {
+        ["lifecycle.*", "alerts.*", "quarantine.usage", "spot.*.*"]
+            .map(|rest| format!("hg.{}.{rest}", self.region))
+            .to_vec()
+    }
+
     /// The stream that holds the usage of a partition.
     pub fn usage_stream(&self, partition: u32) -> String {
         format!("HG_{}_USAGE_{partition}", self.region)

@@ -183,6 +183,14 @@ impl State {
         self.received.get(agent).map_or(0, |received| received.next_seq(epoch))
     }
 
+    /// For each agent and each of its epochs that is followed: up to where its reports are in the log
+    /// without a gap.
+    pub fn watermarks(&self) -> impl Iterator<Item = (&AgentId, u64, u64)> {
+        self.received.iter().flat_map(|(agent, received)| {
+            received.watermarks().map(move |(epoch, next_seq)| (agent, epoch, next_seq))
+        })
+    }
+
     /// One instance.
     pub fn instance(&self, id: &str) -> Option<InstanceView<'_>> {
         self.instances.find(id).and_then(|ix| self.view(ix))

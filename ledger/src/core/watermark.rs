@@ -34,6 +34,11 @@ impl Received {
         }
     }
 
+    /// The epochs that are followed, oldest first, each with its end of the first run without a gap.
+    pub(crate) fn watermarks(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.iter().map(|(epoch, received)| (*epoch, received.next))
+    }
+
     /// Every number of the epoch below this one is here.
     pub(crate) fn next_seq(&self, epoch: u64) -> u64 {
         self.0.get(&epoch).map_or(0, |epoch| epoch.next)
