@@ -1,21 +1,35 @@
 //! What the clock brings about in a running cell: ticks, and invoices that are due.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hourglass_ledger::cell::{CellError, CellHandle};
 use hourglass_ledger::core::{Command, Outcome, invoicing};
 
+/// What the clock brings about, and how often.
+#[derive(Debug, Clone, Copy)]
+pub struct Clockwork {
+    /// Time between two ticks.
+    pub every: Duration,
+    /// Whether a due invoice is finalised without being asked for.
+    pub finalise_invoices: bool,
+}
+
 /// Ticks until told to stop: accrual is never older than one tick, and a due invoice waits no longer
 /// than that. What fails is tried again at the next tick, for nothing here depends on when it is done.
-pub async fn run(cell: CellHandle, every: Duration, mut stop: tokio::sync::watch::Receiver<bool>) {
-    let mut ticks = tokio::time::interval(every);
+/// A process that stands by leaves it to the writer.
+pub async fn run(cell: CellHandle, clockwork: Clockwork, mut stop: tokio::sync::watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(clockwork.every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             _ = stop.changed() => return,
         }
-        match tick(&cell).await {
+        if cell.status().writable.load(Ordering::Acquire) == 0 {
+            continue;
+        }
+        match tick(&cell, clockwork.finalise_invoices).await {
             Ok(0) => {}
             Ok(invoices) => tracing::info!(invoices, "invoices were finalised"),
             Err(CellError::Closed) => return,
@@ -25,8 +39,15 @@ pub async fn run(cell: CellHandle, every: Duration, mut stop: tokio::sync::watch
 }
 
 /// One tick, and the invoices that are due at it.
-async fn tick(cell: &CellHandle) -> Result<u64, CellError> {
+async fn tick(cell: &CellHandle, finalise_invoices: bool) -> Result<u64, CellError> {
+    let opened = cell.read(|state| state.cell().is_some()).await?;
+    if !opened {
+        return Ok(0);
+    }
     let _ticked: Outcome = cell.submit(Command::Tick).await?;
+    if !finalise_invoices {
+        return Ok(0);
+    }
     let due = cell.read(|state| invoicing::due(state, state.now())).await?;
     let mut finalised = 0_u64;
     for (tenant, period) in due {

@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod failure;
 mod output;
+mod serving;
 mod simulate;
 mod wire;
 
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    balance, demo, doctor, export, invoice, ledger, metering, price, replay, up, usage, verify,
+    balance, demo, doctor, export, invoice, ledger, metering, price, replay, serve, up, usage, verify,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -50,6 +51,8 @@ enum Command {
     Demo(demo::Args),
     /// Run the embedded cell: no server but this one
     Up(up::Args),
+    /// Run a production cell: the ledger in PostgreSQL, usage by NATS
+    Serve(serve::Args),
     /// Play a real trace into an empty ledger
     Replay(replay::Args),
     /// GPU-hours and what they cost, by time and group
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
     let done = line.settings.resolve().and_then(|settings| match line.command {
         Command::Demo(args) => demo::run(args, &settings, format),
         Command::Up(args) => up::run(args, &settings),
+        Command::Serve(args) => serve::run(args, settings),
         Command::Replay(args) => replay::run(args, &settings, format),
         Command::Usage(args) => usage::run(args, &settings, format),
         Command::Metering(args) => metering::run(args, &settings, format),

@@ -7,9 +7,11 @@ use hourglass_ledger::cell::{Cell, CellOptions, Clock};
 use hourglass_ledger::core::Position;
 use hourglass_ledger::load::{self, Loaded, load};
 use hourglass_ledger::store::Reader;
+use hourglass_ledger::store::postgres::{PostgresOptions, PostgresReader, PostgresStore};
 use hourglass_ledger::store::sqlite::{SqliteOptions, SqliteReader, SqliteStore};
 use hourglass_units::{INSTANT_MIN, Instant};
 
+use crate::config::Resolved;
 use crate::failure::Failure;
 
 /// The wall clock.
@@ -33,12 +35,35 @@ pub fn start_cell(data: &Path, progress: impl FnMut(Position, Position)) -> Resu
     Ok(Cell::start(Box::new(store), Arc::new(WallClock), CellOptions::sole(&holder), progress)?)
 }
 
-/// Opens the data directory for reading and folds its log.
+/// Opens the ledger for reading, in PostgreSQL where the settings name one.
+pub fn open_reader(settings: &Resolved) -> Result<Arc<dyn Reader>, Failure> {
+    Ok(match &settings.postgres {
+        Some(postgres) => Arc::new(PostgresReader::open(postgres)?),
+        None => Arc::new(SqliteReader::open(&settings.data)?),
+    })
+}
+
+/// Opens the ledger for reading and folds its log.
 pub fn read_ledger(
-    data: &Path,
+    settings: &Resolved,
     progress: impl FnMut(Position, Position),
 ) -> Result<(Arc<dyn Reader>, Loaded), Failure> {
-    let reader = Arc::new(SqliteReader::open(data)?);
+    let reader = open_reader(settings)?;
     let loaded = load(reader.as_ref(), load::From::Snapshot, progress)?;
     Ok((reader, loaded))
+}
+
+/// Starts the cell of the data directory, for one command that writes.
+pub fn writing_cell(settings: &Resolved, progress: impl FnMut(Position, Position)) -> Result<Cell, Failure> {
+    if settings.postgres.is_some() {
+        let how = "a ledger in PostgreSQL is written by `hourglass serve`: give --server URL to ask it";
+        return Err(Failure::Usage(how.to_owned()));
+    }
+    start_cell(&settings.data, progress)
+}
+
+/// Opens the ledger in PostgreSQL and starts a cell that stands by until it is its turn.
+pub fn stand_by(postgres: &PostgresOptions, options: CellOptions) -> Result<Cell, Failure> {
+    let store = PostgresStore::open(postgres)?;
+    Ok(Cell::start(Box::new(store), Arc::new(WallClock), options, |_, _| {})?)
 }

@@ -18,7 +18,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failure> {
-    let (_reader, loaded) = wire::read_ledger(&settings.data, log_progress("reading the ledger"))?;
+    let (_reader, loaded) = wire::read_ledger(settings, log_progress("reading the ledger"))?;
     if let Some(tenant) = args.tenant.as_ref().filter(|tenant| loaded.state.tenant(tenant).is_none()) {
         return Err(Failure::Rejected(format!("tenant {tenant} is not known")));
     }

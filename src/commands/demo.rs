@@ -2,13 +2,15 @@
 
 use std::net::SocketAddr;
 
+use hourglass_consumers::api::ApiConfig;
+
 use super::replay::{Summary, play_into};
-use super::serve::{self, Serve};
 use crate::config::Resolved;
 use crate::failure::Failure;
 use crate::output::{Format, answer};
 use crate::simulate::demo;
 use crate::simulate::driver::Pace;
+use crate::serving::{self, Serve};
 use crate::wire;
 
 /// Show a simulated region: a month at speed, then an API to look around in.
@@ -34,9 +36,12 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
     let serve = Serve {
         http: args.http.unwrap_or(settings.http),
         grpc: None,
-        token: serve::operator_token(settings.operator_token_file.as_deref())?,
+        api: ApiConfig {
+            operator_token: serving::operator_token(settings.operator_token_file.as_deref())?,
+            ..ApiConfig::default()
+        },
         // The demonstration's month is over; its clock stands still.
-        tick: None,
+        clockwork: None,
     };
     let cell = wire::start_cell(data, |_, _| {})?;
     let pace = Pace { every_ms: 600_000, tick_ms: 3_600_000, chaos: Some(args.seed) };
@@ -46,7 +51,7 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
         cell.close();
         return Ok(());
     }
-    serve::serve(cell, &serve, |http, _| {
+    serving::serve(cell, serve, Vec::new(), |http, _| {
         eprintln!("\nThe month is over and its invoices are final. Look around:");
         eprintln!("  http://{http}/docs                                        every route, to try out");
         eprintln!("  http://{http}/v1/tenants/acme-robotics/invoices/1         an invoice");

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use hourglass_consumers::finance::journal::{self, JournalError};
 use hourglass_ledger::store::Reader;
-use hourglass_ledger::store::sqlite::SqliteReader;
 
 use crate::config::Resolved;
 use crate::failure::Failure;
@@ -59,13 +58,13 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
         By::Day => journal::Detail::Day,
         By::Transfer => journal::Detail::Transfer,
     };
-    let reader = SqliteReader::open(&settings.data)?;
+    let reader = wire::open_reader(settings)?;
     let end = reader.head()?.position;
     let bar = output::progress("writing the journal");
     bar.set_length(end.number());
     let write = |out: &mut dyn Write| {
         let mut out = BufWriter::new(out);
-        journal::write_hledger(&reader, end, detail, &mut out, |at| bar.set_position(at.number()))
+        journal::write_hledger(reader.as_ref(), end, detail, &mut out, |at| bar.set_position(at.number()))
     };
     let written = match &out {
         None => write(&mut std::io::stdout().lock()),

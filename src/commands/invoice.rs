@@ -66,14 +66,14 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
         Action::List { tenant } => list(settings, tenant.as_ref(), format),
         Action::Show { tenant, number } => show(settings, &tenant, number, format),
         Action::Draft { tenant, period } => {
-            let (_reader, loaded) = wire::read_ledger(&settings.data, log_progress("reading the ledger"))?;
+            let (_reader, loaded) = wire::read_ledger(settings, log_progress("reading the ledger"))?;
             let at = loaded.state.now();
             let draft = invoicing::draw(&loaded.state, &tenant, period, 0, at, &loaded.chain_hash)
                 .map_err(|rejection| Failure::Rejected(rejection.to_string()))?;
             answer(format, &draft, text)
         }
         Action::Finalise { tenant, period } => {
-            let cell = wire::start_cell(&settings.data, log_progress("recovering the ledger"))?;
+            let cell = wire::writing_cell(settings, log_progress("recovering the ledger"))?;
             let outcome =
                 cell.handle().submit_blocking(Command::FinaliseInvoice { tenant: tenant.clone(), period });
             cell.close();
@@ -108,7 +108,7 @@ fn read(invoice: &StoredInvoice) -> Result<Invoice, Failure> {
 }
 
 fn list(settings: &Resolved, tenant: Option<&TenantId>, format: Format) -> Result<(), Failure> {
-    let (reader, _loaded) = wire::read_ledger(&settings.data, log_progress("reading the ledger"))?;
+    let (reader, _loaded) = wire::read_ledger(settings, log_progress("reading the ledger"))?;
     let invoices = stored(&reader, tenant)?.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     answer(format, &invoices, |invoices| {
         let rows = invoices.iter().map(|it| {
@@ -121,7 +121,7 @@ fn list(settings: &Resolved, tenant: Option<&TenantId>, format: Format) -> Resul
 }
 
 fn show(settings: &Resolved, tenant: &TenantId, number: u64, format: Format) -> Result<(), Failure> {
-    let (reader, _loaded) = wire::read_ledger(&settings.data, log_progress("reading the ledger"))?;
+    let (reader, _loaded) = wire::read_ledger(settings, log_progress("reading the ledger"))?;
     let found = reader.invoice(tenant, number)?;
     let found = found.ok_or_else(|| Failure::Rejected(format!("{tenant} has no invoice {number}")))?;
     match format {
@@ -147,7 +147,7 @@ fn recompute(
     format: Format,
 ) -> Result<(), Failure> {
     let reader: Arc<dyn Reader> =
-        Arc::new(hourglass_ledger::store::sqlite::SqliteReader::open(&settings.data)?);
+        wire::open_reader(settings)?;
     let wanted: Vec<_> = stored(&reader, tenant)?.into_iter().filter(|it| it.number == number).collect();
     if wanted.is_empty() {
         let whose = tenant.map_or_else(|| "no tenant".to_owned(), |tenant| format!("{tenant} not"));

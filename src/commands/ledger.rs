@@ -70,11 +70,10 @@ impl Stretch {
 
 /// Runs the command.
 pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failure> {
-    let open = || hourglass_ledger::store::sqlite::SqliteReader::open(&settings.data);
-    use hourglass_ledger::store::Reader;
+    let open = || wire::open_reader(settings);
     match args.action {
         Action::Digest => {
-            let (_reader, loaded) = wire::read_ledger(&settings.data, log_progress("reading the ledger"))?;
+            let (_reader, loaded) = wire::read_ledger(settings, log_progress("reading the ledger"))?;
             let digest = core::digest(&loaded.state)?.to_hex().to_string();
             match format {
                 Format::People => output::line(&digest),

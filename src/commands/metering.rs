@@ -17,7 +17,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failure> {
-    let (_reader, loaded) = wire::read_ledger(&settings.data, log_progress("reading the ledger"))?;
+    let (_reader, loaded) = wire::read_ledger(settings, log_progress("reading the ledger"))?;
     let all = args.tenant.is_none();
     let wanted = |tenant: &TenantId| args.tenant.as_ref().is_none_or(|only| only == tenant);
     let accounting = loaded.state.accounting(|instance| wanted(instance.tenant()), all);

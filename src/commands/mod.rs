@@ -9,7 +9,7 @@ pub mod ledger;
 pub mod metering;
 pub mod price;
 pub mod replay;
-mod serve;
+pub mod serve;
 pub mod up;
 pub mod usage;
 pub mod verify;

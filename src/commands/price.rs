@@ -38,7 +38,7 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
 }
 
 fn list(settings: &Resolved, format: Format) -> Result<(), Failure> {
-    let (_reader, loaded) = wire::read_ledger(&settings.data, log_progress("reading the ledger"))?;
+    let (_reader, loaded) = wire::read_ledger(settings, log_progress("reading the ledger"))?;
     let mut prices = Vec::new();
     for card in loaded.state.prices().cards() {
         for (sku, timeline) in card.prices() {

@@ -1,137 +1,104 @@
-//! Serving a cell over HTTP and gRPC until the process is told to stop.
+//! `hourglass serve`: a production cell.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hourglass_consumers::api::{self, ApiConfig};
-use hourglass_consumers::usage::grpc;
-use hourglass_ledger::cell::Cell;
-use tokio::net::TcpListener;
+use hourglass_consumers::api::ApiConfig;
+use hourglass_ledger::cell::{CellError, CellHandle, CellOptions};
+use hourglass_ledger::core::{Command, Policy};
+use hourglass_units::Region;
 use tokio::sync::watch;
 
-use crate::clockwork;
+use crate::clockwork::Clockwork;
+use crate::config::Resolved;
+use crate::config::production::FinaliseInvoices;
 use crate::failure::Failure;
+use crate::serving::{self, Serve, Task};
+use crate::wire;
 
-/// The operator's token, when it is not in a file.
-const TOKEN_VARIABLE: &str = "HOURGLASS_OPERATOR_TOKEN";
-/// Shortest token that is taken for one.
-const TOKEN_LENGTH_MIN: usize = 16;
+/// How often a new ledger is looked for to be opened.
+const OPENING_EVERY: Duration = Duration::from_millis(100);
 
-/// What to serve, and where.
-pub struct Serve {
-    /// Where HTTP is served.
-    pub http: SocketAddr,
-    /// Where gRPC is served, if it is.
-    pub grpc: Option<SocketAddr>,
-    /// The operator's token, where there is one.
-    pub token: Option<String>,
-    /// Time between ticks; without one the clock stands still.
-    pub tick: Option<Duration>,
+/// Run a production cell, as the file named by --config says. Start it twice, on two machines: one
+/// writes, the other stands by.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where to serve HTTP [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", env = "HOURGLASS_HTTP")]
+    http: Option<SocketAddr>,
+    /// Where to serve gRPC [default: 127.0.0.1:8081]
+    #[arg(long, value_name = "ADDR", env = "HOURGLASS_GRPC")]
+    grpc: Option<SocketAddr>,
 }
 
-impl Serve {
-    /// Refuses to be reachable from other machines without a token.
-    pub fn check_exposure(&self) -> Result<(), Failure> {
-        let exposed =
-            [Some(self.http), self.grpc].into_iter().flatten().find(|address| !address.ip().is_loopback());
-        match exposed {
-            Some(address) if self.token.is_none() => Err(Failure::Usage(format!(
-                "{address} can be reached from other machines: set {TOKEN_VARIABLE} or --operator-token-file first, \
-                 or bind to 127.0.0.1"
-            ))),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Reads the operator's token from its file, else from the environment.
-pub fn operator_token(file: Option<&Path>) -> Result<Option<String>, Failure> {
-    let token = match file {
-        Some(path) => Some(super::read_file(path)?),
-        None => std::env::var(TOKEN_VARIABLE).ok(),
+/// Runs the command.
+pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
+    let missing = "`hourglass serve` needs a settings file with a [postgres] section: see docs/examples/hourglass.toml \
+                   (`hourglass up` needs neither)";
+    let postgres = settings.postgres.as_ref().ok_or_else(|| Failure::Usage(missing.to_owned()))?;
+    let region: Region =
+        settings.region.parse().map_err(|error| Failure::Usage(format!("region: {error}")))?;
+    let http = args.http.unwrap_or(settings.http);
+    let token = serving::operator_token(settings.operator_token_file.as_deref())?;
+    let serve = Serve {
+        http,
+        grpc: Some(args.grpc.unwrap_or(settings.grpc)),
+        api: ApiConfig { operator_token: token, ..ApiConfig::default() },
+        clockwork: Some(Clockwork {
+            every: settings.cell.tick,
+            finalise_invoices: settings.cell.finalise_invoices == FinaliseInvoices::WhenDue,
+        }),
     };
-    let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
-    match token {
-        Some(token) if token.len() < TOKEN_LENGTH_MIN => {
-            Err(Failure::Usage(format!("the operator token has fewer than {TOKEN_LENGTH_MIN} characters")))
-        }
-        token => Ok(token),
-    }
-}
-
-/// Serves until Ctrl-C or SIGTERM, then shuts the cell down. `ready` is told where HTTP listens.
-pub fn serve(
-    cell: Cell,
-    serve: &Serve,
-    ready: impl FnOnce(SocketAddr, Option<SocketAddr>),
-) -> Result<(), Failure> {
     serve.check_exposure()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let handle = cell.handle();
-    let served = runtime.block_on(async {
-        let http = bind(serve.http).await?;
-        let grpc_listener = match serve.grpc {
-            Some(address) => Some(bind(address).await?),
-            None => None,
-        };
-        let grpc_address = grpc_listener.as_ref().map(TcpListener::local_addr).transpose()?;
-        ready(http.local_addr()?, grpc_address);
 
-        let config = ApiConfig { operator_token: serve.token.clone(), ..ApiConfig::default() };
-        let (stop, stopped) = watch::channel(false);
-        let until = |mut stopped: watch::Receiver<bool>| async move {
-            let _told = stopped.changed().await;
-        };
-        let mut tasks = tokio::task::JoinSet::new();
-        let (cell, of_http) = (handle.clone(), config.clone());
-        let stop_http = until(stopped.clone());
-        tasks.spawn(async move { api::serve_http(http, cell, of_http, stop_http).await });
-        if let Some(listener) = grpc_listener {
-            let (cell, stop_grpc) = (handle.clone(), until(stopped.clone()));
-            tasks.spawn(async move { grpc::serve_grpc(listener, cell, config, stop_grpc).await });
+    let holder = settings.cell.holder(http);
+    let cell = wire::stand_by(postgres, CellOptions::candidate(&holder, settings.cell.lease))?;
+    let policy = settings.cell.policy();
+    let of_region = region.clone();
+    let tasks: Vec<Task> =
+        vec![Box::new(move |cell, stopped| Box::pin(open_when_new(cell, of_region, policy, stopped)))];
+    serving::serve(cell, serve, tasks, |http, grpc| {
+        eprintln!("hourglass serves region {region} as {holder}");
+        eprintln!("  HTTP     http://{http}   (/readyz tells who writes)");
+        if let Some(grpc) = grpc {
+            eprintln!("  gRPC     {grpc}   hourglass.v1.UsageService");
         }
-        if let Some(tick) = serve.tick {
-            let (cell, stopped) = (handle.clone(), stopped.clone());
-            tasks.spawn(async move {
-                clockwork::run(cell, tick, stopped).await;
-                Ok(())
-            });
-        }
-        tokio::select! {
-            () = told_to_stop() => {}
-            // A server that ends by itself has failed.
-            ended = tasks.join_next() => {
-                if let Some(Ok(Err(error))) = ended {
-                    return Err(Failure::Unavailable(format!("a server stopped: {error}")));
-                }
-            }
-        }
-        let _told = stop.send(true);
-        while tasks.join_next().await.is_some() {}
-        Ok(())
-    });
-    drop(handle);
-    cell.close();
-    served
-}
-
-async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
-        Failure::Unavailable(format!(
-            "cannot listen on {address}: {error}; name another address with --http or --grpc"
-        ))
     })
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-async fn told_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        },
-        Err(_) => drop(tokio::signal::ctrl_c().await),
+/// Opens the ledger with its region when this process first writes and nobody has done it; refuses to
+/// go on with the ledger of another region.
+async fn open_when_new(
+    cell: CellHandle,
+    region: Region,
+    policy: Policy,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<(), Failure> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(OPENING_EVERY) => {}
+            _ = stopped.changed() => return Ok(()),
+        }
+        if cell.status().writable.load(Ordering::Acquire) == 0 {
+            continue;
+        }
+        let opened = match cell.read(|state| state.cell().map(|cell| cell.region.clone())).await {
+            Ok(Some(opened)) => opened,
+            Ok(None) => {
+                let open = Command::OpenCell { region: region.clone(), policy };
+                match cell.submit(open).await {
+                    Err(CellError::Rejected(rejection)) => return Err(Failure::Rejected(rejection.to_string())),
+                    Ok(_) | Err(_) => continue,
+                }
+            }
+            Err(_) => continue,
+        };
+        if opened == region {
+            return Ok(());
+        }
+        return Err(Failure::Usage(format!(
+            "the ledger in this database is that of region {opened}, not {region}: give each region a database of its own"
+        )));
     }
 }

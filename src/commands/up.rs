@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hourglass_consumers::api::ApiConfig;
 use hourglass_ledger::core::{Command, Policy};
 use hourglass_units::Region;
 
-use super::serve::{self, Serve};
+use crate::clockwork::Clockwork;
 use crate::config::Resolved;
 use crate::failure::Failure;
 use crate::output::log_progress;
+use crate::serving::{self, Serve};
 use crate::wire;
 
 /// Run the embedded cell: a data directory and no server but this one.
@@ -42,8 +44,11 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
     let serve = Serve {
         http: args.http.unwrap_or(settings.http),
         grpc: Some(args.grpc.unwrap_or(settings.grpc)),
-        token: serve::operator_token(token_file.as_deref())?,
-        tick: Some(args.tick),
+        api: ApiConfig {
+            operator_token: serving::operator_token(token_file.as_deref())?,
+            ..ApiConfig::default()
+        },
+        clockwork: Some(Clockwork { every: args.tick, finalise_invoices: true }),
     };
     serve.check_exposure()?;
     let asked = args.region.as_deref().unwrap_or(&settings.region);
@@ -65,8 +70,8 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
         }
     }
     drop(handle);
-    let (data, guarded) = (settings.data.display().to_string(), serve.token.is_some());
-    serve::serve(cell, &serve, |http, grpc| {
+    let (data, guarded) = (settings.data.display().to_string(), serve.api.operator_token.is_some());
+    serving::serve(cell, serve, Vec::new(), |http, grpc| {
         eprintln!("hourglass is up; the ledger is in {data}");
         eprintln!("  HTTP     http://{http}   (browse http://{http}/docs)");
         if let Some(grpc) = grpc {

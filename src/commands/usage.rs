@@ -42,7 +42,7 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
         until: args.until.map(whole_hour).transpose()?,
     };
     let query = UsageQuery { filter, group_by: args.group_by };
-    let (reader, loaded) = wire::read_ledger(&settings.data, log_progress("reading the ledger"))?;
+    let (reader, loaded) = wire::read_ledger(settings, log_progress("reading the ledger"))?;
     let report = usage_report(reader.as_ref(), unwritten(&loaded.state, &query), &query)?;
     answer(format, &report, |report| text(report, &query.group_by))
 }

@@ -1,11 +1,11 @@
 //! `hourglass verify`: is everything as it must be?
 
-use hourglass_ledger::store::sqlite::SqliteReader;
 use hourglass_ledger::verify::{self, Report};
 
 use crate::config::Resolved;
 use crate::failure::Failure;
 use crate::output::{Format, answer, log_progress};
+use crate::wire;
 
 /// Fold the whole log, check every hash and invariant, rebuild the derived rows and compare them.
 #[derive(Debug, clap::Args)]
@@ -13,9 +13,9 @@ pub struct Args {}
 
 /// Runs the command.
 pub fn run(Args {}: Args, settings: &Resolved, format: Format) -> Result<(), Failure> {
-    let reader = SqliteReader::open(&settings.data)?;
+    let reader = wire::open_reader(settings)?;
     let scratch = tempfile::tempdir()?;
-    let report = verify::verify(&reader, scratch.path(), log_progress("verifying"))?;
+    let report = verify::verify(reader.as_ref(), scratch.path(), log_progress("verifying"))?;
     answer(format, &report, text)?;
     match report.findings.first() {
         None => Ok(()),

@@ -1,12 +1,17 @@
 //! Settings: flag, then environment, then file, then default.
 
+pub mod production;
+
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Deserialize;
 
 use crate::failure::Failure;
+use production::{CellSection, NatsSection, PostgresSection};
+
+use hourglass_ledger::store::postgres::PostgresOptions;
 
 /// Where HTTP is served unless told otherwise.
 const HTTP_DEFAULT: &str = "127.0.0.1:8080";
@@ -35,6 +40,10 @@ struct SettingsFile {
     grpc: Option<SocketAddr>,
     region: Option<String>,
     operator_token_file: Option<PathBuf>,
+    postgres: Option<PostgresSection>,
+    nats: Option<NatsSection>,
+    #[serde(default)]
+    cell: CellSection,
 }
 
 /// Settings that hold.
@@ -52,6 +61,17 @@ pub struct Resolved {
     pub region: String,
     /// The file that holds the operator's token.
     pub operator_token_file: Option<PathBuf>,
+    /// The ledger is in PostgreSQL, not in the data directory.
+    pub postgres: Option<PostgresOptions>,
+    /// Usage comes by NATS, too.
+    pub nats: Option<NatsSection>,
+    /// How a production cell is run.
+    pub cell: CellSection,
+}
+
+/// Reads a file that the settings name.
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 
 impl Settings {
@@ -60,10 +80,8 @@ impl Settings {
         let file = match &self.config {
             None => SettingsFile::default(),
             Some(path) => {
-                let usage =
-                    |error: &dyn std::fmt::Display| Failure::Usage(format!("{}: {error}", path.display()));
-                let text = std::fs::read_to_string(path).map_err(|error| usage(&error))?;
-                toml::from_str(&text).map_err(|error| usage(&error))?
+                let usage = |error| Failure::Usage(format!("{}: {error}", path.display()));
+                toml::from_str(&read(path)?).map_err(usage)?
             }
         };
         let default = |text: &str| text.parse().map_err(|error| Failure::Usage(format!("{text}: {error}")));
@@ -75,7 +93,11 @@ impl Settings {
                 .map(|dirs| dirs.data_dir().to_owned())
                 .ok_or_else(|| Failure::Usage("no home directory: name one with --data DIR".to_owned()))?,
         };
+        file.cell.check()?;
         Ok(Resolved {
+            postgres: file.postgres.map(PostgresSection::options).transpose()?,
+            nats: file.nats,
+            cell: file.cell,
             data,
             data_was_named,
             http: file.http.map_or_else(|| default(HTTP_DEFAULT), Ok)?,
