@@ -11,6 +11,7 @@ mod failure;
 mod output;
 mod serving;
 mod simulate;
+mod telemetry;
 mod wire;
 
 use std::process::ExitCode;
@@ -82,7 +83,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
-    start_logging();
+    let _telemetry = telemetry::start();
     let format = if line.json { Format::Json } else { Format::People };
     let done = line.settings.resolve().and_then(|settings| match line.command {
         Command::Demo(args) => demo::run(args, &settings, format),
@@ -111,13 +112,4 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
-}
-
-/// Logs to stderr, warnings and worse unless `HOURGLASS_LOG` says otherwise.
-fn start_logging() {
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(tracing_subscriber::filter::LevelFilter::WARN.into())
-        .with_env_var("HOURGLASS_LOG")
-        .from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }

@@ -107,3 +107,50 @@ impl Settings {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hourglass_ledger::core::Policy;
+
+    const EXAMPLE: &str = include_str!("../../docs/examples/hourglass.toml");
+
+    #[test]
+    fn the_example_is_understood_and_tells_the_defaults() {
+        let example: SettingsFile = toml::from_str(EXAMPLE).unwrap();
+        assert_eq!(example.region.as_deref(), Some("eu-north1"));
+        // What is commented out is understood too, and changes nothing where it is a default.
+        let setting = |line: &str| {
+            let (name, value) = line.strip_prefix("# ")?.split_once(" = ")?;
+            (name.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !value.is_empty())
+                .then(|| line.trim_start_matches("# ").to_owned())
+        };
+        let all: String = EXAMPLE
+            .lines()
+            .map(|line| setting(line).unwrap_or_else(|| line.to_owned()) + "\n")
+            .collect();
+        let all: SettingsFile = toml::from_str(&all).unwrap();
+        let (cell, default) = (all.cell, CellSection::default());
+        assert_eq!(cell.policy(), Policy::default());
+        assert_eq!((cell.lease, cell.tick), (default.lease, default.tick));
+        assert_eq!(cell.finalise_invoices, default.finalise_invoices);
+        cell.check().unwrap();
+        // All ways to come in at once are refused.
+        let refused = all.nats.unwrap().options("test").unwrap_err().to_string();
+        assert!(refused.contains("nkey_seed_file"), "{refused}");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        let check = |text: &str, says: &str| {
+            let read = toml::from_str::<SettingsFile>(text).map_err(|error| error.to_string());
+            let error = read.and_then(|file| file.cell.check().map_err(|error| error.to_string())).unwrap_err();
+            assert!(error.contains(says), "{text}: {error}");
+        };
+        check("[cell]\nlease = \"10ms\"", "between 1s and 10m");
+        check("[cell]\ntick = \"0s\"", "at least 1s");
+        check("[cell]\nlease = 10", "string");
+        check("[cell]\nleese = \"10s\"", "unknown field");
+        check("[postgres]\npassword = \"x\"", "unknown field");
+    }
+}

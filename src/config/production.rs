@@ -22,7 +22,7 @@ pub struct PostgresSection {
     /// PEM of the authority to trust. With it, TLS is a must and the host's name is checked.
     root_certificate: Option<PathBuf>,
     /// Connections for reading.
-    readers: Option<u32>,
+    readers_max: Option<usize>,
 }
 
 /// `[nats]`: usage comes from there, and feeds go out to it.
@@ -150,11 +150,11 @@ impl PostgresSection {
             )
         })?;
         let password = secret(self.password_file.as_deref(), "HOURGLASS_POSTGRES_PASSWORD")?;
-        let mut options = PostgresOptions::new(&url);
-        options.password = password.map(Into::into);
+        let mut options = PostgresOptions::new(url);
+        options.password = password;
         options.root_certificate = self.root_certificate;
-        if let Some(readers) = self.readers {
-            options.readers = readers;
+        if let Some(readers_max) = self.readers_max {
+            options.readers_max = readers_max;
         }
         Ok(options)
     }

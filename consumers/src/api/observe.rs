@@ -4,6 +4,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
+use tracing::Instrument;
 
 use super::app::App;
 use super::problem::written;
@@ -17,9 +18,20 @@ pub(super) async fn observe(State(app): State<App>, request: Request, next: Next
     let id = request_id(&app, &request);
     let method = method(request.method());
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
-    let response = next.run(request).await;
+    // Fields by the names of OpenTelemetry's conventions for HTTP.
+    let span = tracing::info_span!(
+        "http.request",
+        otel.kind = "server",
+        otel.name = format!("{method} {route}"),
+        http.request.method = method,
+        http.route = route,
+        http.response.status_code = tracing::field::Empty,
+        request_id = id,
+    );
+    let response = next.run(request).instrument(span.clone()).await;
     let mut response = written(response, &id);
     let status = response.status();
+    span.record("http.response.status_code", status.as_u16());
     if status.is_server_error() {
         tracing::warn!(request_id = %id, method, route, status = status.as_u16(), "a request failed");
     } else {

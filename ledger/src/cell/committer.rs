@@ -58,6 +58,13 @@ impl Committer<'_> {
         if nothing && !renew && self.clock.now() < self.lease_until {
             return Ok(());
         }
+        let _span = tracing::info_span!(
+            "ledger.commit",
+            events = commit.events.len(),
+            after = commit.after.number(),
+            epoch = commit.epoch
+        )
+        .entered();
         #[expect(clippy::disallowed_methods, reason = "measures the disk; no decision sees it")]
         let started = std::time::Instant::now();
         let stored = self.store.commit(commit);
