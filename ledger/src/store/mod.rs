@@ -18,10 +18,13 @@ use crate::core::rows::{ChargeRow, EventRows, TransferRow};
 use crate::log::StoredEvent;
 use crate::snapshot::Snapshot;
 
+mod blocking;
+mod columns;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 #[cfg(any(test, feature = "testing"))]
 pub mod faulty;
+pub mod postgres;
 pub mod sqlite;
 
 /// Most rows that one page can hold.

@@ -14,21 +14,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hourglass_units::{Hour, Instant, Price, Quantity, TenantId};
-use prost::bytes::Bytes;
+use hourglass_units::{Instant, TenantId};
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool,
     SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Connection, Executor, QueryBuilder, Row, Sqlite};
+use sqlx::{Connection, Executor, QueryBuilder, Sqlite};
 
+use super::blocking::Blocking;
+use super::columns::{self, keyed, limited, number};
 use super::{
     Acquire, AcquireError, ChargeFilter, Commit, CommitError, Head, Keyed, PAGE_ROWS_MAX, Page, Quarantined,
-    Reader, RowKey, Store, StoreError, StoredInvoice, Table, TransferFilter, UsageQuery, UsageSum,
-    exact_amount,
+    Reader, Store, StoreError, StoredInvoice, Table, TransferFilter, UsageQuery, UsageSum,
 };
+use crate::core::Position;
 use crate::core::rows::{ChargeRow, TransferRow};
-use crate::core::{Account, Position, TransferCode};
 use crate::log::{self, StoredEvent};
 use crate::snapshot::Snapshot;
 
@@ -126,32 +126,6 @@ pub struct SqliteReader {
     blocking: Arc<Blocking>,
 }
 
-/// Runs sqlx, which is async, for callers that block.
-struct Blocking(Option<tokio::runtime::Runtime>);
-
-impl Blocking {
-    fn new() -> std::io::Result<Arc<Self>> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        Ok(Arc::new(Self(Some(runtime))))
-    }
-
-    fn wait<T>(&self, future: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-        match &self.0 {
-            Some(runtime) => runtime.block_on(future),
-            None => Err(sqlx::Error::WorkerCrashed),
-        }
-    }
-}
-
-impl Drop for Blocking {
-    /// A runtime may not be dropped where another one runs; shutting it down in the background may.
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
 impl SqliteStore {
     /// Opens the store of a directory for writing; makes both where they do not exist.
     pub fn open(directory: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
@@ -211,9 +185,15 @@ impl SqliteReader {
         bind: impl FnOnce(Binding) -> Binding,
         read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
-        let query = bind(sqlx::query(sql));
-        let rows = self.blocking.wait(query.fetch_all(&self.pool)).map_err(store_error)?;
-        rows.iter().map(read).collect()
+        self.rows(sql, bind)?.iter().map(read).collect()
+    }
+
+    fn rows(
+        &self,
+        sql: &'static str,
+        bind: impl FnOnce(Binding) -> Binding,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        self.blocking.wait(bind(sqlx::query(sql)).fetch_all(&self.pool)).map_err(store_error)
     }
 }
 
@@ -487,11 +467,6 @@ async fn append(
     Ok(true)
 }
 
-/// Numbers the rows of one event.
-fn keyed<T>(position: i64, rows: &[T]) -> impl Iterator<Item = (i64, i64, &T)> {
-    (0_i64..).zip(rows).map(move |(line, row)| (position, line, row))
-}
-
 /// Inserts rows, as many a statement as bind within [`BINDS_MAX`].
 async fn insert<T>(
     connection: &mut SqliteConnection,
@@ -512,79 +487,28 @@ async fn insert<T>(
 
 impl Reader for SqliteReader {
     fn head(&self) -> Result<Head, StoreError> {
-        let rows = self.all(
-            sql::HEAD,
-            |query| query,
-            |row| {
-                Ok(Head {
-                    position: position(row, "position")?,
-                    hash: hash(row, "hash")?,
-                    epoch: unsigned(row, "epoch")?,
-                    holder: get(row, "holder")?,
-                    lease_until: instant(row, "lease_until")?,
-                })
-            },
-        )?;
+        let rows = self.all(sql::HEAD, |query| query, columns::head)?;
         rows.into_iter().next().ok_or_else(|| StoreError("the head is missing".to_owned()))
     }
 
     fn events(&self, after: Position, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
         let bind = |query: Binding| query.bind(number(after)).bind(limited(limit));
-        self.all(sql::EVENTS, bind, |row| {
-            Ok(StoredEvent {
-                position: position(row, "position")?,
-                epoch: unsigned(row, "epoch")?,
-                kind: u8::try_from(get::<i64>(row, "kind")?).unwrap_or(u8::MAX),
-                at: instant(row, "at")?,
-                payload: Bytes::from(get::<Vec<u8>>(row, "payload")?),
-                hash: hash(row, "hash")?,
-            })
-        })
+        self.all(sql::EVENTS, bind, columns::event)
     }
 
     fn newest_snapshot(&self) -> Result<Option<Snapshot>, StoreError> {
-        let parts = self.all(
-            sql::SNAPSHOT_NEWEST,
-            |query| query,
-            |row| {
-                let place =
-                    (position(row, "position")?, get::<i64>(row, "parts")?, get::<String>(row, "format")?);
-                Ok((place, Bytes::from(get::<Vec<u8>>(row, "payload")?)))
-            },
-        )?;
-        let Some(((position, expected, format), _)) = parts.first().cloned() else { return Ok(None) };
-        let parts: Vec<Bytes> = parts.into_iter().map(|(_, payload)| payload).collect();
-        let whole = i64::try_from(parts.len()).is_ok_and(|parts| parts == expected);
-        Ok(whole.then_some(Snapshot { position, format, parts }))
+        columns::snapshot(&self.rows(sql::SNAPSHOT_NEWEST, |query| query)?)
     }
 
     fn cursor(&self, name: &str) -> Result<Option<Position>, StoreError> {
-        let found =
-            self.all(sql::CURSOR, |query| query.bind(name.to_owned()), |row| position(row, "position"));
+        let bind = |query: Binding| query.bind(name.to_owned());
+        let found = self.all(sql::CURSOR, bind, |row| columns::position(row, "position"));
         Ok(found?.into_iter().next())
     }
 
     fn charges(&self, filter: &ChargeFilter, page: Page) -> Result<Vec<Keyed<ChargeRow>>, StoreError> {
         let bind = |query: Binding| bind_page(bind_charges(query, filter), page);
-        self.all(sql::CHARGES, bind, |row| {
-            let charge = ChargeRow {
-                tenant: parsed(row, "tenant")?,
-                project: parsed(row, "project")?,
-                instance: parsed(row, "instance")?,
-                platform: parsed(row, "platform")?,
-                region: parsed(row, "region")?,
-                model: parsed(row, "model")?,
-                price: price(row, "price_nanos")?,
-                hour: Hour::containing(instant(row, "hour")?),
-                gpus: u32::try_from(get::<i64>(row, "gpus")?)
-                    .map_err(|error| StoreError(error.to_string()))?,
-                milliseconds: get(row, "milliseconds")?,
-                quantity: Quantity::from_nanos(get(row, "quantity_nanos")?),
-                amount: exact_amount(&get::<String>(row, "amount")?)?,
-                currency: parsed(row, "currency")?,
-            };
-            Ok(Keyed { key: row_key(row)?, row: charge })
-        })
+        self.all(sql::CHARGES, bind, columns::charge)
     }
 
     fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageSum>, StoreError> {
@@ -594,23 +518,7 @@ impl Reader for SqliteReader {
                 .bind(query.by_instance)
                 .bind(query.span_ms)
         };
-        self.all(sql::USAGE, bind, |row| {
-            Ok(UsageSum {
-                tenant: parsed(row, "tenant")?,
-                project: parsed(row, "project")?,
-                instance: maybe_parsed(row, "instance_kept")?,
-                platform: parsed(row, "platform")?,
-                region: parsed(row, "region")?,
-                model: parsed(row, "model")?,
-                price: price(row, "price_nanos")?,
-                currency: parsed(row, "currency")?,
-                span: get::<Option<i64>>(row, "span")?
-                    .map(|ms| Instant::from_unix_ms(ms).map_err(|error| StoreError(error.to_string())))
-                    .transpose()?,
-                gpu_ms: get(row, "gpu_ms")?,
-                quantity_nanos: get(row, "quantity_nanos")?,
-            })
-        })
+        self.all(sql::USAGE, bind, columns::usage_sum)
     }
 
     fn transfers(&self, filter: &TransferFilter, page: Page) -> Result<Vec<Keyed<TransferRow>>, StoreError> {
@@ -619,21 +527,7 @@ impl Reader for SqliteReader {
                 query.bind(filter.tenant.as_ref().map(ToString::to_string)).bind(filter.account.clone());
             bind_page(query, page)
         };
-        self.all(sql::TRANSFERS, bind, |row| {
-            let code: String = get(row, "code")?;
-            let known = TransferCode::ALL.into_iter().find(|known| known.as_str() == code);
-            let transfer = TransferRow {
-                tenant: parsed(row, "tenant")?,
-                debit: parsed::<Account>(row, "debit")?,
-                credit: parsed::<Account>(row, "credit")?,
-                amount: exact_amount(&get::<String>(row, "amount")?)?,
-                currency: parsed(row, "currency")?,
-                code: known.ok_or_else(|| StoreError(format!("unknown transfer code {code:?}")))?,
-                at: instant(row, "at")?,
-                reverses: get::<Option<i64>>(row, "reverses")?.map(|at| Position::new(at.cast_unsigned())),
-            };
-            Ok(Keyed { key: row_key(row)?, row: transfer })
-        })
+        self.all(sql::TRANSFERS, bind, columns::transfer)
     }
 
     fn invoices(
@@ -642,42 +536,21 @@ impl Reader for SqliteReader {
         page: Page,
     ) -> Result<Vec<Keyed<StoredInvoice>>, StoreError> {
         let bind = |query: Binding| bind_page(query.bind(tenant.map(ToString::to_string)), page);
-        self.all(sql::INVOICES, bind, |row| Ok(Keyed { key: row_key(row)?, row: stored_invoice(row)? }))
+        self.all(sql::INVOICES, bind, columns::invoice)
     }
 
     fn invoice(&self, tenant: &TenantId, number: u64) -> Result<Option<StoredInvoice>, StoreError> {
         let bind = |query: Binding| query.bind(tenant.to_string()).bind(number.cast_signed());
-        Ok(self.all(sql::INVOICE, bind, stored_invoice)?.into_iter().next())
+        Ok(self.all(sql::INVOICE, bind, columns::invoice)?.into_iter().next().map(|found| found.row))
     }
 
     fn quarantine(&self, page: Page) -> Result<Vec<Keyed<Quarantined>>, StoreError> {
-        self.all(
-            sql::QUARANTINE,
-            |query| bind_page(query, page),
-            |row| {
-                let record = get::<Option<i64>>(row, "record")?.and_then(|record| u32::try_from(record).ok());
-                Ok(Keyed { key: row_key(row)?, row: Quarantined { record, reason: get(row, "reason")? } })
-            },
-        )
+        self.all(sql::QUARANTINE, |query| bind_page(query, page), columns::quarantined)
     }
 
     fn raw_rows(&self, table: Table, page: Page) -> Result<Vec<Keyed<String>>, StoreError> {
-        self.all(
-            sql::raw_rows(table),
-            |query| bind_page(query, page),
-            |row| Ok(Keyed { key: row_key(row)?, row: get(row, "row")? }),
-        )
+        self.all(sql::raw_rows(table), |query| bind_page(query, page), columns::raw)
     }
-}
-
-fn stored_invoice(row: &SqliteRow) -> Result<StoredInvoice, StoreError> {
-    Ok(StoredInvoice {
-        position: position(row, "position")?,
-        tenant: parsed(row, "tenant")?,
-        number: unsigned(row, "number")?,
-        period: parsed(row, "period")?,
-        document: Bytes::from(get::<Vec<u8>>(row, "document")?),
-    })
 }
 
 fn bind_charges(query: Binding, filter: &ChargeFilter) -> Binding {
@@ -697,62 +570,6 @@ fn bind_page(query: Binding, page: Page) -> Binding {
         .bind(limited(page.limit.min(PAGE_ROWS_MAX)))
 }
 
-fn number(position: Position) -> i64 {
-    i64::try_from(position.number()).unwrap_or(i64::MAX)
-}
-
-fn limited(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
-}
-
 fn to_i64(number: u64) -> Result<i64, StoreError> {
     i64::try_from(number).map_err(|error| StoreError(error.to_string()))
-}
-
-fn get<'r, T>(row: &'r SqliteRow, column: &str) -> Result<T, StoreError>
-where
-    T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>,
-{
-    row.try_get(column).map_err(store_error)
-}
-
-fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
-    row: &SqliteRow,
-    column: &str,
-) -> Result<T, StoreError> {
-    get::<String>(row, column)?.parse().map_err(|error| StoreError(format!("column {column}: {error}")))
-}
-
-fn maybe_parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
-    row: &SqliteRow,
-    column: &str,
-) -> Result<Option<T>, StoreError> {
-    let text = get::<Option<String>>(row, column)?;
-    text.map(|text| text.parse().map_err(|error| StoreError(format!("column {column}: {error}")))).transpose()
-}
-
-fn unsigned(row: &SqliteRow, column: &str) -> Result<u64, StoreError> {
-    u64::try_from(get::<i64>(row, column)?).map_err(|error| StoreError(format!("column {column}: {error}")))
-}
-
-fn position(row: &SqliteRow, column: &str) -> Result<Position, StoreError> {
-    unsigned(row, column).map(Position::new)
-}
-
-fn instant(row: &SqliteRow, column: &str) -> Result<Instant, StoreError> {
-    Instant::from_unix_ms(get(row, column)?).map_err(|error| StoreError(format!("column {column}: {error}")))
-}
-
-fn price(row: &SqliteRow, column: &str) -> Result<Price, StoreError> {
-    Price::from_nanos(get(row, column)?).map_err(|error| StoreError(format!("column {column}: {error}")))
-}
-
-fn hash(row: &SqliteRow, column: &str) -> Result<blake3::Hash, StoreError> {
-    blake3::Hash::from_slice(&get::<Vec<u8>>(row, column)?)
-        .map_err(|error| StoreError(format!("column {column}: {error}")))
-}
-
-fn row_key(row: &SqliteRow) -> Result<RowKey, StoreError> {
-    let line = u32::try_from(get::<i64>(row, "line")?).map_err(|error| StoreError(error.to_string()))?;
-    Ok(RowKey { position: position(row, "position")?, line })
 }
