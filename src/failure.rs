@@ -59,6 +59,7 @@ macro_rules! unavailable {
 
 unavailable!(
     OpenError,
+    hourglass_ledger::store::postgres::OpenError,
     StartError,
     LoadError,
     StoreError,

@@ -72,9 +72,7 @@ struct Collector(ureq::Agent);
 impl Collector {
     fn new() -> Self {
         let config = ureq::Agent::config_builder();
-        Self(
-            config.timeout_global(Some(COLLECTOR_TIMEOUT)).http_status_as_error(false).build().new_agent(),
-        )
+        Self(config.timeout_global(Some(COLLECTOR_TIMEOUT)).http_status_as_error(false).build().new_agent())
     }
 }
 

@@ -65,12 +65,17 @@ impl Server {
     pub(crate) fn up(data: &Path, env: &[(&str, &str)]) -> Self {
         let args =
             ["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--region", "test", "--tick", "1s"];
-        let mut child = command(data, &args)
-            .envs(env.iter().copied())
-            .stderr(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        Self::start(command(data, &args).envs(env.iter().copied()))
+    }
+
+    /// Starts `hourglass serve` with a settings file and waits until it listens.
+    pub(crate) fn serve(settings: &Path) -> Self {
+        let args = ["serve", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--config"];
+        Self::start(command(Path::new("/nonexistent"), &args).arg(settings))
+    }
+
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
         let url = loop {
@@ -83,6 +88,11 @@ impl Server {
         // Whoever writes to a pipe that nobody reads waits for ever.
         let rest = std::thread::spawn(move || lines.for_each(drop));
         Self { child, url, _stderr: rest }
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
     }
 
     /// As `kill -9`.

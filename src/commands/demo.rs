@@ -8,9 +8,9 @@ use super::replay::{Summary, play_into};
 use crate::config::Resolved;
 use crate::failure::Failure;
 use crate::output::{Format, answer};
+use crate::serving::{self, Serve};
 use crate::simulate::demo;
 use crate::simulate::driver::Pace;
-use crate::serving::{self, Serve};
 use crate::wire;
 
 /// Show a simulated region: a month at speed, then an API to look around in.

@@ -5,11 +5,11 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use hourglass_consumers::finance::journal::{self, JournalError};
-use hourglass_ledger::store::Reader;
 
 use crate::config::Resolved;
 use crate::failure::Failure;
 use crate::output;
+use crate::wire;
 
 /// Write the books for other systems.
 #[derive(Debug, clap::Args)]

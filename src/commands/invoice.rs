@@ -146,8 +146,7 @@ fn recompute(
     tenant: Option<&TenantId>,
     format: Format,
 ) -> Result<(), Failure> {
-    let reader: Arc<dyn Reader> =
-        wire::open_reader(settings)?;
+    let reader: Arc<dyn Reader> = wire::open_reader(settings)?;
     let wanted: Vec<_> = stored(&reader, tenant)?.into_iter().filter(|it| it.number == number).collect();
     if wanted.is_empty() {
         let whose = tenant.map_or_else(|| "no tenant".to_owned(), |tenant| format!("{tenant} not"));

@@ -16,8 +16,6 @@ pub mod verify;
 
 use hourglass_units::Instant;
 
-use crate::failure::Failure;
-
 /// Reads a time of the command line: RFC 3339, or a date that means its midnight in UTC.
 fn instant(text: &str) -> Result<Instant, String> {
     let midnight = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
@@ -31,9 +29,4 @@ fn milliseconds(text: &str) -> Result<i64, String> {
         Ok(milliseconds) if milliseconds > 0 => Ok(milliseconds),
         _ => Err("it must be between a millisecond and 292 million years".to_owned()),
     }
-}
-
-/// Reads a file that the command line names.
-fn read_file(path: &std::path::Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }

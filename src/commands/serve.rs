@@ -88,7 +88,9 @@ async fn open_when_new(
             Ok(None) => {
                 let open = Command::OpenCell { region: region.clone(), policy };
                 match cell.submit(open).await {
-                    Err(CellError::Rejected(rejection)) => return Err(Failure::Rejected(rejection.to_string())),
+                    Err(CellError::Rejected(rejection)) => {
+                        return Err(Failure::Rejected(rejection.to_string()));
+                    }
                     Ok(_) | Err(_) => continue,
                 }
             }

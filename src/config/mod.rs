@@ -125,10 +125,8 @@ mod tests {
             (name.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !value.is_empty())
                 .then(|| line.trim_start_matches("# ").to_owned())
         };
-        let all: String = EXAMPLE
-            .lines()
-            .map(|line| setting(line).unwrap_or_else(|| line.to_owned()) + "\n")
-            .collect();
+        let all: String =
+            EXAMPLE.lines().map(|line| setting(line).unwrap_or_else(|| line.to_owned()) + "\n").collect();
         let all: SettingsFile = toml::from_str(&all).unwrap();
         let (cell, default) = (all.cell, CellSection::default());
         assert_eq!(cell.policy(), Policy::default());
@@ -144,7 +142,8 @@ mod tests {
     fn what_cannot_be_meant_is_refused() {
         let check = |text: &str, says: &str| {
             let read = toml::from_str::<SettingsFile>(text).map_err(|error| error.to_string());
-            let error = read.and_then(|file| file.cell.check().map_err(|error| error.to_string())).unwrap_err();
+            let error =
+                read.and_then(|file| file.cell.check().map_err(|error| error.to_string())).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");
         };
         check("[cell]\nlease = \"10ms\"", "between 1s and 10m");
