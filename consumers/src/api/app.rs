@@ -10,7 +10,7 @@ use hourglass_units::TenantId;
 use tokio::sync::Semaphore;
 
 use super::guard::REQUESTS_MAX;
-use super::metrics::Metrics;
+use super::metrics::{Exposer, Metrics};
 use super::problem::Problem;
 use crate::auth::OperatorToken;
 use crate::usage::Name;
@@ -23,16 +23,18 @@ struct Shared {
     cell: CellHandle,
     token: OperatorToken,
     metrics: Metrics,
+    exposer: Option<Arc<Exposer>>,
     permits: Semaphore,
     requests: AtomicU64,
 }
 
 impl App {
-    pub(super) fn new(cell: CellHandle, token: OperatorToken) -> Self {
+    pub(super) fn new(cell: CellHandle, token: OperatorToken, exposer: Option<Arc<Exposer>>) -> Self {
         Self(Arc::new(Shared {
             cell,
             token,
             metrics: Metrics::new(),
+            exposer,
             permits: Semaphore::new(REQUESTS_MAX),
             requests: AtomicU64::new(0),
         }))
@@ -52,6 +54,11 @@ impl App {
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    /// All that Prometheus scrapes.
+    pub(super) fn exposition(&self) -> String {
+        self.0.metrics.render(self.status(), self.0.exposer.as_deref())
     }
 
     pub(super) fn permits(&self) -> &Semaphore {

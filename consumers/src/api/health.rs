@@ -28,7 +28,7 @@ pub(super) async fn healthz() -> axum::Json<Health> {
     axum::Json(Health { status: "ok" })
 }
 
-/// The cell can write.
+/// This process writes.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Readiness {
     writable: bool,
@@ -38,10 +38,11 @@ pub(super) struct Readiness {
     position: u64,
 }
 
-/// Whether the cell can write, and as which epoch.
+/// Whether this process writes, and as which epoch. One that stands by answers 503 and names the
+/// writer, so that a load balancer sends requests there.
 #[utoipa::path(
     get, path = "/readyz", tag = "operation",
-    responses((status = 200, description = "It can.", body = Readiness))
+    responses((status = 200, description = "It does.", body = Readiness))
 )]
 pub(super) async fn readyz(State(app): State<App>) -> Result<axum::Json<Readiness>, Problem> {
     let status = app.status();
@@ -51,8 +52,19 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<axum::Json<Readines
     if writable {
         return Ok(axum::Json(Readiness { writable, epoch, position }));
     }
-    let detail = "this process cannot write: another one took over, or it is shutting down";
-    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_writable", detail);
+    let problem = match app.store(|reader| reader.head()).await {
+        Ok(head) => {
+            let detail = "this process does not write: it stands by, or it is shutting down";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_writable", detail)
+                .with("writer", head.holder)
+                .with("writer_epoch", head.epoch)
+                .with("lease_until", head.lease_until.to_string())
+        }
+        Err(_) => {
+            let detail = "this process does not write, and the store does not answer";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_writable", detail)
+        }
+    };
     Err(problem.with("writable", false).with("epoch", epoch).with("position", position))
 }
 
@@ -62,5 +74,5 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<axum::Json<Readines
     responses((status = 200, description = "Exposition text.", body = String, content_type = "text/plain"))
 )]
 pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, METRICS_MEDIA_TYPE)], app.metrics().render(app.status()))
+    ([(CONTENT_TYPE, METRICS_MEDIA_TYPE)], app.exposition())
 }

@@ -1,18 +1,22 @@
 //! What Prometheus scrapes.
 //!
 //! Each router has a recorder of its own and installs none: two cells in one process, or two tests,
-//! do not meet.
+//! do not meet. The cell and the consumers count in atomics of their own, which [`Exposition`] writes
+//! out when somebody asks.
 
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::http::StatusCode;
-use hourglass_ledger::cell::CellStatus;
-use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use hourglass_ledger::cell::{COMMIT_EVENTS, COMMIT_MICROSECONDS, CellStatus};
+use metrics::{Unit, counter, describe_counter};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// The media type of the answer.
 pub(super) const METRICS_MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Writes metrics of its own when Prometheus asks.
+pub type Exposer = dyn Fn(&mut Exposition) + Send + Sync;
 
 pub(super) struct Metrics {
     recorder: PrometheusRecorder,
@@ -29,13 +33,6 @@ impl Metrics {
                 Unit::Count,
                 "HTTP requests, by method, route and status."
             );
-            describe_counter!("hourglass_commits_total", Unit::Count, "Commits done.");
-            describe_counter!("hourglass_commit_failures_total", Unit::Count, "Commits that failed.");
-            describe_counter!("hourglass_events_total", Unit::Count, "Events committed.");
-            describe_counter!("hourglass_event_bytes_total", Unit::Bytes, "Bytes of events committed.");
-            describe_gauge!("hourglass_log_position", "Last committed log position.");
-            describe_gauge!("hourglass_writer_epoch", "Epoch of this writer.");
-            describe_gauge!("hourglass_writable", "1 while the cell can write.");
         });
         Self { recorder, handle }
     }
@@ -52,38 +49,106 @@ impl Metrics {
     }
 
     /// The exposition text.
-    pub(super) fn render(&self, status: &CellStatus) -> String {
-        let commits = status.commits.load(Ordering::Relaxed);
-        metrics::with_local_recorder(&self.recorder, || {
-            counter!("hourglass_commits_total").absolute(commits);
-            counter!("hourglass_commit_failures_total")
-                .absolute(status.commit_failures.load(Ordering::Relaxed));
-            counter!("hourglass_events_total").absolute(status.events.load(Ordering::Relaxed));
-            counter!("hourglass_event_bytes_total").absolute(status.event_bytes.load(Ordering::Relaxed));
-            gauge!("hourglass_log_position").set(shown(status.position.load(Ordering::Relaxed)));
-            gauge!("hourglass_writer_epoch").set(shown(status.epoch.load(Ordering::Relaxed)));
-            gauge!("hourglass_writable").set(shown(status.writable.load(Ordering::Relaxed)));
-        });
-        // A sum of seconds without its buckets: the recorder has no such kind, so it is written here.
-        let micros = status.commit_micros.load(Ordering::Relaxed);
-        let seconds = Duration::from_micros(micros);
-        format!(
-            "{}# HELP hourglass_commit_duration_seconds Time spent committing.\n\
-             # TYPE hourglass_commit_duration_seconds summary\n\
-             hourglass_commit_duration_seconds_sum {}.{:06}\n\
-             hourglass_commit_duration_seconds_count {commits}\n",
-            self.handle.render(),
-            seconds.as_secs(),
-            seconds.subsec_micros(),
-        )
+    pub(super) fn render(&self, status: &CellStatus, more: Option<&Exposer>) -> String {
+        let mut text = Exposition(self.handle.render());
+        expose_cell(status, &mut text);
+        if let Some(more) = more {
+            more(&mut text);
+        }
+        text.0
     }
 }
 
-/// Gauges are floats in Prometheus: exact up to 2^53.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a gauge is read by people and alerts, never added to an amount"
-)]
-fn shown(number: u64) -> f64 {
-    number as f64
+/// The text format of Prometheus, one family after the other.
+pub struct Exposition(String);
+
+impl Exposition {
+    /// A number that only grows. The name ends in `_total`.
+    pub fn counter(&mut self, name: &str, help: &str, value: &AtomicU64) {
+        self.family(name, "counter", help);
+        self.line(format_args!("{name} {}", value.load(Ordering::Relaxed)));
+    }
+
+    /// A number that goes up and down.
+    pub fn gauge(&mut self, name: &str, help: &str, value: &AtomicU64) {
+        self.family(name, "gauge", help);
+        self.line(format_args!("{name} {}", value.load(Ordering::Relaxed)));
+    }
+
+    /// How often a number fell below each bound. Bounds and sum are given as they are to be shown.
+    fn histogram(&mut self, name: &str, help: &str, bounds: &[String], counts: &[u64], sum: &str) {
+        self.family(name, "histogram", help);
+        let mut below = 0_u64;
+        let bounds = bounds.iter().map(String::as_str).chain(["+Inf"]);
+        for (bound, count) in bounds.zip(counts) {
+            below = below.saturating_add(*count);
+            self.line(format_args!("{name}_bucket{{le=\"{bound}\"}} {below}"));
+        }
+        self.line(format_args!("{name}_sum {sum}"));
+        self.line(format_args!("{name}_count {below}"));
+    }
+
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# HELP {name} {help}"));
+        self.line(format_args!("# TYPE {name} {kind}"));
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a string does not fail.
+        let _written = writeln!(self.0, "{line}");
+    }
+}
+
+fn expose_cell(status: &CellStatus, text: &mut Exposition) {
+    text.counter("hourglass_commits_total", "Commits of events.", &status.commits);
+    text.counter("hourglass_commit_failures_total", "Commits that failed.", &status.commit_failures);
+    text.counter("hourglass_events_total", "Events committed.", &status.events);
+    text.counter("hourglass_event_bytes_total", "Bytes of events committed.", &status.event_bytes);
+    text.histogram(
+        "hourglass_commit_duration_seconds",
+        "How long commits of events took.",
+        &COMMIT_MICROSECONDS.map(seconds),
+        &status.commit_micros.counts(),
+        &seconds(status.commit_micros.sum()),
+    );
+    text.histogram(
+        "hourglass_commit_events",
+        "Events that a commit held.",
+        &COMMIT_EVENTS.map(|events| events.to_string()),
+        &status.commit_events.counts(),
+        &status.commit_events.sum().to_string(),
+    );
+    text.gauge(
+        "hourglass_log_position",
+        "Last log position that is committed, or followed.",
+        &status.position,
+    );
+    text.gauge("hourglass_writer_epoch", "Epoch of this writer, 0 before its first.", &status.epoch);
+    text.gauge("hourglass_writable", "1 while this process writes.", &status.writable);
+    text.gauge("hourglass_instances", "Instances that are registered.", &status.instances);
+    text.gauge(
+        "hourglass_suspense_instances",
+        "Instances that nobody registered, whose usage waits.",
+        &status.suspense_instances,
+    );
+    text.counter(
+        "hourglass_usage_records_total",
+        "Usage records in the log, repeats included.",
+        &status.usage_records,
+    );
+    text.counter(
+        "hourglass_quarantined_records_total",
+        "Records of accepted batches that broke the contract.",
+        &status.quarantined_records,
+    );
+    text.counter(
+        "hourglass_quarantined_messages_total",
+        "Messages that could not be read at all.",
+        &status.quarantined_messages,
+    );
+}
+
+/// Microseconds as seconds, exactly.
+fn seconds(micros: u64) -> String {
+    format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)
 }

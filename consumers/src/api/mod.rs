@@ -34,6 +34,8 @@ mod tenants;
 mod tests;
 mod usage;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::DefaultBodyLimit;
@@ -58,6 +60,7 @@ use crate::auth::OperatorToken;
 pub use done::IDEMPOTENT_REPLAYED;
 pub use extract::IDEMPOTENCY_KEY;
 pub use guard::{REQUEST_TIMEOUT, REQUESTS_MAX};
+pub use metrics::{Exposer, Exposition};
 pub use observe::REQUEST_ID;
 pub use problem::PROBLEM_MEDIA_TYPE;
 pub use usage::USAGE_ROWS_MAX;
@@ -70,6 +73,8 @@ pub const BODY_BYTES_MAX: usize = BATCH_BYTES_MAX + (64 << 10);
 pub struct ApiConfig {
     /// Who knows it is the operator. Without one, only loopback is served.
     pub operator_token: Option<String>,
+    /// Writes the metrics of what runs beside the cell.
+    pub exposer: Option<Arc<Exposer>>,
 }
 
 impl std::fmt::Debug for ApiConfig {
@@ -83,7 +88,7 @@ impl std::fmt::Debug for ApiConfig {
 
 /// Every route of a cell.
 pub fn router(cell: CellHandle, config: ApiConfig) -> Router {
-    let app = App::new(cell, OperatorToken::new(config.operator_token.as_deref()));
+    let app = App::new(cell, OperatorToken::new(config.operator_token.as_deref()), config.exposer);
     let (routes, document) = described().split_for_parts();
     let routes = routes.route("/", get(|| async { Redirect::temporary("/docs/") }));
     // `{instance}:start` and `:stop`: they are described by hand in `document`.

@@ -164,7 +164,8 @@ fn without_a_token_only_this_machine_is_answered() {
 
 #[test]
 fn with_a_token_all_but_probes_and_documentation_need_it() {
-    let config = ApiConfig { operator_token: Some("a token of some length".to_owned()) };
+    let config =
+        ApiConfig { operator_token: Some("a token of some length".to_owned()), ..ApiConfig::default() };
     assert!(!format!("{config:?}").contains("length"));
     with_config(
         config,
@@ -230,7 +231,7 @@ fn requests_have_ids_and_are_counted() {
 #[test]
 fn a_panic_fails_its_own_request_and_too_many_requests_are_told_to_come_back() {
     with_server(async |mut server| {
-        let app = App::new(server.cell.clone(), OperatorToken::new(None));
+        let app = App::new(server.cell.clone(), OperatorToken::new(None), None);
         let panics = || async {
             if true {
                 panic!("a handler with a bug");
