@@ -215,7 +215,7 @@ impl Puller {
                 Happened::Settled(settled) => self.settle(settled).await,
                 Happened::Message(Some(Ok(message))) => self.take(message),
                 Happened::Message(Some(Err(error))) => self.pull_failed(error.as_ref()),
-                Happened::Message(None) => self.pull = None,
+                Happened::Message(None) => self.pull_ended(),
                 // What was asked for on the old connection does not come any more.
                 Happened::Reconnected => self.pull = None,
                 Happened::Look => {}
@@ -270,15 +270,21 @@ impl Puller {
         worth.then(|| (messages.min(PULL_MESSAGES_MAX), bytes))
     }
 
-    /// A pull that ends in an error after messages came was full; before, something is amiss with
-    /// stream or consumer, and they are looked after anew.
-    fn pull_failed(&mut self, error: &(dyn std::error::Error + 'static)) {
-        if self.pull.take().is_some_and(|pull| pull.any) {
-            return;
+    /// A pull that brought nothing may have waited at a stream that is gone: the server does not say.
+    fn pull_ended(&mut self) {
+        if !self.pull.take().is_some_and(|pull| pull.any) {
+            self.consumer = None;
         }
-        tracing::warn!(error = chain(error), "no usage could be pulled: looking after the stream");
+    }
+
+    /// Stream and consumer are looked after anew; at once where the pull had begun well, since then it
+    /// may only have reached its bytes.
+    fn pull_failed(&mut self, error: &(dyn std::error::Error + 'static)) {
+        tracing::debug!(error = chain(error), "a pull failed: looking after the stream");
+        if !self.pull.take().is_some_and(|pull| pull.any) {
+            self.back_off();
+        }
         self.consumer = None;
-        self.back_off();
     }
 
     fn back_off(&mut self) {
@@ -324,18 +330,18 @@ impl Puller {
                             marks.entry((mark.agent.clone(), mark.epoch)).or_insert_with(|| mark.clone());
                         *newest = newest.clone().later(mark);
                     }
-                    self.answer(&acker, AckKind::Ack).await;
+                    answer(&self.nats, &acker, AckKind::Ack).await;
                 }
                 Fate::TooLarge => {
                     status.refused.fetch_add(1, Ordering::Relaxed);
-                    self.answer(&acker, AckKind::Term).await;
+                    answer(&self.nats, &acker, AckKind::Term).await;
                 }
                 Fate::Later { after, ledger_failed } => {
                     status.given_back.fetch_add(1, Ordering::Relaxed);
                     if ledger_failed && Instant::now() >= self.resume_at {
                         self.back_off();
                     }
-                    self.answer(&acker, AckKind::Nak(after)).await;
+                    answer(&self.nats, &acker, AckKind::Nak(after)).await;
                 }
             }
             next = self.under_way.next().now_or_never().flatten();
@@ -346,16 +352,6 @@ impl Puller {
         }
     }
 
-    /// Answers the server, without waiting for its word: an answer that is lost brings the message
-    /// again, which adds nothing.
-    async fn answer(&self, acker: &Acker, kind: AckKind) {
-        if self.nats.is_connected()
-            && let Err(error) = acker.ack_with(kind).await
-        {
-            tracing::debug!(%error, "a message was not settled; it will come again");
-        }
-    }
-
     /// Gives back what was asked for and not taken, so that another can have it at once.
     async fn hand_back(&mut self) {
         self.status.pulling.store(0, Ordering::Relaxed);
@@ -363,7 +359,7 @@ impl Puller {
         while let Some(Some(Ok(message))) = pull.messages.next().now_or_never() {
             let (_, acker) = message.split();
             self.status.given_back.fetch_add(1, Ordering::Relaxed);
-            self.answer(&acker, AckKind::Nak(None)).await;
+            answer(&self.nats, &acker, AckKind::Nak(None)).await;
         }
     }
 
@@ -381,6 +377,16 @@ impl Puller {
             );
         }
         self.nats.flush(DRAIN_TIME_MAX).await;
+    }
+}
+
+/// Answers the server, without waiting for its word: an answer that is lost brings the message again,
+/// which adds nothing.
+async fn answer(nats: &Nats, acker: &Acker, kind: AckKind) {
+    if nats.is_connected()
+        && let Err(error) = acker.ack_with(kind).await
+    {
+        tracing::debug!(%error, "a message was not settled; it will come again");
     }
 }
 

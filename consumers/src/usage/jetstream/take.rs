@@ -21,7 +21,7 @@ use crate::usage::quarantine::content_type_of_agent;
 use crate::usage::reading::{Format, ReadError, numbered};
 
 /// The subject is another agent's than the batch.
-pub const AGENT_MISMATCH: &str = "agent_mismatch";
+pub(super) const AGENT_MISMATCH: &str = "agent_mismatch";
 
 /// A guard that a test leaves out, to see that it would be noticed.
 #[cfg(debug_assertions)]
@@ -108,7 +108,9 @@ pub(super) fn take(
                 return too_early(nats.clone(), cell, options.subjects.clone(), acker, batch);
             }
             let _used_in_debug_builds = nats;
-            Box::pin(async move { Settled { fate: accept(&cell, batch).await, acker, bytes } })
+            let accepted = async move { Settled { fate: accept(&cell, batch).await, acker, bytes } };
+            // Not to be put off by the scheduler: so batches enter the cell's queue as they came.
+            Box::pin(tokio::task::unconstrained(accepted))
         }
         Content::Poison { reason, detail } => {
             tracing::error!(%subject, reason, detail, bytes, "a usage message goes to quarantine");
