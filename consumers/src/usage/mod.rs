@@ -2,6 +2,8 @@
 //!
 //! * [`ingest`](ingest()) takes one message: `hourglass.v1.UsageBatch` in protobuf, the same in
 //!   JSON, or CloudEvents. HTTP and the command line's import share it.
+//! * [`jetstream`] consumes what agents publish to NATS JetStream.
+//! * [`quarantine`] shows what could not be used, and takes it in again.
 //! * [`grpc`] serves `hourglass.v1.UsageService`, for agents that do not speak with the broker.
 //!
 //! # What becomes of a message
@@ -22,7 +24,9 @@
 mod cloud_events;
 pub mod grpc;
 mod ingest;
+pub mod jetstream;
 mod json;
+pub mod quarantine;
 mod reading;
 #[cfg(test)]
 mod tests;
