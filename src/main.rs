@@ -12,6 +12,7 @@ mod output;
 mod serving;
 mod simulate;
 mod telemetry;
+mod transport;
 mod wire;
 
 use std::process::ExitCode;

@@ -15,6 +15,7 @@ use crate::config::Resolved;
 use crate::config::production::FinaliseInvoices;
 use crate::failure::Failure;
 use crate::serving::{self, Serve, Task};
+use crate::transport::Transport;
 use crate::wire;
 
 /// How often a new ledger is looked for to be opened.
@@ -41,10 +42,13 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
         settings.region.parse().map_err(|error| Failure::Usage(format!("region: {error}")))?;
     let http = args.http.unwrap_or(settings.http);
     let token = serving::operator_token(settings.operator_token_file.as_deref())?;
+    let holder = settings.cell.holder(http);
+    let transport = settings.nats.as_ref().map(|nats| Transport::new(nats, &region, &holder)).transpose()?;
+    let exposer = transport.as_ref().map(Transport::exposer);
     let serve = Serve {
         http,
         grpc: Some(args.grpc.unwrap_or(settings.grpc)),
-        api: ApiConfig { operator_token: token, ..ApiConfig::default() },
+        api: ApiConfig { operator_token: token, exposer },
         clockwork: Some(Clockwork {
             every: settings.cell.tick,
             finalise_invoices: settings.cell.finalise_invoices == FinaliseInvoices::WhenDue,
@@ -52,12 +56,14 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
     };
     serve.check_exposure()?;
 
-    let holder = settings.cell.holder(http);
     let cell = wire::stand_by(postgres, CellOptions::candidate(&holder, settings.cell.lease))?;
     let policy = settings.cell.policy();
     let of_region = region.clone();
-    let tasks: Vec<Task> =
+    let mut tasks: Vec<Task> =
         vec![Box::new(move |cell, stopped| Box::pin(open_when_new(cell, of_region, policy, stopped)))];
+    if let Some(transport) = transport {
+        tasks.push(Box::new(move |cell, stopped| Box::pin(transport.run(cell, stopped))));
+    }
     serving::serve(cell, serve, tasks, |http, grpc| {
         eprintln!("hourglass serves region {region} as {holder}");
         eprintln!("  HTTP     http://{http}   (/readyz tells who writes)");
