@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    balance, demo, doctor, export, invoice, ledger, metering, price, replay, up, usage, verify,
+    agent, balance, demo, doctor, export, invoice, ledger, metering, nats, price, replay, up, usage, verify,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -50,6 +50,10 @@ enum Command {
     Demo(demo::Args),
     /// Run the embedded cell: no server but this one
     Up(up::Args),
+    /// Meter a GPU node, and report to its cell over NATS
+    Agent(agent::Args),
+    /// Users of the NATS server for agents and cells
+    Nats(nats::Args),
     /// Play a real trace into an empty ledger
     Replay(replay::Args),
     /// GPU-hours and what they cost, by time and group
@@ -84,6 +88,8 @@ fn main() -> ExitCode {
     let done = line.settings.resolve().and_then(|settings| match line.command {
         Command::Demo(args) => demo::run(args, &settings, format),
         Command::Up(args) => up::run(args, &settings),
+        Command::Agent(args) => agent::run(args, format),
+        Command::Nats(args) => nats::run(args, format),
         Command::Replay(args) => replay::run(args, &settings, format),
         Command::Usage(args) => usage::run(args, &settings, format),
         Command::Metering(args) => metering::run(args, &settings, format),
