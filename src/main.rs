@@ -20,7 +20,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    balance, demo, doctor, export, invoice, ledger, metering, price, replay, serve, up, usage, verify,
+    agent, balance, demo, doctor, export, invoice, ledger, metering, nats, price, replay, serve, up, usage,
+    verify,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -55,6 +56,10 @@ enum Command {
     Up(up::Args),
     /// Run a production cell: the ledger in PostgreSQL, usage by NATS
     Serve(serve::Args),
+    /// Meter a GPU node, and report to its cell over NATS
+    Agent(agent::Args),
+    /// Users of the NATS server for agents and cells
+    Nats(nats::Args),
     /// Play a real trace into an empty ledger
     Replay(replay::Args),
     /// GPU-hours and what they cost, by time and group
@@ -90,6 +95,8 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args, &settings, format),
         Command::Up(args) => up::run(args, &settings),
         Command::Serve(args) => serve::run(args, settings),
+        Command::Agent(args) => agent::run(args, format),
+        Command::Nats(args) => nats::run(args, format),
         Command::Replay(args) => replay::run(args, &settings, format),
         Command::Usage(args) => usage::run(args, &settings, format),
         Command::Metering(args) => metering::run(args, &settings, format),

@@ -1,5 +1,6 @@
 //! One file a command: its arguments, what it does, how it answers.
 
+pub mod agent;
 pub mod balance;
 pub mod demo;
 pub mod doctor;
@@ -7,6 +8,7 @@ pub mod export;
 pub mod invoice;
 pub mod ledger;
 pub mod metering;
+pub mod nats;
 pub mod price;
 pub mod replay;
 pub mod serve;
