@@ -23,6 +23,7 @@
 pub mod api;
 mod auth;
 pub mod billing;
+pub mod feed;
 pub mod finance;
 pub mod nats;
 #[cfg(test)]

@@ -64,6 +64,11 @@ impl Subjects {
         format!("hg.{}.quarantine.usage", self.region)
     }
 
+    /// Who speaks: the CloudEvents source of what the cell publishes.
+    pub fn source(&self) -> String {
+        format!("/hourglass/{}", self.region)
+    }
+
     /// All that the cell tells others and that a stream keeps; watermarks are not kept.
     pub fn feed(&self) -> Vec<String> {
         ["lifecycle.*", "alerts.*", "quarantine.usage", "spot.*.*"]

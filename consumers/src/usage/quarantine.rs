@@ -11,3 +11,9 @@ pub(crate) fn content_type_of_agent(format: Format, agent: Option<&AgentId>) -> 
         None => format.media_type().to_owned(),
     }
 }
+
+/// The agent that sent a message, where its media type says so.
+pub(crate) fn agent_of_content_type(content_type: &str) -> Option<AgentId> {
+    let parameter = |part: &str| part.trim().strip_prefix("agent=").and_then(|agent| agent.parse().ok());
+    content_type.split(';').skip(1).find_map(parameter)
+}

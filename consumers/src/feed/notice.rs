@@ -1,0 +1,307 @@
+//! From events to what others are told of them. Pure.
+//!
+//! An event is first read for what it says by itself; whose instance it is, and whether a month was
+//! closed, is then looked up in the state, for many events at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hourglass_ledger::core::usage::UsageBatch;
+use hourglass_ledger::core::{Event, EventError, EventKind, Policy, Position, Recorded, State};
+use hourglass_ledger::log::StoredEvent;
+use hourglass_proto::subjects::Subjects;
+use hourglass_units::{InstanceId, Instant, Month, TenantId};
+use prost::bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::usage::Format;
+use crate::usage::quarantine::agent_of_content_type;
+
+/// Most bytes of an original that travel in a message; a longer one is only named.
+pub const ORIGINAL_BYTES_MAX: usize = 256 << 10;
+/// Most quarantined records that one message lists.
+pub const RECORDS_LISTED_MAX: usize = 1_000;
+
+/// One message to publish.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Notice {
+    /// The log position, and the line where an event can give several: names the message for ever.
+    pub(super) id: String,
+    pub(super) subject: String,
+    /// The CloudEvents type.
+    pub(super) kind: &'static str,
+    /// What it is about: the CloudEvents subject.
+    pub(super) about: String,
+    pub(super) at: Instant,
+    pub(super) data: Value,
+}
+
+/// What an event says by itself.
+#[derive(Debug)]
+pub(super) struct Draft {
+    position: Position,
+    at: Instant,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Event(Event),
+    Usage { batch: UsageBatch, late: BTreeMap<LateKey, Late> },
+}
+
+/// Reports of one instance that came late.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct LateKey {
+    instance: InstanceId,
+    /// The month in which they begin.
+    period: Month,
+    /// Whether the acceptance window is over too, so that they are not billed.
+    too_old: bool,
+}
+
+/// Late reports, added up.
+#[derive(Debug, Clone, Copy)]
+struct Late {
+    records: u64,
+    gpu_milliseconds: i64,
+    start: Instant,
+    end: Instant,
+}
+
+impl Late {
+    fn add(&mut self, other: Self) {
+        self.records = self.records.saturating_add(other.records);
+        self.gpu_milliseconds = self.gpu_milliseconds.saturating_add(other.gpu_milliseconds);
+        self.start = self.start.min(other.start);
+        self.end = self.end.max(other.end);
+    }
+}
+
+impl Draft {
+    /// Reads an event. `None` where nobody is to be told of it.
+    pub(super) fn of(event: &StoredEvent, policy: Policy) -> Result<Option<Self>, EventError> {
+        let (position, at) = (event.position, event.at);
+        let told = matches!(
+            EventKind::from_number(event.kind),
+            Some(
+                EventKind::InstanceRegistered
+                    | EventKind::InstanceStarted
+                    | EventKind::InstanceStopped
+                    | EventKind::UsageAccepted
+                    | EventKind::UsageQuarantined
+                    | EventKind::InvoiceFinalised
+            )
+        );
+        if !told {
+            return Ok(None);
+        }
+        let what = match Recorded::decode(&event.payload)?.event {
+            Event::UsageAccepted(batch) => {
+                let late = late(&batch, at, policy);
+                if late.is_empty() && batch.quarantined().is_empty() {
+                    return Ok(None);
+                }
+                What::Usage { batch, late }
+            }
+            event => What::Event(event),
+        };
+        Ok(Some(Self { position, at, what }))
+    }
+
+    /// How many look-ups in the state it needs, at most.
+    pub(super) fn lookups(&self) -> usize {
+        match &self.what {
+            What::Event(_) => 1,
+            What::Usage { late, .. } => late.len(),
+        }
+    }
+
+    /// What to publish, with what the state knows beside it.
+    pub(super) fn notices(self, state: &State, subjects: &Subjects) -> Vec<Notice> {
+        let Self { position, at, what } = self;
+        let number = position.number();
+        match what {
+            What::Event(event) => {
+                let told = of_event(event, number, state, subjects);
+                let told = told.map(|(subject, kind, about, data)| Notice {
+                    id: number.to_string(),
+                    subject,
+                    kind,
+                    about,
+                    at,
+                    data,
+                });
+                told.into_iter().collect()
+            }
+            What::Usage { batch, late } => {
+                let mut told = Vec::new();
+                if !batch.quarantined().is_empty() {
+                    told.push(of_records(&batch, number, subjects));
+                }
+                told.extend(of_late(&batch, &late, position, state, subjects));
+                let line = |(line, (subject, kind, about, data))| Notice {
+                    id: format!("{number}.{line}"),
+                    subject,
+                    kind,
+                    about,
+                    at,
+                    data,
+                };
+                (0_u32..).zip(told).map(line).collect()
+            }
+        }
+    }
+}
+
+type Told = (String, &'static str, String, Value);
+
+fn of_event(event: Event, position: u64, state: &State, subjects: &Subjects) -> Option<Told> {
+    Some(match event {
+        Event::InstanceRegistered(it) => {
+            let data = json!({
+                "position": position, "instance": it.instance, "tenant": it.tenant, "project": it.project,
+                "platform": it.platform, "model": it.model.as_str(), "gpus": it.gpus, "agent": it.agent,
+            });
+            (
+                subjects.lifecycle(it.tenant.as_str()),
+                "hourglass.instance.registered.v1",
+                it.instance.to_string(),
+                data,
+            )
+        }
+        Event::InstanceStarted { instance, at } => {
+            let view = state.instance(instance.as_str())?;
+            let data = json!({
+                "position": position, "instance": instance, "tenant": view.tenant(), "project": view.project(),
+                "gpus": view.gpus(), "at": at.to_string(),
+            });
+            (
+                subjects.lifecycle(view.tenant().as_str()),
+                "hourglass.instance.started.v1",
+                instance.to_string(),
+                data,
+            )
+        }
+        Event::InstanceStopped { instance, at, cause } => {
+            let view = state.instance(instance.as_str())?;
+            let data = json!({
+                "position": position, "instance": instance, "tenant": view.tenant(), "project": view.project(),
+                "gpus": view.gpus(), "at": at.to_string(), "cause": cause,
+            });
+            (
+                subjects.lifecycle(view.tenant().as_str()),
+                "hourglass.instance.stopped.v1",
+                instance.to_string(),
+                data,
+            )
+        }
+        Event::InvoiceFinalised(invoice) => {
+            let data = json!({
+                "position": position, "tenant": invoice.tenant, "number": invoice.number,
+                "period": invoice.period.to_string(), "total": invoice.total.to_string(),
+                "currency": invoice.currency.code(), "issued_at": invoice.issued_at.to_string(),
+                "resource": format!("/v1/tenants/{}/invoices/{}", invoice.tenant, invoice.number),
+            });
+            let about = format!("{}/{}", invoice.tenant, invoice.number);
+            (subjects.lifecycle(invoice.tenant.as_str()), "hourglass.invoice.finalised.v1", about, data)
+        }
+        Event::UsageQuarantined { reason, content_type, original } => {
+            let agent = agent_of_content_type(&content_type);
+            let data = json!({
+                "position": position, "reason": reason, "content_type": content_type, "agent": agent,
+                "bytes": original.len(), "original": inline(&original), "resource": resource(position),
+            });
+            (subjects.quarantine(), "hourglass.usage.quarantined.v1", position.to_string(), data)
+        }
+        _ => return None,
+    })
+}
+
+fn resource(position: u64) -> String {
+    format!("/v1/quarantine/{position}")
+}
+
+/// The original in base64, where it is short enough to travel.
+fn inline(original: &Bytes) -> Option<String> {
+    (original.len() <= ORIGINAL_BYTES_MAX).then(|| STANDARD.encode(original))
+}
+
+/// The records of an accepted batch that broke the contract.
+fn of_records(batch: &UsageBatch, position: u64, subjects: &Subjects) -> Told {
+    let listed = batch.quarantined().iter().take(RECORDS_LISTED_MAX);
+    let records: Vec<Value> =
+        listed.map(|(record, breach)| json!({"record": record, "reason": breach.code()})).collect();
+    let data = json!({
+        "position": position, "agent": batch.agent(), "content_type": Format::Protobuf.media_type(),
+        "records_quarantined": batch.quarantined().len(), "records": records,
+        "bytes": batch.raw().len(), "original": inline(batch.raw()), "resource": resource(position),
+    });
+    (subjects.quarantine(), "hourglass.usage.quarantined.v1", position.to_string(), data)
+}
+
+/// Reports that began before the month of the event, or ended before the acceptance window: nearly
+/// never any.
+fn late(batch: &UsageBatch, at: Instant, policy: Policy) -> BTreeMap<LateKey, Late> {
+    let month = Month::containing(at).interval().start();
+    let window = at.saturating_add_ms(policy.acceptance_window_ms.saturating_neg());
+    let mut late: BTreeMap<LateKey, Late> = BTreeMap::new();
+    for record in batch.records() {
+        let (start, end) = (record.interval.start(), record.interval.end());
+        let too_old = end < window;
+        if start >= month && !too_old {
+            continue;
+        }
+        let Ok(instance) = record.instance.parse() else { continue };
+        let gpu_milliseconds = record.interval.milliseconds().saturating_mul(i64::from(record.gpus));
+        let one = Late { records: 1, gpu_milliseconds, start, end };
+        let key = LateKey { instance, period: Month::containing(start), too_old };
+        late.entry(key).and_modify(|sum| sum.add(one)).or_insert(one);
+    }
+    late
+}
+
+/// Late usage of known instances, one message for each tenant, month and reason.
+fn of_late(
+    batch: &UsageBatch,
+    late: &BTreeMap<LateKey, Late>,
+    position: Position,
+    state: &State,
+    subjects: &Subjects,
+) -> Vec<Told> {
+    let mut sums: BTreeMap<(TenantId, Month, &'static str), (Late, BTreeSet<&InstanceId>)> = BTreeMap::new();
+    for (key, one) in late {
+        let Some(view) = state.instance(key.instance.as_str()) else { continue };
+        // Closed before this event: what the state learnt since must not count.
+        let closed = |tenant: &hourglass_ledger::core::Tenant| {
+            tenant.invoices.get(&key.period).is_some_and(|invoice| invoice.position < position)
+        };
+        let reason = if key.too_old {
+            "too_old"
+        } else if state.tenant(view.tenant()).is_some_and(closed) {
+            "period_finalised"
+        } else {
+            continue;
+        };
+        let whose = (view.tenant().clone(), key.period, reason);
+        let (sum, instances) = sums
+            .entry(whose)
+            .or_insert_with(|| (Late { records: 0, gpu_milliseconds: 0, ..*one }, BTreeSet::new()));
+        sum.add(*one);
+        instances.insert(&key.instance);
+    }
+    let told = |((tenant, period, reason), (sum, instances)): (
+        (TenantId, Month, &str),
+        (Late, BTreeSet<_>),
+    )| {
+        let data = json!({
+            "position": position.number(), "tenant": tenant, "period": period.to_string(), "reason": reason,
+            "billed": reason != "too_old", "agent": batch.agent(), "instances": instances.len(),
+            "records": sum.records, "gpu_milliseconds": sum.gpu_milliseconds,
+            "start": sum.start.to_string(), "end": sum.end.to_string(),
+        });
+        (subjects.alerts(tenant.as_str()), "hourglass.usage.late.v1", tenant.to_string(), data)
+    };
+    sums.into_iter().map(told).collect()
+}
