@@ -132,6 +132,7 @@ pub struct CellHandle {
     queue: mpsc::Sender<Work>,
     reader: Arc<dyn Reader>,
     status: Arc<CellStatus>,
+    clock: Arc<dyn Clock>,
 }
 
 /// The running cell: its threads.
@@ -192,7 +193,7 @@ impl Cell {
         };
         let decider = Decider {
             reader: Arc::clone(&reader),
-            clock,
+            clock: Arc::clone(&clock),
             status: Arc::clone(&status),
             failed_generation,
             generation: 1,
@@ -206,7 +207,7 @@ impl Cell {
                 .spawn(move || committer.run(&to_commit))?,
             std::thread::Builder::new().name("cell".to_owned()).spawn(move || decider.run(work, &batches))?,
         ];
-        Ok(Self { handle: CellHandle { queue, reader, status }, threads })
+        Ok(Self { handle: CellHandle { queue, reader, status, clock }, threads })
     }
 
     /// A handle to submit and read with.
@@ -285,6 +286,11 @@ impl CellHandle {
     /// The rows and events that are committed, for lists and history.
     pub fn reader(&self) -> &Arc<dyn Reader> {
         &self.reader
+    }
+
+    /// What time it is by the cell's clock: for what expires between two events.
+    pub fn now(&self) -> Instant {
+        self.clock.now()
     }
 
     /// How the cell does.
