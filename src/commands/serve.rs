@@ -78,7 +78,7 @@ pub fn serve(
         let grpc_address = grpc_listener.as_ref().map(TcpListener::local_addr).transpose()?;
         ready(http.local_addr()?, grpc_address);
 
-        let config = ApiConfig { operator_token: serve.token.clone() };
+        let config = ApiConfig { operator_token: serve.token.clone(), ..ApiConfig::default() };
         let (stop, stopped) = watch::channel(false);
         let until = |mut stopped: watch::Receiver<bool>| async move {
             let _told = stopped.changed().await;

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::guard::REQUESTS_MAX;
 use super::metrics::Metrics;
 use super::problem::Problem;
-use crate::auth::OperatorToken;
+use crate::auth::Authenticator;
 use crate::usage::Name;
 
 /// Shared by all requests.
@@ -21,17 +21,17 @@ pub(super) struct App(Arc<Shared>);
 
 struct Shared {
     cell: CellHandle,
-    token: OperatorToken,
+    authenticator: Authenticator,
     metrics: Metrics,
     permits: Semaphore,
     requests: AtomicU64,
 }
 
 impl App {
-    pub(super) fn new(cell: CellHandle, token: OperatorToken) -> Self {
+    pub(super) fn new(cell: CellHandle, authenticator: Authenticator) -> Self {
         Self(Arc::new(Shared {
             cell,
-            token,
+            authenticator,
             metrics: Metrics::new(),
             permits: Semaphore::new(REQUESTS_MAX),
             requests: AtomicU64::new(0),
@@ -46,8 +46,8 @@ impl App {
         self.0.cell.status()
     }
 
-    pub(super) fn token(&self) -> OperatorToken {
-        self.0.token
+    pub(super) fn authenticator(&self) -> &Authenticator {
+        &self.0.authenticator
     }
 
     pub(super) fn metrics(&self) -> &Metrics {

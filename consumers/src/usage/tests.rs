@@ -279,7 +279,7 @@ async fn serve(
 ) -> (String, tokio::sync::oneshot::Sender<()>, tokio::task::JoinHandle<std::io::Result<()>>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let config = ApiConfig { operator_token: token.map(str::to_owned) };
+    let config = ApiConfig { operator_token: token.map(str::to_owned), ..ApiConfig::default() };
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let shutdown = async {
         let _told: Result<(), _> = stopped.await;
