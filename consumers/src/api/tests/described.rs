@@ -8,10 +8,12 @@ use serde_json::Value;
 
 use crate::testing::{request, with_server};
 
-const ROUTES: [&str; 32] = [
+const ROUTES: [&str; 36] = [
     "GET /healthz",
     "GET /metrics",
     "GET /readyz",
+    "GET /v1/keys",
+    "GET /v1/keys/{key}",
     "GET /v1/ledger/balances",
     "GET /v1/ledger/charges",
     "GET /v1/ledger/digest",
@@ -33,6 +35,8 @@ const ROUTES: [&str; 32] = [
     "GET /v1/tenants/{tenant}/transfers",
     "GET /v1/tenants/{tenant}/usage",
     "GET /v1/usage",
+    "POST /v1/keys",
+    "POST /v1/keys/{key}:revoke",
     "POST /v1/rate-cards",
     "POST /v1/tenants",
     "POST /v1/tenants/{tenant}/contracts",
@@ -64,8 +68,11 @@ fn every_route_is_described_and_every_description_has_a_route() {
                 {
                     assert!(names.contains(&part), "{method} {path} does not describe {part}");
                 }
-                let filled =
-                    path.replace("{tenant}", "acme").replace("{instance}", "i-1").replace("{number}", "1");
+                let filled = path
+                    .replace("{tenant}", "acme")
+                    .replace("{instance}", "i-1")
+                    .replace("{number}", "1")
+                    .replace("{key}", "aaaaaaaaaaaa");
                 let answer = server.send(request(&method.to_uppercase(), &filled, &[], Body::empty())).await;
                 let code = serde_json::from_slice(&answer.body)
                     .ok()
