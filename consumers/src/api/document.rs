@@ -10,6 +10,7 @@ use utoipa::openapi::{
 use super::extract::IDEMPOTENCY_KEY;
 use super::instances::{__path_start_instance, __path_stop_instance};
 use super::problem::{PROBLEM_MEDIA_TYPE, ProblemDocument};
+use super::quarantine::__path_replay_quarantine;
 
 /// What the router cannot say by itself.
 #[derive(OpenApi)]
@@ -22,7 +23,7 @@ use super::problem::{PROBLEM_MEDIA_TYPE, ProblemDocument};
                        (RFC 9457).",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    paths(start_instance, stop_instance),
+    paths(start_instance, stop_instance, replay_quarantine),
     components(schemas(ProblemDocument)),
     tags(
         (name = "tenants", description = "Customers."),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::testing::{request, with_server};
 
-const ROUTES: [&str; 32] = [
+const ROUTES: [&str; 34] = [
     "GET /healthz",
     "GET /metrics",
     "GET /readyz",
@@ -18,6 +18,7 @@ const ROUTES: [&str; 32] = [
     "GET /v1/ledger/head",
     "GET /v1/ledger/transfers",
     "GET /v1/quarantine",
+    "GET /v1/quarantine/{position}",
     "GET /v1/rate-cards",
     "GET /v1/tenants",
     "GET /v1/tenants/{tenant}",
@@ -33,6 +34,7 @@ const ROUTES: [&str; 32] = [
     "GET /v1/tenants/{tenant}/transfers",
     "GET /v1/tenants/{tenant}/usage",
     "GET /v1/usage",
+    "POST /v1/quarantine/{position}:replay",
     "POST /v1/rate-cards",
     "POST /v1/tenants",
     "POST /v1/tenants/{tenant}/contracts",
@@ -64,8 +66,11 @@ fn every_route_is_described_and_every_description_has_a_route() {
                 {
                     assert!(names.contains(&part), "{method} {path} does not describe {part}");
                 }
-                let filled =
-                    path.replace("{tenant}", "acme").replace("{instance}", "i-1").replace("{number}", "1");
+                let filled = path
+                    .replace("{tenant}", "acme")
+                    .replace("{instance}", "i-1")
+                    .replace("{number}", "1")
+                    .replace("{position}", "1");
                 let answer = server.send(request(&method.to_uppercase(), &filled, &[], Body::empty())).await;
                 let code = serde_json::from_slice(&answer.body)
                     .ok()

@@ -4,3 +4,4 @@ mod billing;
 mod described;
 mod errors;
 mod lists;
+mod quarantine;
