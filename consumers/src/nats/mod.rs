@@ -3,6 +3,8 @@
 //! JetStream is transport, never the record: nothing here is needed to know what was used or billed.
 //! A server that is away is waited for, for ever; the floor is nats-server 2.9.
 
+#[cfg(test)]
+mod described;
 mod streams;
 
 use std::fmt;
