@@ -4,6 +4,7 @@
 
 #![expect(unreachable_pub, reason = "in a binary, pub says what a module offers to those beside it")]
 
+mod client;
 mod clockwork;
 mod commands;
 mod config;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    balance, demo, doctor, export, invoice, ledger, metering, price, replay, up, usage, verify,
+    balance, demo, doctor, export, invoice, key, ledger, metering, price, replay, up, usage, verify,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -64,6 +65,8 @@ enum Command {
     Ledger(ledger::Args),
     /// Rate cards and contracts: list, check a file
     Price(price::Args),
+    /// API keys: create, list, revoke
+    Key(key::Args),
     /// Write the books for other systems
     Export(export::Args),
     /// Fold the whole log, check every invariant, rebuild the derived rows and compare
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
         Command::Invoice(args) => invoice::run(args, &settings, format),
         Command::Ledger(args) => ledger::run(args, &settings, format),
         Command::Price(args) => price::run(args, &settings, format),
+        Command::Key(args) => key::run(args, &settings, format),
         Command::Export(args) => export::run(args, &settings),
         Command::Verify(args) => verify::run(args, &settings, format),
         Command::Doctor(args) => doctor::run(args, &settings, format),

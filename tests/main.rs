@@ -6,5 +6,6 @@ mod crash;
 mod documentation;
 mod full_disk;
 mod http;
+mod keys;
 mod replay;
 mod support;

@@ -5,6 +5,7 @@ pub mod demo;
 pub mod doctor;
 pub mod export;
 pub mod invoice;
+pub mod key;
 pub mod ledger;
 pub mod metering;
 pub mod price;
