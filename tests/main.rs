@@ -6,6 +6,7 @@ mod crash;
 mod documentation;
 mod full_disk;
 mod http;
+mod keys;
 mod production;
 mod replay;
 mod support;

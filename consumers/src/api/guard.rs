@@ -53,7 +53,7 @@ async fn admitted(app: &App, mut request: Request, next: Next) -> Response {
     if let Some(route) = request.extensions().get::<MatchedPath>()
         && let Err(refused) = authorise(&principal, request.method(), route.as_str(), request.uri().path())
     {
-        return refused;
+        return *refused;
     }
     request.extensions_mut().insert(principal);
     next.run(request).await
