@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::guard::REQUESTS_MAX;
 use super::metrics::Metrics;
 use super::problem::Problem;
+use super::rate::Rates;
 use crate::auth::Authenticator;
 use crate::usage::Name;
 
@@ -22,6 +23,7 @@ pub(super) struct App(Arc<Shared>);
 struct Shared {
     cell: CellHandle,
     authenticator: Authenticator,
+    rates: Rates,
     metrics: Metrics,
     permits: Semaphore,
     requests: AtomicU64,
@@ -32,6 +34,7 @@ impl App {
         Self(Arc::new(Shared {
             cell,
             authenticator,
+            rates: Rates::default(),
             metrics: Metrics::new(),
             permits: Semaphore::new(REQUESTS_MAX),
             requests: AtomicU64::new(0),
@@ -48,6 +51,10 @@ impl App {
 
     pub(super) fn authenticator(&self) -> &Authenticator {
         &self.0.authenticator
+    }
+
+    pub(super) fn rates(&self) -> &Rates {
+        &self.0.rates
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
