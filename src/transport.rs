@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hourglass_consumers::api::{Exposer, Exposition};
+use hourglass_consumers::feed::{self, FeedOptions, FeedStatus};
 use hourglass_consumers::nats::{self, NatsOptions};
 use hourglass_consumers::usage::jetstream::{ConsumerOptions, ConsumerStatus, consume};
 use hourglass_ledger::cell::CellHandle;
@@ -18,29 +19,39 @@ pub struct Transport {
     nats: NatsOptions,
     consumer: ConsumerOptions,
     consumer_status: Arc<ConsumerStatus>,
+    feed: FeedOptions,
+    feed_status: Arc<FeedStatus>,
 }
 
 impl Transport {
     /// Reads the settings, secrets included.
     pub fn new(section: &NatsSection, region: &Region, holder: &str) -> Result<Self, Failure> {
         let subjects = Subjects::of_region(region.as_str());
-        let mut consumer = ConsumerOptions::new(subjects, section.partition);
+        let mut consumer = ConsumerOptions::new(subjects.clone(), section.partition);
         consumer.stream = section.usage_limits();
         #[cfg(debug_assertions)]
         {
             consumer.planted_fault = hourglass_consumers::usage::jetstream::PlantedFault::from_environment();
         }
+        let mut feed = FeedOptions::new(subjects);
+        feed.stream = section.feed_limits();
         Ok(Self {
             nats: section.options(&format!("hourglass {region} {holder}"))?,
             consumer,
             consumer_status: Arc::default(),
+            feed,
+            feed_status: Arc::default(),
         })
     }
 
     /// Writes the metrics of what runs here.
     pub fn exposer(&self) -> Arc<Exposer> {
         let consumer = Arc::clone(&self.consumer_status);
-        Arc::new(move |text| expose_consumer(&consumer, text))
+        let feed = Arc::clone(&self.feed_status);
+        Arc::new(move |text| {
+            expose_consumer(&consumer, text);
+            expose_feed(&feed, text);
+        })
     }
 
     /// Runs until told to stop, whether NATS is there or not.
@@ -49,7 +60,10 @@ impl Transport {
         let until = |mut stopped: watch::Receiver<bool>| async move {
             let _told = stopped.changed().await;
         };
-        consume(nats, cell, self.consumer, self.consumer_status, until(stopped)).await;
+        tokio::join!(
+            feed::publish(nats.clone(), cell.clone(), self.feed, self.feed_status, until(stopped.clone())),
+            consume(nats, cell, self.consumer, self.consumer_status, until(stopped)),
+        );
         Ok(())
     }
 }
@@ -92,4 +106,11 @@ fn expose_consumer(status: &ConsumerStatus, text: &mut Exposition) {
         "Usage messages in the stream that were not delivered yet.",
         &status.pending,
     );
+}
+
+fn expose_feed(status: &FeedStatus, text: &mut Exposition) {
+    text.counter("hourglass_feed_messages_total", "Messages of the feed published.", &status.published);
+    text.counter("hourglass_feed_failures_total", "Attempts to publish that failed.", &status.failures);
+    text.gauge("hourglass_feed_cursor_position", "Log position up to which the feed is out.", &status.cursor);
+    text.gauge("hourglass_feed_lag_positions", "Log positions that the feed is behind.", &status.lag);
 }

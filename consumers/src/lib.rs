@@ -2,6 +2,7 @@
 //!
 //! * [`api`] serves HTTP: resources, reports, ingestion, health, and the OpenAPI document.
 //! * [`usage`] takes usage in, as protobuf, CloudEvents or JSON over HTTP and as a gRPC stream.
+//! * [`auth`] says who asks, and what each role may do.
 //! * [`billing`] holds the reports that HTTP and the command line share.
 //! * [`finance`] writes the book in the formats of accountants' tools.
 //!
@@ -17,11 +18,11 @@
 //!
 //! # What it does not do
 //!
-//! It keeps no state of its own, reads no clock, and knows one principal, the operator. TLS is for
-//! whatever stands before it.
+//! It keeps no state of its own but the keys of an issuer, and reads no clock but the cell's. TLS is
+//! for whatever stands before it.
 
 pub mod api;
-mod auth;
+pub mod auth;
 pub mod billing;
 pub mod feed;
 pub mod finance;

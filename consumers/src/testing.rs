@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use hourglass_ledger::cell::{Cell, CellHandle, CellOptions, Clock};
-use hourglass_ledger::core::{Command, Policy};
+use hourglass_ledger::core::{Command, Policy, Role, Scope};
 use hourglass_ledger::store::Store;
 use hourglass_ledger::store::sqlite::{SqliteOptions, SqliteStore};
 use hourglass_units::Instant;
@@ -15,6 +15,10 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::api::{ApiConfig, router};
+use crate::auth::{KeyDraft, draw_key};
+
+/// The operator's token of a guarded server.
+pub(crate) const OPERATOR_TOKEN: &str = "the operator's own token";
 
 pub(crate) struct TestClock(AtomicI64);
 
@@ -89,6 +93,38 @@ impl Server {
         self.send(request("POST", path, headers, body.into())).await
     }
 
+    /// As [`Self::get`], with a credential.
+    pub(crate) async fn get_with(&self, path: &str, credential: &str) -> Reply {
+        self.send_with("GET", path, credential, Body::empty()).await
+    }
+
+    /// A request with a credential; a body is JSON.
+    pub(crate) async fn send_with(
+        &self,
+        method: &str,
+        path: &str,
+        credential: &str,
+        body: impl Into<Body>,
+    ) -> Reply {
+        let bearer = format!("Bearer {credential}");
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        self.send(request(method, path, &headers, body.into())).await
+    }
+
+    /// Creates a key and answers with the whole of it.
+    pub(crate) async fn key(&self, draft: KeyDraft) -> String {
+        let (key, grant) = draw_key(draft).unwrap();
+        let _created = self.cell.submit(Command::CreateKey(grant)).await.unwrap();
+        key.reveal()
+    }
+
+    /// From now on only who has a credential is let in: the operator's token is [`OPERATOR_TOKEN`].
+    pub(crate) fn guarded(self) -> Self {
+        let operator_token = Some(OPERATOR_TOKEN.to_owned());
+        let config = ApiConfig { operator_token, ..ApiConfig::default() };
+        Self { router: router(self.cell.clone(), config), ..self }
+    }
+
     pub(crate) async fn tick(&self) {
         let _ticked = self.cell.submit(Command::Tick).await.unwrap();
     }
@@ -140,6 +176,18 @@ impl Reply {
         assert!(problem["detail"].is_string() && problem["title"].is_string());
         assert!(problem["retryable"].is_boolean());
         problem
+    }
+}
+
+/// A key of a role that is bound to nobody, or of the tenant or agent that the role is bound to.
+pub(crate) fn key_of(role: Role, bound_to: &str, scopes: &[Scope]) -> KeyDraft {
+    KeyDraft {
+        name: format!("{role} of {bound_to}"),
+        role,
+        tenant: (role == Role::Customer).then(|| bound_to.parse().unwrap()),
+        agent: (role == Role::Agent).then(|| bound_to.parse().unwrap()),
+        scopes: scopes.iter().copied().collect(),
+        expires_at: None,
     }
 }
 

@@ -2,15 +2,15 @@
 
 use hourglass_ledger::core::usage::INSTANCE_GPUS_MAX;
 use hourglass_ledger::core::{
-    Command, IdempotencyKey, Policy, QUARANTINE_BYTES_MAX, Rejection, SUSPENSE_INSTANCES_MAX,
-    TEXT_LENGTH_MAX, digest,
+    Command, Detail, IdempotencyKey, KEY_LIFETIME_MS_MAX, KEYS_MAX, KeyGrant, Outcome, Policy,
+    QUARANTINE_BYTES_MAX, Rejection, Role, SUSPENSE_INSTANCES_MAX, TEXT_LENGTH_MAX, digest,
 };
 use hourglass_units::Currency;
 use prost::bytes::Bytes;
 
 use super::support::{
-    Core, DAY, HOUR, MINUTE, batch, card, contract, finalise, ms, open_cell, open_tenant, record,
-    registration, start, stop, usage,
+    Core, DAY, HOUR, MINUTE, batch, card, contract, customer_key, finalise, ms, open_cell, open_tenant,
+    record, registration, start, stop, usage,
 };
 
 const BEGIN: &str = "2026-01-10T00:00:00Z";
@@ -134,6 +134,81 @@ fn each_is_reached_and_leaves_no_trace() {
 }
 
 #[test]
+fn keys_fit_together_or_are_refused() {
+    let core = &mut prepared();
+    let now = core.now;
+    let key = customer_key("a1b2c3d4e5f6");
+    let create = |key: KeyGrant| Command::CreateKey(key);
+    let revoke = |id: &str| Command::RevokeKey { id: id.parse().unwrap() };
+    let until = |ms: i64| KeyGrant { expires_at: Some(super::support::at(ms)), ..key.clone() };
+    let foreign = KeyGrant { tenant: Some("nobody".parse().unwrap()), scopes: [].into(), ..key.clone() };
+    check(core, &create(KeyGrant { name: "two\nlines".to_owned(), ..foreign.clone() }), "text_invalid");
+    check(core, &create(foreign), "tenant_unknown");
+    for wrong in [
+        KeyGrant { tenant: None, ..key.clone() },
+        KeyGrant { role: Role::Finance, ..key.clone() },
+        KeyGrant { agent: Some("agent-1".parse().unwrap()), ..key.clone() },
+        KeyGrant { role: Role::Agent, tenant: None, ..key.clone() },
+        KeyGrant { scopes: [].into(), ..key.clone() },
+        until(now),
+        until(now - 1),
+        until(now + KEY_LIFETIME_MS_MAX + 1),
+    ] {
+        check(core, &create(wrong), "key_grant_invalid");
+    }
+    core.run(create(until(now + KEY_LIFETIME_MS_MAX))).unwrap();
+    check(core, &create(key.clone()), "key_exists");
+    check(core, &revoke("unknownunkno"), "key_unknown");
+    core.run(revoke("a1b2c3d4e5f6")).unwrap();
+    check(core, &revoke("a1b2c3d4e5f6"), "key_revoked");
+    check(core, &create(key), "key_exists");
+}
+
+/// A repeat draws another key; it is the same request, and it learns which key was made first.
+#[test]
+fn a_repeated_creation_names_the_first_key() {
+    let core = &mut prepared();
+    let name = Some(IdempotencyKey::new("test", "1"));
+    let first = core.submit(&Command::CreateKey(customer_key("aaaaaaaaaaaa")), name).unwrap();
+    assert_eq!(first.answer().detail, Detail::Key { id: "aaaaaaaaaaaa".parse().unwrap() });
+    let again = core.submit(&Command::CreateKey(customer_key("bbbbbbbbbbbb")), name).unwrap();
+    assert_eq!(again, Outcome::AlreadyApplied(first.answer().clone()));
+    assert_eq!(core.state.credentials().iter().count(), 1);
+    let other = KeyGrant { name: "other".to_owned(), ..customer_key("cccccccccccc") };
+    assert_eq!(core.submit(&Command::CreateKey(other), name).unwrap_err().code(), "idempotency_key_reused");
+}
+
+#[test]
+fn a_key_holds_until_it_ends_and_the_oldest_that_ended_makes_room() {
+    let core = &mut prepared();
+    let id = |n: usize| format!("{n:012}");
+    let ends = core.now + HOUR;
+    let (first, second) = (id(0), id(1));
+    let ending = |id: &str, at| KeyGrant { expires_at: Some(super::support::at(at)), ..customer_key(id) };
+    core.run(Command::CreateKey(ending(&first, ends))).unwrap();
+    core.run(Command::CreateKey(ending(&second, ends + 1))).unwrap();
+    let holds = |core: &Core, name: &str, secret: &str, now: i64| {
+        let hash = customer_key(secret).hash;
+        let id = name.parse().unwrap();
+        core.state.credentials().proved(&id, &hash, super::support::at(now)).is_some()
+    };
+    assert!(holds(core, &first, &first, ends - 1) && !holds(core, &first, &first, ends));
+    assert!(!holds(core, &first, &second, ends - 1) && !holds(core, &id(9), &first, ends - 1));
+    for n in 2..KEYS_MAX {
+        let forever = KeyGrant { expires_at: None, ..customer_key(&id(n)) };
+        core.run(Command::CreateKey(forever)).unwrap();
+    }
+    let one_more = customer_key(&id(KEYS_MAX));
+    check(core, &Command::CreateKey(one_more.clone()), "keys_full");
+    core.now = ends + 1;
+    core.run(Command::CreateKey(one_more)).unwrap();
+    let known = |core: &Core, id: &str| core.state.credentials().get(&id.parse().unwrap()).is_some();
+    assert!(!known(core, &first) && known(core, &second));
+    core.run(Command::RevokeKey { id: id(5).parse().unwrap() }).unwrap();
+    assert!(!holds(core, &id(5), &id(5), ends + 1) && holds(core, &id(6), &id(6), ends + 1));
+}
+
+#[test]
 fn months_close_in_order_once_and_not_early() {
     let core = &mut prepared();
     check(core, &finalise("nobody", "2026-01"), "tenant_unknown");
@@ -186,6 +261,9 @@ fn no_two_requests_share_a_digest() {
         record(1),
         record(2),
         finalise("acme", "2026-01"),
+        Command::CreateKey(customer_key("aaaaaaaaaaaa")),
+        Command::CreateKey(KeyGrant { expires_at: None, ..customer_key("aaaaaaaaaaaa") }),
+        Command::RevokeKey { id: "aaaaaaaaaaaa".parse().unwrap() },
         Command::PublishRateCard(card(Currency::USD, 2, now + DAY, 1)),
         Command::PublishRateCard(card(Currency::USD, 2, now + DAY, 2)),
     ];

@@ -3,8 +3,8 @@
 use hourglass_ledger::core::rows::EventRows;
 use hourglass_ledger::core::usage::UsageBatch;
 use hourglass_ledger::core::{
-    Answer, Command, Decision, IdempotencyKey, Outcome, Policy, Position, Registration, Rejection, Request,
-    State, apply, decide,
+    Answer, Command, Decision, IdempotencyKey, KeyGrant, Outcome, Policy, Position, Registration, Rejection,
+    Request, Role, Scope, State, apply, decide,
 };
 use hourglass_ledger::log::{self, StoredEvent};
 use hourglass_pricing::{ContractDraft, PriceDraft, PurchaseModel, RateCardDraft};
@@ -222,5 +222,19 @@ impl Chance {
 
     pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[usize::try_from(self.below(items.len() as u64)).unwrap()]
+    }
+}
+
+/// A key of `acme` that reads and holds until the end of 2026; its hash follows from its id.
+pub(crate) fn customer_key(id: &str) -> KeyGrant {
+    KeyGrant {
+        id: id.parse().unwrap(),
+        hash: blake3::hash(id.as_bytes()).into(),
+        name: "ci".to_owned(),
+        role: Role::Customer,
+        tenant: Some("acme".parse().unwrap()),
+        agent: None,
+        scopes: [Scope::Read].into(),
+        expires_at: Some("2027-01-01T00:00:00Z".parse().unwrap()),
     }
 }

@@ -14,7 +14,9 @@ use hourglass_units::{Currency, INSTANT_MIN};
 use prost::bytes::Bytes;
 use sqlx::{AssertSqlSafe, Connection, Executor, SqliteConnection};
 
-use super::support::{Core, HOUR, MINUTE, batch, finalise, ms, record, registration, start, stop, usage};
+use super::support::{
+    Core, HOUR, MINUTE, batch, customer_key, finalise, ms, record, registration, start, stop, usage,
+};
 
 /// Two tenants, a month with late corrections, something in quarantine.
 pub(crate) fn story() -> Core {
@@ -37,6 +39,8 @@ pub(crate) fn story() -> Core {
     let original = Bytes::from_static(b"not usage");
     let (reason, content_type) = ("undecodable".to_owned(), "text/plain".to_owned());
     core.run(Command::QuarantineUsage { reason, content_type, original }).unwrap();
+    core.run(Command::CreateKey(customer_key("a1b2c3d4e5f6"))).unwrap();
+    core.run(Command::RevokeKey { id: "a1b2c3d4e5f6".parse().unwrap() }).unwrap();
     core.now = ms("2026-02-04T00:00:00Z");
     core.run(Command::Tick).unwrap();
     core.run(finalise("acme", "2026-01")).unwrap();

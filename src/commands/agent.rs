@@ -132,7 +132,7 @@ impl Nats {
 
 fn password(file: Option<PathBuf>) -> Result<String, Failure> {
     let password = match file {
-        Some(path) => super::read_file(&path)?.trim().to_owned(),
+        Some(path) => crate::config::read(&path)?.trim().to_owned(),
         None => std::env::var(PASSWORD_VARIABLE).unwrap_or_default(),
     };
     if password.is_empty() {

@@ -84,7 +84,7 @@ fn public_key(path: &Path) -> Result<String, Failure> {
             pair
         }
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            let seed = super::read_file(path)?;
+            let seed = crate::config::read(path)?;
             nkeys::KeyPair::from_seed(seed.trim()).map_err(|error| wrong(&error))?
         }
         Err(error) => return Err(wrong(&error)),

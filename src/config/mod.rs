@@ -69,8 +69,8 @@ pub struct Resolved {
     pub cell: CellSection,
 }
 
-/// Reads a file that the settings name.
-fn read(path: &Path) -> Result<String, Failure> {
+/// Reads a file that the command line or the settings name.
+pub fn read(path: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::guard::REQUESTS_MAX;
 use super::metrics::{Exposer, Metrics};
 use super::problem::Problem;
-use crate::auth::OperatorToken;
+use crate::auth::Authenticator;
 use crate::usage::Name;
 
 /// Shared by all requests.
@@ -21,7 +21,7 @@ pub(super) struct App(Arc<Shared>);
 
 struct Shared {
     cell: CellHandle,
-    token: OperatorToken,
+    authenticator: Authenticator,
     metrics: Metrics,
     exposer: Option<Arc<Exposer>>,
     permits: Semaphore,
@@ -29,10 +29,10 @@ struct Shared {
 }
 
 impl App {
-    pub(super) fn new(cell: CellHandle, token: OperatorToken, exposer: Option<Arc<Exposer>>) -> Self {
+    pub(super) fn new(cell: CellHandle, authenticator: Authenticator, exposer: Option<Arc<Exposer>>) -> Self {
         Self(Arc::new(Shared {
             cell,
-            token,
+            authenticator,
             metrics: Metrics::new(),
             exposer,
             permits: Semaphore::new(REQUESTS_MAX),
@@ -48,8 +48,8 @@ impl App {
         self.0.cell.status()
     }
 
-    pub(super) fn token(&self) -> OperatorToken {
-        self.0.token
+    pub(super) fn authenticator(&self) -> &Authenticator {
+        &self.0.authenticator
     }
 
     pub(super) fn metrics(&self) -> &Metrics {

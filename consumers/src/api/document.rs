@@ -7,10 +7,14 @@ use utoipa::openapi::{
     ContentBuilder, Object, ObjectBuilder, Ref, RefOr, Required, ResponseBuilder, Schema, Type,
 };
 
+use super::access::{is_public, needed};
 use super::extract::IDEMPOTENCY_KEY;
 use super::instances::{__path_start_instance, __path_stop_instance};
+use super::keys::__path_revoke_key;
 use super::problem::{PROBLEM_MEDIA_TYPE, ProblemDocument};
 use super::quarantine::__path_replay_quarantine;
+
+use crate::auth::roles::{Permission, Reach, holders};
 
 /// What the router cannot say by itself.
 #[derive(OpenApi)]
@@ -23,7 +27,7 @@ use super::quarantine::__path_replay_quarantine;
                        (RFC 9457).",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    paths(start_instance, stop_instance, replay_quarantine),
+    paths(start_instance, stop_instance, revoke_key, replay_quarantine),
     components(schemas(ProblemDocument)),
     tags(
         (name = "tenants", description = "Customers."),
@@ -32,36 +36,54 @@ use super::quarantine::__path_replay_quarantine;
         (name = "usage", description = "Usage in, and reports of it."),
         (name = "ledger", description = "Balances, rows and the log."),
         (name = "invoices", description = "Invoices."),
+        (name = "keys", description = "API keys."),
         (name = "operation", description = "Probes and metrics."),
     ),
 )]
 pub(super) struct Document;
 
-/// Adds what holds for every operation: errors, idempotency and the token.
+/// Adds what holds for every operation: errors, idempotency and who may use it.
 pub(super) fn completed(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     if let Some(components) = &mut document.components {
-        components.add_security_scheme("operator_token", SecurityScheme::Http(bearer));
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
     }
     for (path, item) in &mut document.paths.paths {
-        let public = matches!(path.as_str(), "/healthz" | "/readyz");
-        for (operation, mutation) in [(&mut item.get, false), (&mut item.post, true)] {
+        for (operation, method) in [(&mut item.get, "GET"), (&mut item.post, "POST")] {
             if let Some(operation) = operation {
-                complete(operation, mutation, public);
+                complete(operation, method == "POST");
+                if !is_public(path) {
+                    guarded(operation, needed(method, path));
+                }
             }
         }
     }
     document
 }
 
-fn complete(operation: &mut Operation, mutation: bool, public: bool) {
+/// Says that an operation needs a credential, and whose.
+fn guarded(operation: &mut Operation, permission: Option<Permission>) {
+    operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>("bearer", [])]);
+    let needs = permission.map_or_else(
+        || "Open to nobody.".to_owned(),
+        |permission| {
+            let holders = holders(permission).map(|(role, reach)| match reach {
+                Reach::Own => format!("{role} (its own)"),
+                Reach::All | Reach::None => role.to_string(),
+            });
+            let holders = holders.collect::<Vec<_>>().join(", ");
+            format!("Needs the permission `{permission}`: {holders}.")
+        },
+    );
+    let described = operation.description.take().map(|text| format!("{text}\n\n{needs}"));
+    operation.description = Some(described.unwrap_or(needs));
+}
+
+fn complete(operation: &mut Operation, mutation: bool) {
     let schema = RefOr::Ref(Ref::from_schema_name("ProblemDocument"));
     let content = ContentBuilder::new().schema(Some(schema)).build();
     let error = ResponseBuilder::new().description("An error.").content(PROBLEM_MEDIA_TYPE, content).build();
     operation.responses.responses.insert("default".to_owned(), RefOr::T(error));
-    if !public {
-        operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>("operator_token", [])]);
-    }
     if mutation {
         let key: Object =
             ObjectBuilder::new().schema_type(Type::String).max_length(Some(255)).min_length(Some(1)).build();

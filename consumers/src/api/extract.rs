@@ -10,12 +10,11 @@ use hourglass_ledger::core::IDEMPOTENCY_KEY_LENGTH_MAX;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
+use crate::auth::Principal;
 use crate::usage::Name;
 
 /// The header that names a mutation.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
-/// The one principal that there is.
-const PRINCIPAL: &str = "operator";
 
 /// Ids in the path.
 pub(super) struct Path<T>(pub(super) T);
@@ -106,9 +105,29 @@ pub(super) fn unsupported(given: &str, taken: &str) -> Problem {
     Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type_unsupported", detail)
 }
 
+/// Who asks, as the guard found out.
+pub(super) struct Caller(pub(super) Principal);
+
+impl Caller {
+    fn of(parts: &Parts) -> Result<Self, Problem> {
+        parts.extensions.get().cloned().map(Self).ok_or_else(|| {
+            tracing::error!("a request reached its handler without a principal");
+            Problem::internal()
+        })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Self::of(parts)
+    }
+}
+
 /// The name of a mutation, where the caller gave one.
 ///
-/// It is the caller's own within a method and path, so that one key can be used for the parts of a
+/// It is the principal's own within a method and path, so that one key can be used for the parts of a
 /// larger piece of work.
 pub(super) struct Idempotency(pub(super) Option<Name>);
 
@@ -126,7 +145,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Idempotency {
             );
             return Err(Problem::bad_request("idempotency_key_invalid", detail));
         }
-        let scope = format!("{PRINCIPAL} {} {}", parts.method, parts.uri.path());
+        let Caller(principal) = Caller::of(parts)?;
+        let scope = format!("{} {} {}", principal.name(), parts.method, parts.uri.path());
         Ok(Self(Some(Name { scope, key: key.to_owned() })))
     }
 }

@@ -1,13 +1,14 @@
-//! Who may come in, how many at once, and for how long.
+//! Who may come in, what for, how many at once, and for how long.
 
 use std::time::Duration;
 
-use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::access::{authorise, is_public};
 use super::app::App;
 use super::problem::Problem;
 use crate::auth::is_loopback_host;
@@ -17,9 +18,11 @@ pub const REQUESTS_MAX: usize = 1_024;
 /// Longest that a request may take, its body included.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Refuses whoever may not come in, then bounds the work.
+/// Refuses whoever may not come in, then bounds the work. To find out who asks is part of the work.
 pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
-    if let Err(problem) = admit(&app, request.uri(), request.headers()) {
+    if app.authenticator().trusts_loopback()
+        && let Err(problem) = from_this_machine(request.uri(), request.headers())
+    {
         return problem.into_response();
     }
     if is_public(request.uri().path()) {
@@ -29,7 +32,7 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
         let detail = format!("{REQUESTS_MAX} requests are at work already");
         return Problem::unavailable("overloaded", detail).into_response();
     };
-    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+    match tokio::time::timeout(REQUEST_TIMEOUT, admitted(&app, request, next)).await {
         Ok(response) => response,
         Err(_) => Problem::unavailable(
             "timeout",
@@ -40,23 +43,25 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
     }
 }
 
-/// Whether a path tells nothing about anyone: probes and the documentation.
-fn is_public(path: &str) -> bool {
-    matches!(path, "/" | "/healthz" | "/readyz" | "/openapi.json" | "/docs") || path.starts_with("/docs/")
+/// Runs the request where its principal may do what it asks.
+async fn admitted(app: &App, mut request: Request, next: Next) -> Response {
+    let principal = match app.authenticator().authenticate(app.cell(), request.headers()).await {
+        Ok(principal) => principal,
+        Err(denied) => return Problem::from(denied).into_response(),
+    };
+    // Without a pattern there is no handler, and nothing to protect.
+    if let Some(route) = request.extensions().get::<MatchedPath>()
+        && let Err(refused) = authorise(&principal, request.method(), route.as_str(), request.uri().path())
+    {
+        return refused;
+    }
+    request.extensions_mut().insert(principal);
+    next.run(request).await
 }
 
-fn admit(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
-    let token = app.token();
-    if token.is_set() {
-        let authorization = headers.get(AUTHORIZATION).map(axum::http::HeaderValue::as_bytes);
-        if is_public(uri.path()) || token.admits(authorization) {
-            return Ok(());
-        }
-        let detail = "give the operator's token as `Authorization: Bearer …`";
-        return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail));
-    }
-    // Without a token this machine's own users are trusted. A web page is not one of them: it comes
-    // under the name of its own site (DNS rebinding), or says from where it comes.
+/// Without a token this machine's own users are trusted. A web page is not one of them: it comes
+/// under the name of its own site (DNS rebinding), or says from where it comes.
+fn from_this_machine(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let host = text(HOST).or_else(|| uri.authority().map(axum::http::uri::Authority::as_str));
     if !host.is_some_and(is_loopback_host) {

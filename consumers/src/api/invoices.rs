@@ -178,7 +178,7 @@ pub(super) async fn finalise_invoice(
     let outcome = app.submit(Command::FinaliseInvoice { tenant, period: draft.period }, name).await?;
     let resource = match outcome.answer().detail {
         Detail::Invoice { number } => format!("{invoices}/{number}"),
-        Detail::Done | Detail::Usage { .. } => invoices,
+        Detail::Done | Detail::Usage { .. } | Detail::Key { .. } => invoices,
     };
     Ok(done(&outcome, true, resource))
 }

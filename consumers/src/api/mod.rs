@@ -1,7 +1,7 @@
 //! HTTP: the resources of the cell, as `/openapi.json` describes them.
 //!
 //! A request passes, from the outside in: the observer (names it, writes errors down, counts it), the
-//! guard (who may come in, how many at once, how long), and its handler, which reads the state or the
+//! guard (who may come in and what for, how many at once, how long), and its handler, which reads the state or the
 //! store or submits one command. Limits are named constants: [`BODY_BYTES_MAX`],
 //! [`REQUESTS_MAX`], [`REQUEST_TIMEOUT`], [`USAGE_ROWS_MAX`] and the ledger's own.
 //!
@@ -11,10 +11,12 @@
 //!   `request_id`; the id is in `X-Request-Id` of every answer too.
 //! * Unknown query parameters and unknown fields are refused, so that a misspelt filter cannot pass
 //!   for none.
-//! * With an operator token every path but the probes and the documentation needs it. `/metrics`
-//!   does too. Without one only requests to this machine's own name are answered, so that a web page
-//!   cannot reach the cell through its reader's browser.
+//! * Every path but the probes and the documentation needs a credential ([`crate::auth`]) whose role
+//!   has the permission that `access` names for the route. Where neither an operator token nor an
+//!   issuer is configured, who gives none is the operator; then only requests to this machine's own
+//!   name are answered, so that a web page cannot reach the cell through its reader's browser.
 
+mod access;
 mod app;
 mod document;
 mod done;
@@ -23,6 +25,7 @@ mod guard;
 mod health;
 mod instances;
 mod invoices;
+mod keys;
 mod ledger;
 mod metrics;
 mod observe;
@@ -56,7 +59,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use app::App;
 use problem::Problem;
 
-use crate::auth::OperatorToken;
+use crate::auth::{Authenticator, Oidc};
 
 pub use done::IDEMPOTENT_REPLAYED;
 pub use extract::IDEMPOTENCY_KEY;
@@ -72,10 +75,12 @@ pub const BODY_BYTES_MAX: usize = BATCH_BYTES_MAX + (64 << 10);
 /// How the cell is served.
 #[derive(Clone, Default)]
 pub struct ApiConfig {
-    /// Who knows it is the operator. Without one, only loopback is served.
+    /// Who knows it is the operator. Without one, and without an issuer, only loopback is served.
     pub operator_token: Option<String>,
     /// Writes the metrics of what runs beside the cell.
     pub exposer: Option<Arc<Exposer>>,
+    /// Whose JWTs are taken.
+    pub oidc: Option<Oidc>,
 }
 
 impl std::fmt::Debug for ApiConfig {
@@ -83,19 +88,21 @@ impl std::fmt::Debug for ApiConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ApiConfig")
             .field("operator_token", &self.operator_token.as_ref().map(|_| "…"))
+            .field("oidc", &self.oidc)
             .finish()
     }
 }
 
 /// Every route of a cell.
 pub fn router(cell: CellHandle, config: ApiConfig) -> Router {
-    let app = App::new(cell, OperatorToken::new(config.operator_token.as_deref()), config.exposer);
+    let app = App::new(cell, Authenticator::new(&config), config.exposer);
     let (routes, document) = described().split_for_parts();
     let routes = routes.route("/", get(|| async { Redirect::temporary("/docs/") }));
     // `{instance}:start` and `:stop`, `{position}:replay`: they are described by hand in `document`.
     let act = post(instances::act_on_instance);
     let routes = routes.route("/v1/tenants/{tenant}/instances/{instance}", act);
     let routes = routes.route("/v1/quarantine/{position}", post(quarantine::act_on_quarantine));
+    let routes = routes.route("/v1/keys/{key}", post(keys::act_on_key));
     let documentation = SwaggerUi::new("/docs").url("/openapi.json", document::completed(document));
     layered(Router::from(documentation).merge(routes.with_state(app.clone())), app)
 }
@@ -136,6 +143,8 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(invoices::finalise_invoice, invoices::list_invoices))
         .routes(routes!(invoices::draft_invoice))
         .routes(routes!(invoices::get_invoice))
+        .routes(routes!(keys::create_key, keys::list_keys))
+        .routes(routes!(keys::get_key))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))

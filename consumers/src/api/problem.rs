@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::auth::Denied;
 use crate::usage::IngestError;
 
 /// The media type of every error.
@@ -29,6 +30,8 @@ pub(crate) struct Problem {
     detail: String,
     retryable: bool,
     retry_after: bool,
+    /// Why the credential is not enough, as RFC 6750 names it.
+    challenge: Option<&'static str>,
     members: Map<String, Value>,
 }
 
@@ -59,7 +62,15 @@ pub(crate) struct ProblemDocument {
 impl Problem {
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         let detail = detail.into();
-        Self { status, code, detail, retryable: false, retry_after: false, members: Map::new() }
+        Self {
+            status,
+            code,
+            detail,
+            retryable: false,
+            retry_after: false,
+            challenge: None,
+            members: Map::new(),
+        }
     }
 
     /// The request is not as it should be.
@@ -121,8 +132,12 @@ impl Problem {
         if self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"hourglass\""));
+        let challenge = match self.challenge {
+            Some(challenge) => Some(challenge),
+            None => (self.status == StatusCode::UNAUTHORIZED).then_some("Bearer realm=\"hourglass\""),
+        };
+        if let Some(challenge) = challenge {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         // A struct of strings and numbers has no value that JSON lacks.
         let body = serde_json::to_vec(&document).unwrap_or_default();
@@ -159,7 +174,9 @@ impl From<Rejection> for Problem {
     fn from(rejection: Rejection) -> Self {
         use Rejection as R;
         let status = match &rejection {
-            R::TenantUnknown { .. } | R::InstanceUnknown { .. } => StatusCode::NOT_FOUND,
+            R::TenantUnknown { .. } | R::InstanceUnknown { .. } | R::KeyUnknown { .. } => {
+                StatusCode::NOT_FOUND
+            }
             R::CellAlreadyOpen { .. }
             | R::IdempotencyKeyReused { .. }
             | R::TenantExists { .. }
@@ -173,13 +190,17 @@ impl From<Rejection> for Problem {
             | R::PeriodOpen { .. }
             | R::PeriodFinalised { .. }
             | R::EarlierPeriodOpen { .. }
-            | R::LaterPeriodFinalised { .. } => StatusCode::CONFLICT,
+            | R::LaterPeriodFinalised { .. }
+            | R::KeyExists { .. }
+            | R::KeysFull
+            | R::KeyRevoked { .. } => StatusCode::CONFLICT,
             R::PolicyInvalid(_)
             | R::TextInvalid { .. }
             | R::Card(_)
             | R::GpusOutOfRange { .. }
             | R::InTheFuture { .. }
             | R::TooOld { .. }
+            | R::KeyGrantInvalid(_)
             | R::AmountOverflow => StatusCode::UNPROCESSABLE_ENTITY,
             R::MessageTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             R::CellNotOpen | R::SuspenseFull => StatusCode::SERVICE_UNAVAILABLE,
@@ -189,6 +210,25 @@ impl From<Rejection> for Problem {
             retryable: rejection.is_retryable(),
             retry_after: status == StatusCode::SERVICE_UNAVAILABLE,
             ..problem
+        }
+    }
+}
+
+impl From<Denied> for Problem {
+    /// 401 where it is not known who asks, 403 where it is and they may not (RFC 9110, 15.5).
+    fn from(denied: Denied) -> Self {
+        let detail = denied.detail();
+        match denied {
+            Denied::Missing => Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail),
+            Denied::Invalid(_) => Self {
+                challenge: Some("Bearer realm=\"hourglass\", error=\"invalid_token\""),
+                ..Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
+            },
+            Denied::Forbidden { code, .. } => Self {
+                challenge: Some("Bearer realm=\"hourglass\", error=\"insufficient_scope\""),
+                ..Self::new(StatusCode::FORBIDDEN, code, detail)
+            },
+            Denied::Cell(error) => error.into(),
         }
     }
 }
@@ -224,6 +264,7 @@ impl From<IngestError> for Problem {
                 Self::new(status, reason, detail).with("quarantine_position", position)
             }
             IngestError::TooLarge { reason, .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, reason, detail),
+            IngestError::ForeignAgent { .. } => Self::new(StatusCode::FORBIDDEN, "agent_foreign", detail),
             IngestError::Cell(error) => error.into(),
         }
     }

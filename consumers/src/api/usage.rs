@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::app::{App, known_tenant};
 use super::done::as_replayed;
-use super::extract::{Body, Idempotency, Path, Query, unsupported};
+use super::extract::{Body, Caller, Idempotency, Path, Query, unsupported};
 use super::problem::{Problem, ProblemDocument};
 use crate::billing::report::{AsOf, GroupBy, UsageQuery, UsageReport, unwritten, usage_report};
 use crate::usage::{BatchDraft, CloudEventDraft, Format, IngestReport, ingest};
@@ -44,6 +44,7 @@ pub(super) struct UsageBatchMessage(Vec<u8>);
 )]
 pub(super) async fn ingest_usage(
     State(app): State<App>,
+    Caller(principal): Caller,
     Idempotency(name): Idempotency,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -51,7 +52,7 @@ pub(super) async fn ingest_usage(
         let taken = Format::ALL.map(Format::media_type).join(", ");
         return Err(unsupported(&body.media_type, &taken));
     };
-    let report = ingest(app.cell(), format, body.bytes, name.as_ref()).await?;
+    let report = ingest(app.cell(), format, body.bytes, name.as_ref(), principal.ingests()?).await?;
     let replayed = report.replayed;
     let response = axum::Json(report).into_response();
     Ok(if replayed { as_replayed(response) } else { response })

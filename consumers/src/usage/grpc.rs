@@ -8,6 +8,9 @@
 //!   not read on, and HTTP/2 flow control holds the agent back.
 //! * A message that is no batch is quarantined, and ends the stream with `INVALID_ARGUMENT` once all
 //!   batches before it are answered. Its status says where it is kept.
+//! * A batch in which an agent speaks for another one is refused and not kept, and ends the stream with
+//!   `PERMISSION_DENIED` in the same way.
+//! * The credential of an open stream is looked at again every [`CREDENTIAL_CHECK`].
 //! * On shutdown a stream is not read on, its batches are answered, and it ends with `UNAVAILABLE`:
 //!   the agent sends what has no answer again.
 
@@ -21,6 +24,7 @@ use hourglass_ledger::cell::{CellError, CellHandle};
 use hourglass_ledger::core::usage::{BATCH_BYTES_MAX, UsageBatch};
 use hourglass_ledger::core::{Command, Detail, Rejection};
 use hourglass_proto::v1;
+use hourglass_units::AgentId;
 use prost::Message;
 use prost::bytes::{Buf, Bytes};
 use tokio::net::TcpListener;
@@ -28,12 +32,13 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder, Streaming};
+use tonic::codegen::http::header::AUTHORIZATION;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::{Request, Response, Status};
 
 use super::reading::{Format, ReadError, numbered};
 use crate::api::ApiConfig;
-use crate::auth::OperatorToken;
+use crate::auth::{Authenticator, Denied, Principal};
 
 /// Most batches of one stream that wait for their commit.
 pub const BATCHES_UNDER_WAY_MAX: usize = 16;
@@ -41,6 +46,9 @@ pub const BATCHES_UNDER_WAY_MAX: usize = 16;
 pub const STREAMS_MAX: u32 = 64;
 /// How often a silent connection is asked whether it still lives.
 pub const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// How often an open stream's credential is looked at again: so long a revocation takes on it.
+pub const CREDENTIAL_CHECK: Duration = Duration::from_secs(5);
 
 /// The path of the one method.
 const PUBLISH: &str = "/hourglass.v1.UsageService/Publish";
@@ -53,8 +61,8 @@ pub async fn serve_grpc(
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
     let (stop, stopped) = watch::channel(false);
-    let token = OperatorToken::new(config.operator_token.as_deref());
-    let service = UsageService { cell, token, stopped };
+    let authenticator = Authenticator::new(&config);
+    let service = UsageService { cell, authenticator, stopped };
     let shutdown = async move {
         shutdown.await;
         let _streams = stop.send(true);
@@ -70,8 +78,16 @@ pub async fn serve_grpc(
 #[derive(Clone)]
 struct UsageService {
     cell: CellHandle,
-    token: OperatorToken,
+    authenticator: Authenticator,
     stopped: watch::Receiver<bool>,
+}
+
+/// One call, and whose it is.
+#[derive(Clone)]
+struct Call {
+    service: UsageService,
+    headers: http::HeaderMap,
+    sender: Option<AgentId>,
 }
 
 impl Service<http::Request<Body>> for UsageService {
@@ -89,26 +105,41 @@ impl Service<http::Request<Body>> for UsageService {
             if request.uri().path() != PUBLISH {
                 return Ok(Status::unimplemented("this server has hourglass.v1.UsageService").into_http());
             }
-            let authorization = request.headers().get(http::header::AUTHORIZATION);
-            if !service.token.admits(authorization.map(http::HeaderValue::as_bytes)) {
-                let how = "give the operator's token as `authorization: Bearer …`";
-                return Ok(Status::unauthenticated(how).into_http());
-            }
+            // Only what proves who asks is kept for as long as the stream lives.
+            let given = request.headers().get_all(AUTHORIZATION).iter();
+            let headers: http::HeaderMap = given.map(|value| (AUTHORIZATION, value.clone())).collect();
+            let call = match service.sender(&headers).await {
+                Ok(sender) => Call { service, headers, sender },
+                Err(denied) => return Ok(denied.into_http()),
+            };
             let mut grpc = tonic::server::Grpc::new(RawBatches)
                 .apply_max_message_size_config(Some(BATCH_BYTES_MAX), None);
-            Ok(grpc.streaming(service, request).await)
+            Ok(grpc.streaming(call, request).await)
         })
     }
 }
 
-impl tonic::server::StreamingService<Bytes> for UsageService {
+impl UsageService {
+    /// For which agent the caller speaks; `None` where for any.
+    async fn sender(&self, headers: &http::HeaderMap) -> Result<Option<AgentId>, Status> {
+        let principal: Result<Principal, Denied> = self.authenticator.authenticate(&self.cell, headers).await;
+        let sender = principal.and_then(|principal| principal.ingests().map(Option::<&AgentId>::cloned));
+        sender.map_err(|denied| match denied {
+            Denied::Missing | Denied::Invalid(_) => Status::unauthenticated(denied.detail()),
+            Denied::Forbidden { .. } => Status::permission_denied(denied.detail()),
+            Denied::Cell(error) => status(error),
+        })
+    }
+}
+
+impl tonic::server::StreamingService<Bytes> for Call {
     type Response = v1::Watermark;
     type ResponseStream = ReceiverStream<Result<v1::Watermark, Status>>;
     type Future = BoxFuture<Response<Self::ResponseStream>, Status>;
 
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
         let (answers, receiver) = mpsc::channel(BATCHES_UNDER_WAY_MAX);
-        let publish = publish(self.cell.clone(), request.into_inner(), answers, self.stopped.clone());
+        let publish = publish(self.clone(), request.into_inner(), answers);
         drop(tokio::spawn(publish));
         Box::pin(async move { Ok(Response::new(ReceiverStream::new(receiver))) })
     }
@@ -117,12 +148,12 @@ impl tonic::server::StreamingService<Bytes> for UsageService {
 type Answer = Result<v1::Watermark, Status>;
 
 /// Reads the stream and answers it, until either side ends it.
-async fn publish(
-    cell: CellHandle,
-    mut batches: Streaming<Bytes>,
-    answers: mpsc::Sender<Answer>,
-    mut stopped: watch::Receiver<bool>,
-) {
+async fn publish(call: Call, mut batches: Streaming<Bytes>, answers: mpsc::Sender<Answer>) {
+    let Call { service, headers, sender } = call;
+    let (cell, mut stopped) = (service.cell.clone(), service.stopped.clone());
+    let first = tokio::time::Instant::now() + CREDENTIAL_CHECK;
+    let mut checks = tokio::time::interval_at(first, CREDENTIAL_CHECK);
+    checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // Commands enter the cell's queue in the order of the stream, and answers leave in it.
     let mut under_way: FuturesOrdered<BoxFuture<v1::Watermark, Status>> = FuturesOrdered::new();
     let mut reading = true;
@@ -141,10 +172,26 @@ async fn publish(
                     Err(Status::unavailable("the server shuts down: send what has no answer again"))
                 }));
             }
+            // A key that was revoked must not live on in the streams that it opened.
+            _ = checks.tick(), if reading => {
+                if let Err(denied) = service.sender(&headers).await.and_then(|now| match now == sender {
+                    true => Ok(()),
+                    false => Err(Status::unauthenticated("the credential became another's: begin again")),
+                }) {
+                    reading = false;
+                    under_way.push_back(Box::pin(async move { Err(denied) }));
+                }
+            }
             read = batches.message(), if reading && under_way.len() < BATCHES_UNDER_WAY_MAX => {
                 match read {
                     Ok(Some(raw)) => match numbered(raw.clone()) {
-                        Ok(batch) => under_way.push_back(Box::pin(accept(cell.clone(), batch))),
+                        Ok(batch) => match foreign(sender.as_ref(), &batch) {
+                            None => under_way.push_back(Box::pin(accept(cell.clone(), batch))),
+                            Some(refused) => {
+                                reading = false;
+                                under_way.push_back(Box::pin(async move { Err(refused) }));
+                            }
+                        },
                         Err(error) => {
                             reading = false;
                             under_way.push_back(Box::pin(refuse(cell.clone(), raw, error)));
@@ -167,13 +214,22 @@ async fn stop(stopped: &mut watch::Receiver<bool>) {
     let _either = stopped.wait_for(|stopped| *stopped).await;
 }
 
+/// The answer to a batch in which an agent speaks for another one.
+fn foreign(sender: Option<&AgentId>, batch: &UsageBatch) -> Option<Status> {
+    let sender = sender.filter(|sender| *sender != batch.agent())?;
+    let agent = batch.agent();
+    let what =
+        format!("the sender is agent {sender} and the batch speaks for agent {agent}: it was not kept");
+    Some(Status::permission_denied(what))
+}
+
 async fn accept(cell: CellHandle, batch: UsageBatch) -> Answer {
     let (agent_id, epoch) = (batch.agent().to_string(), batch.epoch());
     let outcome = cell.submit(Command::AcceptUsage(batch)).await.map_err(status)?;
     let answer = outcome.answer();
     let (next_seq, quarantined) = match &answer.detail {
         Detail::Usage { next_seq, quarantined, .. } => (*next_seq, quarantined.as_slice()),
-        Detail::Done | Detail::Invoice { .. } => (0, [].as_slice()),
+        Detail::Done | Detail::Invoice { .. } | Detail::Key { .. } => (0, [].as_slice()),
     };
     Ok(v1::Watermark {
         agent_id,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use hourglass_ledger::cell::{CellError, CellHandle, Submission};
 use hourglass_ledger::core::{Command, Detail, IdempotencyKey, Outcome};
+use hourglass_units::AgentId;
 use prost::bytes::Bytes;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -79,6 +80,14 @@ pub enum IngestError {
         /// For people.
         detail: String,
     },
+    /// It speaks for an agent that its sender is not. Nothing of it was kept.
+    #[error("the sender is agent {sender} and the message speaks for agent {agent}: nothing of it was kept")]
+    ForeignAgent {
+        /// Who sent it.
+        sender: AgentId,
+        /// For whom it speaks.
+        agent: AgentId,
+    },
     /// The cell refused it, or cannot tell. Send all of it again: what was taken adds nothing twice.
     #[error(transparent)]
     Cell(#[from] CellError),
@@ -122,7 +131,8 @@ async fn read_aside(format: Format, message: Bytes) -> Result<Result<Reading, Re
     tokio::task::spawn_blocking(move || read(format, &message)).await.map_err(stopped)
 }
 
-/// Takes a message in and answers when it is durable.
+/// Takes a message in and answers when it is durable. `sender` is the only agent for whom it may
+/// speak, where there is one.
 ///
 /// A message that speaks for several agents is one command each, and they are not one transaction:
 /// on an error some may be logged. Sending the message again is always right.
@@ -131,6 +141,7 @@ pub async fn ingest(
     format: Format,
     message: Bytes,
     name: Option<&Name>,
+    sender: Option<&AgentId>,
 ) -> Result<IngestReport, IngestError> {
     let mut taking = Taking { cell, name, submitted: 0, applied: false };
     let quarantine = |reason: &str| Command::QuarantineUsage {
@@ -147,6 +158,13 @@ pub async fn ingest(
             return Err(IngestError::Quarantined { reason, detail, position });
         }
     };
+
+    if let Some(sender) = sender
+        && let Some(foreign) = batches.iter().find(|it| it.batch.agent() != sender)
+    {
+        let (sender, agent) = (sender.clone(), foreign.batch.agent().clone());
+        return Err(IngestError::ForeignAgent { sender, agent });
+    }
 
     // The original first: once a part of the message is answered for, all of it is kept.
     let original_position = match unreadable.first() {

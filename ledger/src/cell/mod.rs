@@ -13,7 +13,7 @@
 //! * A cell that was deposed writes no more under its epoch: the head of the log says whose turn it
 //!   is, and every commit compares it.
 //!
-//! A cell has one of two [`Role`]s. The only one that can write to its store writes from the start
+//! A cell has one of two [`WriterRole`]s. The only one that can write to its store writes from the start
 //! until it is closed. A candidate *stands by*: it folds the log into its own state as others write
 //! it, and takes over when the writer's lease ends. A candidate that is deposed stands by again.
 
@@ -104,7 +104,7 @@ pub enum StartError {
 
 /// Whether others may want to write to the same store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum WriterRole {
     /// Nobody else can: the store's lock is ours. Writes at once, and needs no lease.
     Sole,
     /// Others can. Stands by until the lease is free, and holds it from then on.
@@ -117,7 +117,7 @@ pub struct CellOptions {
     /// The name under which it writes; of its own among all that can write to the store.
     pub holder: String,
     /// Whether others may want to.
-    pub role: Role,
+    pub role: WriterRole,
     /// How long the lease runs from each commit on, between [`LEASE_MIN`] and [`LEASE_MAX`].
     pub lease: Duration,
 }
@@ -125,12 +125,16 @@ pub struct CellOptions {
 impl CellOptions {
     /// The only writer of its store.
     pub fn sole(holder: &str) -> Self {
-        Self { holder: holder.to_owned(), role: Role::Sole, lease: LEASE }
+        Self { holder: holder.to_owned(), role: WriterRole::Sole, lease: LEASE }
     }
 
     /// One of several.
     pub fn candidate(holder: &str, lease: Duration) -> Self {
-        Self { holder: holder.to_owned(), role: Role::Candidate, lease: lease.clamp(LEASE_MIN, LEASE_MAX) }
+        Self {
+            holder: holder.to_owned(),
+            role: WriterRole::Candidate,
+            lease: lease.clamp(LEASE_MIN, LEASE_MAX),
+        }
     }
 
     fn lease_from(&self, now: Instant) -> Instant {
@@ -170,6 +174,7 @@ pub struct CellHandle {
     queue: mpsc::Sender<Work>,
     reader: Arc<dyn Reader>,
     status: Arc<CellStatus>,
+    clock: Arc<dyn Clock>,
 }
 
 /// The running cell: its threads.
@@ -232,8 +237,8 @@ impl Cell {
         let reader = store.reader();
         let status = Arc::new(CellStatus::default());
         let first = match options.role {
-            Role::Candidate => None,
-            Role::Sole => {
+            WriterRole::Candidate => None,
+            WriterRole::Sole => {
                 let now = clock.now();
                 let (holder, lease_until) = (options.holder.clone(), options.lease_from(now));
                 // The lock of the store is ours, so whoever held the lease before is gone.
@@ -246,7 +251,12 @@ impl Cell {
             }
         };
         let (queue, work) = mpsc::channel(QUEUE_MAX);
-        let handle = CellHandle { queue, reader: Arc::clone(&reader), status: Arc::clone(&status) };
+        let handle = CellHandle {
+            queue,
+            reader: Arc::clone(&reader),
+            status: Arc::clone(&status),
+            clock: Arc::clone(&clock),
+        };
         let runner = Runner { store, reader, clock, status, options, renewals: handle.queue.downgrade() };
         let thread =
             std::thread::Builder::new().name("cell".to_owned()).spawn(move || runner.run(work, first))?;
@@ -295,8 +305,8 @@ impl Runner {
         loop {
             let next = match (turn.take(), self.options.role) {
                 (Some(turn), _) => Some(turn),
-                (None, Role::Candidate) => standby::stand_by(&mut self, &mut work, returns),
-                (None, Role::Sole) => refuse_all(&mut work, &CellError::Deposed),
+                (None, WriterRole::Candidate) => standby::stand_by(&mut self, &mut work, returns),
+                (None, WriterRole::Sole) => refuse_all(&mut work, &CellError::Deposed),
             };
             returns = false;
             let Some(next) = next else { return };
@@ -318,7 +328,7 @@ impl Runner {
             epoch: turn.epoch,
             lease_until: turn.lease_until,
         };
-        let candidate = options.role == Role::Candidate;
+        let candidate = options.role == WriterRole::Candidate;
         let every = options.lease.checked_div(RENEWALS_A_LEASE).unwrap_or(LEASE_MIN);
         // One batch commits, one waits: what is decided beyond that waits in the queue.
         let (batches, to_commit) = sync_channel(1);
@@ -419,6 +429,11 @@ impl CellHandle {
     /// The rows and events that are committed, for lists and history.
     pub fn reader(&self) -> &Arc<dyn Reader> {
         &self.reader
+    }
+
+    /// What time it is by the cell's clock: for what expires between two events.
+    pub fn now(&self) -> Instant {
+        self.clock.now()
     }
 
     /// How the cell does.

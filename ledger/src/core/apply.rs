@@ -74,6 +74,18 @@ pub fn apply(
             invoicing::finalise(state, invoice, position, at, rows)?;
             detail = Detail::Invoice { number: invoice.number };
         }
+        Event::KeyCreated(grant) => {
+            if state.credentials.get(&grant.id).is_some() {
+                return Err(Inconsistent::new("a key created twice"));
+            }
+            state.credentials.insert((**grant).clone(), at);
+            detail = Detail::Key { id: grant.id.clone() };
+        }
+        Event::KeyRevoked { id } => {
+            if !state.credentials.revoke(id, at) {
+                return Err(Inconsistent::new("the revocation of a key that does not hold"));
+            }
+        }
     }
     let answer = Answer { position, detail };
     if let Some((key, request)) = recorded.key {

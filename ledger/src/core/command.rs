@@ -7,6 +7,7 @@ use hourglass_units::{AgentId, Currency, InstanceId, Instant, Month, Platform, P
 use prost::bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::credentials::{KEYS_MAX, KeyGrant, KeyId};
 use super::event::Policy;
 use super::usage::{ContractBreach, UsageBatch};
 
@@ -82,6 +83,13 @@ pub enum Command {
         tenant: TenantId,
         /// Which month.
         period: Month,
+    },
+    /// Lets whoever knows a key come in.
+    CreateKey(KeyGrant),
+    /// Takes a key back, at once and for good.
+    RevokeKey {
+        /// Which.
+        id: KeyId,
     },
 }
 
@@ -223,6 +231,11 @@ pub enum Detail {
     Invoice {
         /// Its number, gapless per tenant.
         number: u64,
+    },
+    /// A key was created.
+    Key {
+        /// Its id: in a repeat, that of the first one.
+        id: KeyId,
     },
 }
 
@@ -409,6 +422,32 @@ pub enum Rejection {
         /// The month that is closed.
         later: Month,
     },
+    /// A key whose parts do not fit each other.
+    #[error("{0}")]
+    KeyGrantInvalid(&'static str),
+    /// The key's id is taken: draw another.
+    #[error("there is a key {id} already: try again")]
+    KeyExists {
+        /// Which.
+        id: KeyId,
+    },
+    /// Too many keys.
+    #[error("the cell has {KEYS_MAX} keys that hold: revoke one that is not needed any more")]
+    KeysFull,
+    /// No such key.
+    #[error("there is no key {id}")]
+    KeyUnknown {
+        /// Which.
+        id: KeyId,
+    },
+    /// It was taken back before.
+    #[error("key {id} was revoked already, at {at}")]
+    KeyRevoked {
+        /// Which.
+        id: KeyId,
+        /// When.
+        at: Instant,
+    },
     /// A sum left the range of the type.
     #[error("the amounts are too large to add up")]
     AmountOverflow,
@@ -443,12 +482,20 @@ impl Rejection {
             Self::PeriodFinalised { .. } => "period_finalised",
             Self::EarlierPeriodOpen { .. } => "earlier_period_open",
             Self::LaterPeriodFinalised { .. } => "later_period_finalised",
+            Self::KeyGrantInvalid(_) => "key_grant_invalid",
+            Self::KeyExists { .. } => "key_exists",
+            Self::KeysFull => "keys_full",
+            Self::KeyUnknown { .. } => "key_unknown",
+            Self::KeyRevoked { .. } => "key_revoked",
             Self::AmountOverflow => "amount_overflow",
         }
     }
 
     /// Whether the same request can succeed later without a change.
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::SuspenseFull | Self::PeriodOpen { .. } | Self::CellNotOpen)
+        matches!(
+            self,
+            Self::SuspenseFull | Self::PeriodOpen { .. } | Self::CellNotOpen | Self::KeyExists { .. }
+        )
     }
 }

@@ -11,6 +11,7 @@ use super::command::{
     Answer, Command, IdempotencyKey, QUARANTINE_BYTES_MAX, Registration, Rejection, SUSPENSE_INSTANCES_MAX,
     TEXT_LENGTH_MAX, first_16,
 };
+use super::credentials::KeyGrant;
 use super::event::{Event, Policy, Recorded};
 use super::invoicing;
 use super::metering::Instance;
@@ -122,7 +123,31 @@ fn in_open_cell(
             let invoice = invoicing::plan(state, tenant, *period, now, &request.chain_hash)?;
             Event::InvoiceFinalised(Box::new(invoice))
         }
+        Command::CreateKey(grant) => create_key(state, grant, now)?,
+        Command::RevokeKey { id } => {
+            let key = state.credentials.get(id);
+            let key = key.ok_or_else(|| Rejection::KeyUnknown { id: id.clone() })?;
+            if let Some(at) = key.revoked_at {
+                return Err(Rejection::KeyRevoked { id: id.clone(), at });
+            }
+            Event::KeyRevoked { id: id.clone() }
+        }
     })
+}
+
+fn create_key(state: &State, grant: &KeyGrant, now: Instant) -> Result<Event, Rejection> {
+    check_text("the key's name", &grant.name)?;
+    if let Some(tenant) = grant.tenant.as_ref().filter(|tenant| !state.tenants.contains_key(*tenant)) {
+        return Err(unknown_tenant(tenant));
+    }
+    grant.check(now)?;
+    if state.credentials.get(&grant.id).is_some() {
+        return Err(Rejection::KeyExists { id: grant.id.clone() });
+    }
+    if !state.credentials.has_room(now) {
+        return Err(Rejection::KeysFull);
+    }
+    Ok(Event::KeyCreated(Box::new(grant.clone())))
 }
 
 fn register(state: &State, cell: &Cell, it: &Registration, now: Instant) -> Result<Event, Rejection> {
@@ -268,6 +293,11 @@ fn digest(command: &Command) -> [u8; 16] {
         }
         Command::Tick => add(b"tick"),
         Command::FinaliseInvoice { tenant, period } => add(&encoded(&("invoice", tenant, period))),
+        // The id and the hash are drawn anew for each attempt: they are no part of what was asked for.
+        Command::CreateKey(KeyGrant { id: _, hash: _, name, role, tenant, agent, scopes, expires_at }) => {
+            add(&encoded(&("create_key", name, role, tenant, agent, scopes, expires_at)));
+        }
+        Command::RevokeKey { id } => add(&encoded(&("revoke_key", id))),
     }
     first_16(&hasher.finalize())
 }

@@ -11,6 +11,7 @@ use prost::bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::command::{IdempotencyKey, Registration};
+use super::credentials::{KeyGrant, KeyHash, KeyId};
 use super::invoicing::Invoice;
 use super::usage::{BATCH_BYTES_MAX, UsageBatch};
 
@@ -100,6 +101,13 @@ pub enum Event {
     Ticked,
     /// A month is closed and its invoice numbered.
     InvoiceFinalised(Box<Invoice>),
+    /// Whoever knows a key may come in.
+    KeyCreated(Box<KeyGrant>),
+    /// A key holds no longer.
+    KeyRevoked {
+        /// Which.
+        id: KeyId,
+    },
 }
 
 /// Bytes in the log that are no event.
@@ -128,6 +136,8 @@ impl Event {
             Self::UsageQuarantined { .. } => EventKind::UsageQuarantined,
             Self::Ticked => EventKind::Ticked,
             Self::InvoiceFinalised(_) => EventKind::InvoiceFinalised,
+            Self::KeyCreated(_) => EventKind::KeyCreated,
+            Self::KeyRevoked { .. } => EventKind::KeyRevoked,
         }
     }
 }
@@ -149,11 +159,13 @@ pub enum EventKind {
     UsageQuarantined = 18,
     Ticked = 19,
     InvoiceFinalised = 20,
+    KeyCreated = 21,
+    KeyRevoked = 22,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::CellOpened,
         Self::TenantOpened,
         Self::RateCardPublished,
@@ -165,6 +177,8 @@ impl EventKind {
         Self::UsageQuarantined,
         Self::Ticked,
         Self::InvoiceFinalised,
+        Self::KeyCreated,
+        Self::KeyRevoked,
     ];
 
     /// The number in the log.
@@ -191,6 +205,8 @@ impl EventKind {
             Self::UsageQuarantined => "usage_quarantined",
             Self::Ticked => "ticked",
             Self::InvoiceFinalised => "invoice_finalised",
+            Self::KeyCreated => "key_created",
+            Self::KeyRevoked => "key_revoked",
         }
     }
 }
@@ -282,6 +298,17 @@ fn to_wire(event: &Event) -> wire::event::Kind {
         Event::InvoiceFinalised(invoice) => {
             Kind::InvoiceFinalised(wire::InvoiceFinalised { document: invoice.to_document().into() })
         }
+        Event::KeyCreated(grant) => Kind::KeyCreated(wire::KeyCreated {
+            id: grant.id.to_string(),
+            hash: grant.hash.bytes().to_vec(),
+            name: grant.name.clone(),
+            role: grant.role.to_string(),
+            tenant: grant.tenant.as_ref().map(ToString::to_string).unwrap_or_default(),
+            agent: grant.agent.as_ref().map(ToString::to_string).unwrap_or_default(),
+            scopes: grant.scopes.iter().map(ToString::to_string).collect(),
+            expires_at_ms: grant.expires_at.map(Instant::unix_ms),
+        }),
+        Event::KeyRevoked { id } => Kind::KeyRevoked(wire::KeyRevoked { id: id.to_string() }),
     }
 }
 
@@ -348,6 +375,17 @@ fn from_wire(kind: wire::event::Kind) -> Result<Event, EventError> {
         Kind::InvoiceFinalised(it) => {
             Event::InvoiceFinalised(Box::new(Invoice::from_document(&it.document).map_err(EventError::new)?))
         }
+        Kind::KeyCreated(it) => Event::KeyCreated(Box::new(KeyGrant {
+            id: id(&it.id)?,
+            hash: KeyHash::from_bytes(it.hash.as_slice().try_into().map_err(EventError::new)?),
+            name: it.name,
+            role: id(&it.role)?,
+            tenant: if it.tenant.is_empty() { None } else { Some(id(&it.tenant)?) },
+            agent: if it.agent.is_empty() { None } else { Some(id(&it.agent)?) },
+            scopes: it.scopes.iter().map(|scope| id(scope)).collect::<Result<_, _>>()?,
+            expires_at: it.expires_at_ms.map(instant).transpose()?,
+        })),
+        Kind::KeyRevoked(it) => Event::KeyRevoked { id: id(&it.id)? },
     })
 }
 

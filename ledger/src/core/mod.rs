@@ -15,6 +15,7 @@
 mod apply;
 mod book;
 mod command;
+mod credentials;
 mod decide;
 mod digest;
 mod event;
@@ -33,6 +34,10 @@ pub use book::{Account, Book, TransferCode, UnknownAccount};
 pub use command::{
     Answer, Command, Detail, IDEMPOTENCY_KEY_LENGTH_MAX, IdempotencyKey, Outcome, Position,
     QUARANTINE_BYTES_MAX, Registration, Rejection, SUSPENSE_INSTANCES_MAX, TEXT_LENGTH_MAX,
+};
+pub use credentials::{
+    Credential, Credentials, KEY_ID_LENGTH, KEY_LIFETIME_MS_MAX, KEYS_MAX, KeyGrant, KeyHash, KeyId,
+    KeyIdError, Role, Scope, UnknownName,
 };
 pub use decide::{Decision, Request, decide};
 pub use digest::digest;

@@ -13,6 +13,7 @@ use std::hash::BuildHasher;
 use super::Inconsistent;
 use super::book::Book;
 use super::command::{Answer, IdempotencyKey, Position};
+use super::credentials::Credentials;
 use super::event::Policy;
 use super::groups::{ChargeGroup, ChargeGroups};
 use super::metering::{
@@ -41,6 +42,7 @@ pub struct State {
     pub(crate) book: Book,
     pub(crate) keys: BTreeMap<IdempotencyKey, FirstAnswer>,
     pub(crate) counts: Counts,
+    pub(crate) credentials: Credentials,
 }
 
 /// Whose books these are.
@@ -130,6 +132,7 @@ impl State {
             book: Book::default(),
             keys: BTreeMap::new(),
             counts: Counts::default(),
+            credentials: Credentials::default(),
         }
     }
 
@@ -171,6 +174,11 @@ impl State {
     /// How much came in.
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// Every API key.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
     }
 
     /// Instances whose usage waits until somebody registers them.

@@ -173,6 +173,20 @@ fn what_comes_late_for_a_closed_hour_is_written_by_the_next_tick() {
     assert_eq!(bench.state.unwritten_lines().count(), 0);
 }
 
+/// A key of `acme` that reads and holds until the end of 2026.
+pub(crate) fn customer_key(id: &str) -> super::KeyGrant {
+    super::KeyGrant {
+        id: id.parse().unwrap(),
+        hash: blake3::hash(id.as_bytes()).into(),
+        name: "ci".to_owned(),
+        role: super::Role::Customer,
+        tenant: Some("acme".parse().unwrap()),
+        agent: None,
+        scopes: [super::Scope::Read].into(),
+        expires_at: Some(at("2027-01-01T00:00:00Z")),
+    }
+}
+
 /// A state in which every part holds something, and its snapshot.
 pub(crate) fn a_state_of_everything() -> (State, crate::snapshot::Snapshot) {
     let mut bench = Bench::new();
@@ -187,6 +201,8 @@ pub(crate) fn a_state_of_everything() -> (State, crate::snapshot::Snapshot) {
     bench.now = at("2026-02-04T00:00:00Z");
     let (tenant, period) = ("acme".parse().unwrap(), "2026-01".parse().unwrap());
     bench.run(Command::FinaliseInvoice { tenant, period }).unwrap();
+    bench.run(Command::CreateKey(customer_key("a1b2c3d4e5f6"))).unwrap();
+    bench.run(Command::RevokeKey { id: "a1b2c3d4e5f6".parse().unwrap() }).unwrap();
     let snapshot = crate::snapshot::Snapshot::of(&bench.state, &crate::log::genesis()).unwrap();
     (bench.state, snapshot)
 }

@@ -7,7 +7,10 @@ pub struct Event {
     /// Digest of the command's content, 16 bytes; present with the key.
     #[prost(bytes = "vec", tag = "2")]
     pub request_digest: ::prost::alloc::vec::Vec<u8>,
-    #[prost(oneof = "event::Kind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
+    #[prost(
+        oneof = "event::Kind",
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
+    )]
     pub kind: ::core::option::Option<event::Kind>,
 }
 /// Nested message and enum types in `Event`.
@@ -36,6 +39,10 @@ pub mod event {
         Ticked(super::Ticked),
         #[prost(message, tag = "20")]
         InvoiceFinalised(super::InvoiceFinalised),
+        #[prost(message, tag = "21")]
+        KeyCreated(super::KeyCreated),
+        #[prost(message, tag = "22")]
+        KeyRevoked(super::KeyRevoked),
     }
 }
 /// The first event of every log: whose books these are, and by which rules.
@@ -168,4 +175,33 @@ pub struct InvoiceFinalised {
     /// The invoice as canonical JSON: exactly the bytes that the customer gets.
     #[prost(bytes = "bytes", tag = "1")]
     pub document: ::prost::bytes::Bytes,
+}
+/// An API key. The key itself is nowhere: this is what it is recognised by.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyCreated {
+    /// Public, 12 characters.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// BLAKE3 of the secret, 32 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub hash: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub role: ::prost::alloc::string::String,
+    /// Of a customer's key; empty otherwise.
+    #[prost(string, tag = "5")]
+    pub tenant: ::prost::alloc::string::String,
+    /// Of an agent's key; empty otherwise.
+    #[prost(string, tag = "6")]
+    pub agent: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "7")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(int64, optional, tag = "8")]
+    pub expires_at_ms: ::core::option::Option<i64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyRevoked {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
 }

@@ -8,10 +8,12 @@ use serde_json::Value;
 
 use crate::testing::{request, with_server};
 
-const ROUTES: [&str; 34] = [
+const ROUTES: [&str; 38] = [
     "GET /healthz",
     "GET /metrics",
     "GET /readyz",
+    "GET /v1/keys",
+    "GET /v1/keys/{key}",
     "GET /v1/ledger/balances",
     "GET /v1/ledger/charges",
     "GET /v1/ledger/digest",
@@ -34,6 +36,8 @@ const ROUTES: [&str; 34] = [
     "GET /v1/tenants/{tenant}/transfers",
     "GET /v1/tenants/{tenant}/usage",
     "GET /v1/usage",
+    "POST /v1/keys",
+    "POST /v1/keys/{key}:revoke",
     "POST /v1/quarantine/{position}:replay",
     "POST /v1/rate-cards",
     "POST /v1/tenants",
@@ -70,7 +74,8 @@ fn every_route_is_described_and_every_description_has_a_route() {
                     .replace("{tenant}", "acme")
                     .replace("{instance}", "i-1")
                     .replace("{number}", "1")
-                    .replace("{position}", "1");
+                    .replace("{position}", "1")
+                    .replace("{key}", "aaaaaaaaaaaa");
                 let answer = server.send(request(&method.to_uppercase(), &filled, &[], Body::empty())).await;
                 let code = serde_json::from_slice(&answer.body)
                     .ok()

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::api::app::App;
 use crate::api::{ApiConfig, BODY_BYTES_MAX, REQUESTS_MAX, layered, serve_http};
-use crate::auth::OperatorToken;
+use crate::auth::Authenticator;
 use crate::testing::{instance, request, with_config, with_server};
 
 #[test]
@@ -231,21 +231,21 @@ fn requests_have_ids_and_are_counted() {
 #[test]
 fn a_panic_fails_its_own_request_and_too_many_requests_are_told_to_come_back() {
     with_server(async |mut server| {
-        let app = App::new(server.cell.clone(), OperatorToken::new(None), None);
+        let app = App::new(server.cell.clone(), Authenticator::new(&ApiConfig::default()), None);
         let panics = || async {
             if true {
                 panic!("a handler with a bug");
             }
         };
-        server.router = layered(axum::Router::new().route("/v1/panics", get(panics)), app.clone());
-        server.get("/v1/panics").await.expect_problem(500, "internal");
+        server.router = layered(axum::Router::new().route("/v1/tenants", get(panics)), app.clone());
+        server.get("/v1/tenants").await.expect_problem(500, "internal");
         let all = u32::try_from(REQUESTS_MAX).unwrap();
         let permits = app.permits().try_acquire_many(all).unwrap();
-        let refused = server.get("/v1/panics").await;
+        let refused = server.get("/v1/tenants").await;
         assert_eq!(refused.header("retry-after"), "1");
         assert_eq!(refused.expect_problem(503, "overloaded")["retryable"], true);
         drop(permits);
-        server.get("/v1/panics").await.expect_problem(500, "internal");
+        server.get("/v1/tenants").await.expect_problem(500, "internal");
     });
 }
 

@@ -1,7 +1,10 @@
 //! Tests of the whole router over a real cell.
 
+mod access;
 mod billing;
 mod described;
 mod errors;
+mod isolation;
+mod keys;
 mod lists;
 mod quarantine;

@@ -1,9 +1,8 @@
-//! Who may ask: the operator, who knows a token.
+//! The operator's token, and what loopback is.
 
 use std::net::IpAddr;
 
-/// The operator's token, as its hash. Without one, whoever reaches the loopback interface is the
-/// operator.
+/// The operator's token, as its hash.
 #[derive(Clone, Copy)]
 pub(crate) struct OperatorToken(Option<blake3::Hash>);
 
@@ -17,15 +16,10 @@ impl OperatorToken {
         self.0.is_some()
     }
 
-    /// Whether an `Authorization` header proves that the caller is the operator.
-    pub(crate) fn admits(self, authorization: Option<&[u8]>) -> bool {
-        let Some(expected) = self.0 else { return true };
-        let given = authorization.and_then(|header| match header.split_at_checked("Bearer ".len()) {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"Bearer ") => Some(token),
-            _ => None,
-        });
+    /// Whether a credential is the token. Without a token none is.
+    pub(crate) fn admits(self, credential: &[u8]) -> bool {
         // Comparing two `blake3::Hash`es takes the same time wherever they differ.
-        given.is_some_and(|token| blake3::hash(token.trim_ascii()) == expected)
+        self.0.is_some_and(|expected| blake3::hash(credential) == expected)
     }
 }
 
@@ -38,6 +32,14 @@ pub(crate) fn is_loopback_host(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// Whether a URL is `http` to this machine itself: elsewhere only `https` keeps what is sent secret.
+pub fn is_loopback_url(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    // A name before an `@` is no host.
+    !authority.contains('@') && is_loopback_host(authority)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,21 +47,29 @@ mod tests {
     #[test]
     fn only_the_token_admits() {
         let open = OperatorToken::new(None);
-        assert!(open.admits(None) && !open.is_set());
+        assert!(!open.admits(b"") && !open.is_set());
         let token = OperatorToken::new(Some("correct horse battery"));
-        assert!(token.admits(Some(b"Bearer correct horse battery")));
-        assert!(token.admits(Some(b"bearer correct horse battery")));
-        for wrong in [
-            "",
-            "Bearer",
-            "Bearer ",
-            "Bearer correct",
-            "Basic correct horse battery",
-            "correct horse battery",
-        ] {
-            assert!(!token.admits(Some(wrong.as_bytes())), "{wrong:?}");
+        assert!(token.admits(b"correct horse battery") && token.is_set());
+        for wrong in ["", "correct", "correct horse batterz", "correct horse battery "] {
+            assert!(!token.admits(wrong.as_bytes()), "{wrong:?}");
         }
-        assert!(!token.admits(None));
+    }
+
+    #[test]
+    fn secrets_go_to_this_machine_in_the_clear_and_nowhere_else() {
+        for url in ["http://localhost/keys", "http://127.0.0.1:80", "http://[::1]:8080/a?b"] {
+            assert!(is_loopback_url(url), "{url}");
+        }
+        for url in [
+            "http://issuer.example/keys",
+            "http://localhost@evil.example/",
+            "http://localhost.evil.example",
+            "https://localhost",
+            "localhost",
+            "http:///",
+        ] {
+            assert!(!is_loopback_url(url), "{url}");
+        }
     }
 
     #[test]

@@ -1,0 +1,155 @@
+//! Which route needs what: one table, and the decision for a request.
+//!
+//! A route that is not in the table is refused to everybody: whoever adds one says here who may use
+//! it. A route below `/v1/tenants/{tenant}` can be used by a customer for its own tenant. Any other
+//! tenant's path answers a customer as the path of a tenant that does not exist, whatever stands
+//! behind it and whether or not it does, so that nobody learns who else is a customer.
+
+use axum::http::header::ALLOW;
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use hourglass_ledger::core::Rejection;
+
+use super::problem::Problem;
+use crate::auth::roles::{Permission, Reach};
+use crate::auth::{Denied, Principal};
+
+use Permission::{
+    IngestUsage, ManageKeys, ReadBooks, ReadContracts, ReadInstances, ReadLedger, ReadMetrics,
+    ReadQuarantine, ReadRateCards, ReadTenants, ReadUsage, WriteInstances, WriteInvoices, WritePrices,
+    WriteQuarantine, WriteTenants,
+};
+
+/// Method, path and the permission that both need. An action such as `:start` is part of the path.
+#[rustfmt::skip]
+pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
+    ("GET",  "/metrics",                                          ReadMetrics),
+    ("POST", "/v1/keys",                                          ManageKeys),
+    ("GET",  "/v1/keys",                                          ManageKeys),
+    ("GET",  "/v1/keys/{key}",                                    ManageKeys),
+    ("POST", "/v1/keys/{key}:revoke",                             ManageKeys),
+    ("GET",  "/v1/ledger/balances",                               ReadBooks),
+    ("GET",  "/v1/ledger/charges",                                ReadBooks),
+    ("GET",  "/v1/ledger/digest",                                 ReadLedger),
+    ("GET",  "/v1/ledger/head",                                   ReadLedger),
+    ("GET",  "/v1/ledger/transfers",                              ReadBooks),
+    ("GET",  "/v1/quarantine",                                    ReadQuarantine),
+    ("GET",  "/v1/quarantine/{position}",                         ReadQuarantine),
+    ("POST", "/v1/quarantine/{position}:replay",                  WriteQuarantine),
+    ("POST", "/v1/rate-cards",                                    WritePrices),
+    ("GET",  "/v1/rate-cards",                                    ReadRateCards),
+    ("POST", "/v1/tenants",                                       WriteTenants),
+    ("GET",  "/v1/tenants",                                       ReadTenants),
+    ("GET",  "/v1/tenants/{tenant}",                              ReadTenants),
+    ("GET",  "/v1/tenants/{tenant}/balance",                      ReadBooks),
+    ("GET",  "/v1/tenants/{tenant}/charges",                      ReadBooks),
+    ("POST", "/v1/tenants/{tenant}/contracts",                    WritePrices),
+    ("GET",  "/v1/tenants/{tenant}/contracts",                    ReadContracts),
+    ("POST", "/v1/tenants/{tenant}/instances",                    WriteInstances),
+    ("GET",  "/v1/tenants/{tenant}/instances",                    ReadInstances),
+    ("GET",  "/v1/tenants/{tenant}/instances/{instance}",         ReadInstances),
+    ("POST", "/v1/tenants/{tenant}/instances/{instance}:start",   WriteInstances),
+    ("POST", "/v1/tenants/{tenant}/instances/{instance}:stop",    WriteInstances),
+    ("POST", "/v1/tenants/{tenant}/invoices",                     WriteInvoices),
+    ("GET",  "/v1/tenants/{tenant}/invoices",                     ReadBooks),
+    ("GET",  "/v1/tenants/{tenant}/invoices/draft",               ReadBooks),
+    ("GET",  "/v1/tenants/{tenant}/invoices/{number}",            ReadBooks),
+    ("GET",  "/v1/tenants/{tenant}/metering",                     ReadUsage),
+    ("GET",  "/v1/tenants/{tenant}/transfers",                    ReadBooks),
+    ("GET",  "/v1/tenants/{tenant}/usage",                        ReadUsage),
+    ("GET",  "/v1/usage",                                         ReadUsage),
+    ("POST", "/v1/usage:ingest",                                  IngestUsage),
+];
+
+/// Whether a path tells nothing about anyone: probes and the documentation.
+pub(super) fn is_public(path: &str) -> bool {
+    matches!(path, "/" | "/healthz" | "/readyz" | "/openapi.json" | "/docs") || path.starts_with("/docs/")
+}
+
+/// What a route of the document needs; `None` where the table has forgotten it.
+pub(super) fn needed(method: &str, path: &str) -> Option<Permission> {
+    ROUTES.iter().find(|route| route.0 == method && route.1 == path).map(|route| route.2)
+}
+
+/// Refuses what the principal may not do. `route` is the path's pattern as the router knows it.
+pub(super) fn authorise(
+    principal: &Principal,
+    method: &Method,
+    route: &str,
+    path: &str,
+) -> Result<(), Response> {
+    // Whoever may read may ask for the head alone.
+    let method = if *method == Method::HEAD { "GET" } else { method.as_str() };
+    let route = if method == "POST" { with_action(route, path) } else { route.to_owned() };
+    let Some(permission) = needed(method, &route) else {
+        return Err(no_such(&route));
+    };
+    let forbidden = || Problem::from(Denied::lacks(principal, permission)).into_response();
+    match (principal.reach(permission), tenant_of(&route, path)) {
+        (Reach::All, _) => Ok(()),
+        (Reach::Own, Some(asked)) => match principal.tenant() {
+            // An id has no character that is written in another way in a path, so to compare the path
+            // as it came is to compare the tenants.
+            Some(own) if own.as_str() == asked => Ok(()),
+            Some(_) => Err(unknown_tenant(asked).into_response()),
+            None => Err(forbidden()),
+        },
+        // An agent's own reports: what it sends is looked at when it has been read.
+        (Reach::Own, None) if permission == IngestUsage => Ok(()),
+        (Reach::Own | Reach::None, _) => Err(forbidden()),
+    }
+}
+
+/// The pattern with the action of the path behind it: the router knows no suffix of a segment.
+fn with_action(route: &str, path: &str) -> String {
+    let action = path.rsplit('/').next().and_then(|last| last.rsplit_once(':'));
+    match action {
+        Some((_, action)) if route.ends_with('}') => format!("{route}:{action}"),
+        _ => route.to_owned(),
+    }
+}
+
+fn tenant_of<'a>(route: &str, path: &'a str) -> Option<&'a str> {
+    let behind = route.strip_prefix("/v1/tenants/{tenant}")?;
+    let rest = path.strip_prefix("/v1/tenants/")?;
+    if behind.is_empty() || behind.starts_with('/') { rest.split('/').next() } else { None }
+}
+
+/// The answer for a tenant that is not there.
+fn unknown_tenant(asked: &str) -> Problem {
+    match asked.parse() {
+        Ok(tenant) => Rejection::TenantUnknown { tenant }.into(),
+        Err(_) => Problem::not_found("tenant_unknown", "this is the id of no tenant"),
+    }
+}
+
+/// The table has no such method for the pattern, or does not have the pattern at all.
+fn no_such(route: &str) -> Response {
+    let (pattern, action) = match route.rsplit_once(':') {
+        Some((pattern, action)) if pattern.ends_with('}') => (pattern, Some(action)),
+        _ => (route, None),
+    };
+    let of_action = |path: &str| path.strip_prefix(pattern).is_some_and(|rest| rest.starts_with(':'));
+    if action.is_some() && ROUTES.iter().any(|route| of_action(route.1)) {
+        return Problem::not_found("action_unknown", "there is no such action here: see /openapi.json")
+            .into_response();
+    }
+    let mut allowed: Vec<&str> =
+        ROUTES.iter().filter(|route| route.1 == pattern).map(|route| route.0).collect();
+    if allowed.is_empty() {
+        tracing::error!(route, "a route is in no table of permissions: it is refused to everybody");
+        let detail = "this path is open to nobody: its permission was forgotten";
+        return Problem::new(StatusCode::FORBIDDEN, "forbidden", detail).into_response();
+    }
+    if allowed.contains(&"GET") {
+        allowed.push("HEAD");
+    }
+    allowed.sort_unstable();
+    let detail = "the header Allow says what this path takes";
+    let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
+    let mut response = problem.into_response();
+    if let Ok(allowed) = HeaderValue::from_str(&allowed.join(",")) {
+        response.headers_mut().insert(ALLOW, allowed);
+    }
+    response
+}

@@ -1,0 +1,172 @@
+//! What each role may do: one table.
+//!
+//! A permission reaches over `All` the cell, or over what is `Own`: a customer's tenant, an agent's
+//! reports. Everything that is not in the table is refused.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use hourglass_ledger::core::{Role, Scope};
+
+use Reach::{All, None as No, Own};
+
+/// How far a permission reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Nowhere.
+    None,
+    /// Over the customer's own tenant, the agent's own reports.
+    Own,
+    /// Over the whole cell.
+    All,
+}
+
+/// One thing that can be allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Permission {
+    /// Who the tenants are.
+    ReadTenants,
+    /// Opening accounts.
+    WriteTenants,
+    /// What everybody pays who has no contract.
+    ReadRateCards,
+    /// A tenant's own prices.
+    ReadContracts,
+    /// Rate cards and contracts.
+    WritePrices,
+    /// Instances and when they ran.
+    ReadInstances,
+    /// Registering, starting and stopping them.
+    WriteInstances,
+    /// GPU-hours and what they cost.
+    ReadUsage,
+    /// Sending reports.
+    IngestUsage,
+    /// What came as usage and could not be used.
+    ReadQuarantine,
+    /// Taking it in again.
+    WriteQuarantine,
+    /// Balances, transfers, charges, invoices.
+    ReadBooks,
+    /// Finalising invoices.
+    WriteInvoices,
+    /// The log's head and digest.
+    ReadLedger,
+    /// API keys: list, create, revoke.
+    ManageKeys,
+    /// What Prometheus scrapes.
+    ReadMetrics,
+}
+
+/// A line of the table: the permission, its name, the scope that a key needs for it, and how far it
+/// reaches for each role, in the order of [`Role::ALL`].
+type Line = (Permission, &'static str, Scope, [Reach; 6]);
+
+#[rustfmt::skip]
+const TABLE: [Line; 16] = {
+    use Permission as P;
+    use Scope::{Ingest, Keys, Metrics, Read, Write};
+    [
+    //                                                           customer finance trader planner operator agent
+    (P::ReadTenants,     "tenants.read",     Read,    [Own,     All,    No,    All,    All,     No ]),
+    (P::WriteTenants,    "tenants.write",    Write,   [No,      No,     No,    No,     All,     No ]),
+    (P::ReadRateCards,   "rate_cards.read",  Read,    [All,     All,    All,   All,    All,     No ]),
+    (P::ReadContracts,   "contracts.read",   Read,    [Own,     All,    No,    No,     All,     No ]),
+    (P::WritePrices,     "prices.write",     Write,   [No,      No,     No,    No,     All,     No ]),
+    (P::ReadInstances,   "instances.read",   Read,    [Own,     No,     No,    All,    All,     No ]),
+    (P::WriteInstances,  "instances.write",  Write,   [No,      No,     No,    No,     All,     No ]),
+    (P::ReadUsage,       "usage.read",       Read,    [Own,     All,    No,    All,    All,     No ]),
+    (P::IngestUsage,     "usage.ingest",     Ingest,  [No,      No,     No,    No,     All,     Own]),
+    (P::ReadQuarantine,  "quarantine.read",  Read,    [No,      No,     No,    No,     All,     No ]),
+    (P::WriteQuarantine, "quarantine.write", Write,   [No,      No,     No,    No,     All,     No ]),
+    (P::ReadBooks,       "books.read",       Read,    [Own,     All,    No,    No,     All,     No ]),
+    (P::WriteInvoices,   "invoices.write",   Write,   [No,      All,    No,    No,     All,     No ]),
+    (P::ReadLedger,      "ledger.read",      Read,    [No,      All,    No,    No,     All,     No ]),
+    (P::ManageKeys,      "keys.manage",      Keys,    [No,      No,     No,    No,     All,     No ]),
+    (P::ReadMetrics,     "metrics.read",     Metrics, [No,      No,     No,    No,     All,     No ]),
+    ]
+};
+
+fn line(permission: Permission) -> Option<&'static Line> {
+    TABLE.iter().find(|line| line.0 == permission)
+}
+
+/// How far a permission reaches for a role.
+pub(crate) fn reach(role: Role, permission: Permission) -> Reach {
+    let column = Role::ALL.iter().position(|it| *it == role);
+    let found = line(permission).zip(column).and_then(|(line, column)| line.3.get(column));
+    found.copied().unwrap_or(Reach::None)
+}
+
+/// The scopes in which a role may do something: what a key of it can have.
+pub(crate) fn scopes_of(role: Role) -> BTreeSet<Scope> {
+    let allowed = TABLE.iter().filter(|line| reach(role, line.0) != Reach::None);
+    allowed.map(|line| line.2).collect()
+}
+
+/// The roles that have a permission, with how far it reaches.
+pub(crate) fn holders(permission: Permission) -> impl Iterator<Item = (Role, Reach)> {
+    let all = Role::ALL.iter().map(move |role| (*role, reach(*role, permission)));
+    all.filter(|(_, reach)| *reach != Reach::None)
+}
+
+impl Permission {
+    /// The scope that a key needs for it.
+    pub(crate) fn scope(self) -> Scope {
+        // Every permission has its line: a test holds it.
+        line(self).map_or(Scope::Keys, |line| line.2)
+    }
+}
+
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(line(*self).map_or("none", |line| line.1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table as `docs/operating/access.md` shows it.
+    fn documented() -> String {
+        let mut text = String::from("| permission | scope |");
+        Role::ALL.iter().for_each(|role| text.push_str(&format!(" {role} |")));
+        text.push_str(&format!("\n|{}\n", "---|".repeat(Role::ALL.len() + 2)));
+        for (permission, name, scope, _) in TABLE {
+            text.push_str(&format!("| `{name}` | `{scope}` |"));
+            for role in Role::ALL {
+                text.push_str(match reach(*role, permission) {
+                    Reach::None => " |",
+                    Reach::Own => " own |",
+                    Reach::All => " all |",
+                });
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    #[test]
+    fn the_documented_table_is_this_one() {
+        let root = std::path::PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap());
+        let page = std::fs::read_to_string(root.join("../docs/operating/access.md")).unwrap();
+        assert!(page.contains(&documented()), "docs/operating/access.md should have:\n{}", documented());
+    }
+
+    #[test]
+    fn each_permission_has_one_line_and_a_customer_reaches_nothing_of_others() {
+        for (at, (permission, name, scope, _)) in TABLE.iter().enumerate() {
+            assert_eq!(TABLE.iter().position(|line| line.0 == *permission), Some(at));
+            assert_eq!(TABLE.iter().position(|line| line.1 == *name), Some(at));
+            assert_eq!((permission.scope(), permission.to_string().as_str()), (*scope, *name));
+            assert_eq!(reach(Role::Operator, *permission), Reach::All, "{name}");
+            let public = *permission == Permission::ReadRateCards;
+            assert_eq!(reach(Role::Customer, *permission) == Reach::All, public, "{name}");
+            assert!(matches!(reach(Role::Agent, *permission), Reach::None | Reach::Own), "{name}");
+        }
+        assert_eq!(scopes_of(Role::Customer), [Scope::Read].into());
+        assert_eq!(scopes_of(Role::Agent), [Scope::Ingest].into());
+        assert_eq!(scopes_of(Role::Operator).len(), Scope::ALL.len());
+    }
+}
