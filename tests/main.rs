@@ -11,3 +11,4 @@ mod keys;
 mod production;
 mod replay;
 mod support;
+mod telemetry;

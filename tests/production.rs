@@ -170,6 +170,13 @@ fn a_database_is_reached_by_tls_and_only_under_its_own_name() {
     assert!(said.contains("is that of region test, not other"), "{said}");
 }
 
+/// A full hour of the past, in milliseconds since the epoch.
+#[expect(clippy::disallowed_methods, reason = "a running cell takes facts of the real time")]
+fn hours_ago(hours: i64) -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_millis()).unwrap() / 3_600_000 * 3_600_000 - hours * 3_600_000
+}
+
 /// A whole region as it should be run: TLS everywhere, each with a user of its own, rights and no more.
 #[test]
 fn usage_comes_from_an_agent_by_tls_under_users_of_their_own() {
@@ -200,10 +207,6 @@ fn usage_comes_from_an_agent_by_tls_under_users_of_their_own() {
     let card = std::fs::read(crate::support::root().join("docs/examples/rate-card.toml")).unwrap();
     let card = String::from_utf8(card).unwrap().replace("eu-north1", "test");
     assert_eq!(a.try_post("/v1/rate-cards", "application/toml", card.as_bytes()).unwrap().0, 201);
-    let hours_ago = |hours: i64| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        i64::try_from(now.as_millis()).unwrap() / 3_600_000 * 3_600_000 - hours * 3_600_000
-    };
     let at = |ms: i64| hourglass_units::Instant::from_unix_ms(ms).unwrap().to_string();
     let vm = json!({"instance": "vm-1", "project": "p", "platform": "gpu-h100-sxm", "model": "on_demand", "gpus": 8});
     assert_eq!(a.post("/v1/tenants/acme/instances", &vm).0, 201);
