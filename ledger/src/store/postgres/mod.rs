@@ -155,6 +155,7 @@ impl Store for PostgresStore {
                 .bind(acquire.holder.as_str())
                 .bind(acquire.lease_until.unix_ms())
                 .bind(head.epoch.cast_signed())
+                .bind(head.lease_until.unix_ms())
                 .fetch_optional(&mut *connection);
             match bounded(patience, update).await? {
                 Some(row) => {
