@@ -1,6 +1,7 @@
 //! Whole-system tests: the real binary, on real files, as a user would run it.
 #![cfg(test)]
 
+mod chaos;
 mod command_line;
 mod crash;
 mod documentation;
