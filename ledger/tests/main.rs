@@ -11,6 +11,7 @@ mod decoders;
 mod invoices;
 mod metering;
 mod oracle;
+mod postgres;
 mod recovery;
 mod rejections;
 mod simulation;

@@ -16,10 +16,12 @@ use std::time::Duration;
 use hourglass_ledger::cell::{Cell, CellError, Submission};
 use hourglass_ledger::core::{Answer, Command, IdempotencyKey, Outcome, Policy, Position, Recorded, digest};
 use hourglass_ledger::load::{From, load};
-use hourglass_ledger::store::Store;
 use hourglass_ledger::store::faulty::{Faults, FaultyStore};
+use hourglass_ledger::store::postgres::{PostgresOptions, PostgresReader, PostgresStore};
 use hourglass_ledger::store::sqlite::SqliteReader;
+use hourglass_ledger::store::{Reader, Store};
 use hourglass_ledger::verify::verify;
+use hourglass_test_servers::Postgres;
 use hourglass_units::Currency;
 use prost::bytes::Bytes;
 
@@ -118,9 +120,40 @@ fn calm(plan: &[Planned]) -> Core {
     core
 }
 
+/// Where the books are.
+enum Place {
+    Sqlite(tempfile::TempDir),
+    /// The address of a database.
+    Postgres(String),
+}
+
+impl Place {
+    fn sqlite() -> Self {
+        Self::Sqlite(tempfile::tempdir().unwrap())
+    }
+
+    fn store(&self) -> Box<dyn Store> {
+        match self {
+            Self::Sqlite(directory) => sqlite(directory.path()),
+            Self::Postgres(url) => {
+                Box::new(PostgresStore::open(&PostgresOptions::new(url.as_str())).unwrap())
+            }
+        }
+    }
+
+    fn reader(&self) -> Box<dyn Reader> {
+        match self {
+            Self::Sqlite(directory) => Box::new(SqliteReader::open(directory.path()).unwrap()),
+            Self::Postgres(url) => {
+                Box::new(PostgresReader::open(&PostgresOptions::new(url.as_str())).unwrap())
+            }
+        }
+    }
+}
+
 /// A cell that is started again whenever it ends.
 struct World {
-    directory: tempfile::TempDir,
+    place: Place,
     chance: Chance,
     faults: Faults,
     cell: Option<(Cell, Arc<AtomicBool>, Receiver<()>)>,
@@ -134,7 +167,7 @@ impl World {
     fn cell(&mut self) -> &Cell {
         if self.cell.is_none() {
             self.starts += 1;
-            let faulty = FaultyStore::new(sqlite(self.directory.path()), self.faults, self.chance.next());
+            let faulty = FaultyStore::new(self.place.store(), self.faults, self.chance.next());
             let (store, alive, gone) = Mortal::new(Box::new(faulty));
             self.cell = Some((start_cell(Box::new(store) as Box<dyn Store>), alive, gone));
         }
@@ -205,13 +238,12 @@ impl World {
     }
 }
 
-fn simulate(seed: u64) {
+fn simulate(seed: u64, place: Place) {
     let mut chance = Chance(seed);
     let plan = plan(&mut chance);
     let calm = calm(&plan);
-    let (directory, faults) = (tempfile::tempdir().unwrap(), FAULTS);
     let (answers, refused) = (BTreeMap::new(), BTreeMap::new());
-    let mut world = World { directory, chance, faults, cell: None, starts: 0, answers, refused };
+    let mut world = World { place, chance, faults: FAULTS, cell: None, starts: 0, answers, refused };
 
     // Safety: everything fails. What commutes goes together, the rest one by one.
     let mut next = 0;
@@ -237,21 +269,21 @@ fn simulate(seed: u64) {
     assert!(matches!(reused, CellError::Rejected(it) if it.code() == "idempotency_key_reused"));
     world.end(false);
 
-    let reader = SqliteReader::open(world.directory.path()).unwrap();
+    let reader = world.place.reader();
+    let reader = reader.as_ref();
     let scratch = tempfile::tempdir().unwrap();
-    let report = verify(&reader, scratch.path(), |_, _| {}).unwrap();
+    let report = verify(reader, scratch.path(), |_, _| {}).unwrap();
     assert_eq!(report.findings, []);
     assert_eq!(report.digest, digest(&calm.state).unwrap().to_hex().to_string(), "as in a calm run");
-    check_log(&reader, &world.answers);
+    check_log(reader, &world.answers);
     // B-3: from the snapshot as from the start.
-    let loaded = [From::Snapshot, From::Start].map(|from| load(&reader, from, |_, _| {}).unwrap());
+    let loaded = [From::Snapshot, From::Start].map(|from| load(reader, from, |_, _| {}).unwrap());
     assert_eq!(loaded[0].state, loaded[1].state);
     assert_eq!(loaded[0].chain_hash, loaded[1].chain_hash);
 }
 
 /// Every answered request is in the log exactly once, where its answer says; nothing else is.
-fn check_log(reader: &SqliteReader, answers: &BTreeMap<usize, Answer>) {
-    use hourglass_ledger::store::Reader;
+fn check_log(reader: &dyn Reader, answers: &BTreeMap<usize, Answer>) {
     let by_key: BTreeMap<IdempotencyKey, Position> =
         answers.iter().map(|(index, answer)| (key(*index), answer.position)).collect();
     let mut seen = BTreeMap::new();
@@ -270,11 +302,21 @@ fn from_environment(name: &str, default: u64) -> u64 {
 fn nothing_acknowledged_is_lost_and_nothing_is_done_twice() {
     let first = from_environment("HOURGLASS_FIRST_SEED", 0);
     for seed in first..first + from_environment("HOURGLASS_SEEDS", 40) {
-        let run = std::panic::catch_unwind(|| simulate(seed));
+        let run = std::panic::catch_unwind(|| simulate(seed, Place::sqlite()));
         if let Err(panic) = run {
             eprintln!("seed {seed} fails: HOURGLASS_FIRST_SEED={seed} HOURGLASS_SEEDS=1 shows it alone");
             std::panic::resume_unwind(panic);
         }
+    }
+}
+
+/// The same over PostgreSQL: fewer seeds, since every commit waits for a disk.
+#[test]
+fn nothing_is_lost_or_done_twice_in_postgresql_either() {
+    let first = from_environment("HOURGLASS_FIRST_SEED", 0);
+    for seed in first..first + from_environment("HOURGLASS_POSTGRES_SEEDS", 2) {
+        eprintln!("seed {seed}");
+        simulate(seed, Place::Postgres(Postgres::shared().database()));
     }
 }
 
@@ -292,7 +334,6 @@ fn b3_one_seed_run_twice_gives_the_same_events() {
 /// The cell adds nothing to what the core decides.
 #[test]
 fn b3_the_cell_writes_the_events_of_the_core() {
-    use hourglass_ledger::store::Reader;
     let directory = tempfile::tempdir().unwrap();
     let plan = plan(&mut Chance(4));
     let cell = start_cell(sqlite(directory.path()));

@@ -12,10 +12,12 @@
 mod guard;
 mod nats;
 mod postgres;
+mod proxy;
 mod tls;
 
 pub use nats::{Nats, NatsOptions};
 pub use postgres::{Postgres, PostgresOptions};
+pub use proxy::{Fault, Proxy};
 pub use tls::Certificates;
 
 /// A port of the loopback address that nothing listens on now.
