@@ -49,6 +49,8 @@ impl Process {
             .args(&self.args)
             .env_remove("HOURGLASS_OPERATOR_TOKEN")
             .env_remove("HOURGLASS_PLANTED_FAULT")
+            .env("HOURGLASS_LOG", "info")
+            .env("NO_COLOR", "1")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -258,7 +260,7 @@ fn agent(number: usize, directory: &Path, spool: Option<&Path>, nats: u16) -> Ag
         format!("--region={REGION}"),
         format!("--inventory={}", inventory.display()),
         format!("--spool={}", spool.display()),
-        format!("--spool-max-bytes={SPOOL_BYTES_MAX}"),
+        format!("--spool-bytes-max={SPOOL_BYTES_MAX}"),
         format!("--interval={INTERVAL_MS}ms"),
         "--every=1s".to_owned(),
         "--resend-after=3s".to_owned(),
