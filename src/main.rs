@@ -20,8 +20,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, balance, demo, doctor, export, invoice, ledger, metering, nats, price, replay, serve, up, usage,
-    verify,
+    agent, balance, demo, doctor, export, invoice, ledger, metering, nats, price, quarantine, replay, serve,
+    up, usage, verify,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -74,6 +74,8 @@ enum Command {
     Ledger(ledger::Args),
     /// Rate cards and contracts: list, check a file
     Price(price::Args),
+    /// What came as usage and could not be used: list, show, replay
+    Quarantine(quarantine::Args),
     /// Write the books for other systems
     Export(export::Args),
     /// Fold the whole log, check every invariant, rebuild the derived rows and compare
@@ -104,6 +106,7 @@ fn main() -> ExitCode {
         Command::Invoice(args) => invoice::run(args, &settings, format),
         Command::Ledger(args) => ledger::run(args, &settings, format),
         Command::Price(args) => price::run(args, &settings, format),
+        Command::Quarantine(args) => quarantine::run(args, &settings, format),
         Command::Export(args) => export::run(args, &settings),
         Command::Verify(args) => verify::run(args, &settings, format),
         Command::Doctor(args) => doctor::run(args, &settings, format),

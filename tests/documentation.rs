@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use hourglass_test_servers::{Nats, Postgres};
+
 use crate::support::root;
 
 /// Lines that begin with `$ ` in blocks fenced as `console`, in order.
@@ -20,7 +22,9 @@ fn commands(text: &str) -> Vec<String> {
 
 #[test]
 fn the_examples_of_the_documentation_run() {
-    for document in ["README.md", "docs/operating/embedded.md"] {
+    let database = Postgres::shared().database();
+    let broker = Nats::shared().url();
+    for document in ["README.md", "docs/operating/embedded.md", "docs/operating/production.md"] {
         let text = std::fs::read_to_string(root().join(document)).unwrap();
         // The documentation names one port; here it is whichever is free.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -35,7 +39,9 @@ fn the_examples_of_the_documentation_run() {
                 .args(["-euc", &line])
                 .current_dir(root())
                 .env("PATH", &path)
-                .env("HOURGLASS_DATA", data.path());
+                .env("HOURGLASS_DATA", data.path())
+                .env("HOURGLASS_POSTGRES_URL", &database)
+                .env("HOURGLASS_NATS_SERVERS", &broker);
             let output = shell.output().unwrap();
             if !output.status.success() {
                 let stop = "kill \"$(cat \"$HOURGLASS_DATA/pid\")\"";

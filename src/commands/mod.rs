@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod metering;
 pub mod nats;
 pub mod price;
+pub mod quarantine;
 pub mod replay;
 pub mod serve;
 pub mod up;

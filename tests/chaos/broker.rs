@@ -18,7 +18,9 @@ fn request(port: u16, subject: &str, payload: &[u8]) -> Option<Vec<u8>> {
     stream.set_read_timeout(Some(ANSWER_WITHIN)).ok()?;
     let inbox = "_INBOX.chaos";
     let mut text = b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\n".to_vec();
-    text.extend_from_slice(format!("SUB {inbox} 1\r\nPUB {subject} {inbox} {}\r\n", payload.len()).as_bytes());
+    text.extend_from_slice(
+        format!("SUB {inbox} 1\r\nPUB {subject} {inbox} {}\r\n", payload.len()).as_bytes(),
+    );
     text.extend_from_slice(payload);
     text.extend_from_slice(b"\r\n");
     stream.write_all(&text).ok()?;

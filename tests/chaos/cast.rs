@@ -184,8 +184,10 @@ impl Cast {
 
     /// What an SQL query answers, read past every proxy.
     pub(crate) fn sql(&self, query: &str) -> Vec<Vec<String>> {
-        let output =
-            Command::new("psql").args(["-X", "-A", "-t", "-F", "\t", "-c", query, &self.database]).output().unwrap();
+        let output = Command::new("psql")
+            .args(["-X", "-A", "-t", "-F", "\t", "-c", query, &self.database])
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{query}: {}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
         text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()

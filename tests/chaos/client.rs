@@ -30,7 +30,13 @@ impl Client {
         Ok((answer.status().as_u16(), answer.body_mut().read_json().unwrap_or_default()))
     }
 
-    fn send(&self, url: &str, path: &str, key: &str, body: (&str, &[u8])) -> Result<(u16, Value), ureq::Error> {
+    fn send(
+        &self,
+        url: &str,
+        path: &str,
+        key: &str,
+        body: (&str, &[u8]),
+    ) -> Result<(u16, Value), ureq::Error> {
         let request = self.agent.post(format!("{url}{path}")).header("idempotency-key", key);
         let mut answer = request.header("content-type", body.0).send(body.1)?;
         Ok((answer.status().as_u16(), answer.body_mut().read_json().unwrap_or_default()))
@@ -79,7 +85,11 @@ impl Client {
         for tenant in tenants() {
             for month in schedule.months {
                 let path = format!("/v1/tenants/{tenant}/invoices");
-                self.tell(&format!("finalise-{tenant}-{month}"), &path, &json!({"period": month.to_string()}));
+                self.tell(
+                    &format!("finalise-{tenant}-{month}"),
+                    &path,
+                    &json!({"period": month.to_string()}),
+                );
             }
         }
     }

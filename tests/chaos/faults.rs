@@ -49,7 +49,7 @@ impl Kind {
     ];
 
     /// What is asserted of it needs that nothing else is amiss at the same time.
-    fn is_alone(self) -> bool {
+    pub(crate) fn is_alone(self) -> bool {
         self == Self::PauseWriter
     }
 
@@ -108,7 +108,7 @@ const FIRST_AT: u64 = 2_000;
 /// The pause of the writer, in leases and tenths of one.
 const PAUSE_TENTHS_OF_LEASE: u64 = 25;
 /// Before what must happen alone, everything else is healed for so long.
-const SETTLE: u64 = 4_000;
+pub(crate) const SETTLE_MS: u64 = 2_500;
 
 /// Draws the faults of a run.
 pub(crate) fn draw(seed: u64, mix: Mix, duration_ms: u64, agents: usize, lease_ms: u64) -> Vec<Fault> {
@@ -133,7 +133,7 @@ pub(crate) fn draw(seed: u64, mix: Mix, duration_ms: u64, agents: usize, lease_m
             _ => rng.u64(300..2_500),
         };
         if kind.is_alone() {
-            at = at.max(healed_at + SETTLE);
+            at = at.max(healed_at + SETTLE_MS);
         }
         faults.push(Fault { at, kind, lasts, target: rng.usize(..agents) });
         healed_at = healed_at.max(at + lasts);
@@ -143,6 +143,5 @@ pub(crate) fn draw(seed: u64, mix: Mix, duration_ms: u64, agents: usize, lease_m
             Mix::Writer => healed_at + rng.u64(1_000..2_000),
         };
     }
-    faults.retain(|fault| fault.at + fault.lasts <= duration_ms + SETTLE);
     faults
 }

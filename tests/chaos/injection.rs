@@ -10,7 +10,7 @@ use super::broker;
 use super::cast::{AGENT_ON_SMALL_DISK, Cast, LEASE_MS, STREAM_BYTES_MAX};
 use super::client::Client;
 use super::clock::{Stopwatch, pause};
-use super::faults::{Fault, Kind};
+use super::faults::{Fault, Kind, SETTLE_MS};
 use super::schedule::agent_name;
 use crate::http::usage_batch;
 
@@ -18,6 +18,8 @@ use crate::http::usage_batch;
 const DELAY: Duration = Duration::from_millis(40);
 /// What a full stream holds.
 const FULL_STREAM_BYTES: u64 = 1_024;
+/// Between two faults, where a restart took longer than was thought.
+const SPACE_MS: u64 = 200;
 /// Poison messages of one fault, each sent twice.
 const POISON: u64 = 3;
 
@@ -45,6 +47,9 @@ pub(crate) struct Injector {
     open: Vec<Open>,
     poison: Vec<Poison>,
     injected: BTreeMap<Kind, u64>,
+    /// When the last fault was healed, and when one was injected.
+    quiet_since: u64,
+    injected_at: u64,
     take_overs_ms: Vec<u64>,
     restarts: u64,
     /// What must not have happened.
@@ -62,6 +67,8 @@ impl Injector {
             open: Vec::new(),
             poison: Vec::new(),
             injected: BTreeMap::new(),
+            quiet_since: 0,
+            injected_at: 0,
             take_overs_ms: Vec::new(),
             restarts: 0,
             wrong: Vec::new(),
@@ -69,7 +76,7 @@ impl Injector {
         }
     }
 
-    fn say(&self, what: &str) {
+    pub(crate) fn say(&self, what: &str) {
         let ms = self.watch.ms();
         eprintln!("{:>5}.{:03} s  {what}", ms / 1_000, ms % 1_000);
     }
@@ -86,8 +93,17 @@ impl Injector {
         self.open = open;
         for open in due {
             self.heal(&open);
+            self.quiet_since = self.watch.ms();
         }
-        if let Some(fault) = self.faults.next_if(|fault| fault.at <= now) {
+        let now = self.watch.ms();
+        let may = |fault: &Fault| {
+            let is_alone = self.open.is_empty() && now >= self.quiet_since + SETTLE_MS;
+            fault.at <= now && now >= self.injected_at + SPACE_MS && (is_alone || !fault.kind.is_alone())
+        };
+        if self.faults.peek().is_some_and(may)
+            && let Some(fault) = self.faults.next()
+        {
+            self.injected_at = now;
             match self.inject(fault) {
                 Some(target) => {
                     *self.injected.entry(fault.kind).or_default() += 1;
@@ -135,7 +151,9 @@ impl Injector {
                 way.refuse(true);
             }
             Kind::RepeatMessages => self.cast.repeater.repeat(true),
-            Kind::DelayPostgres => self.cast.servers.iter().for_each(|server| server.to_postgres.delay(DELAY)),
+            Kind::DelayPostgres => {
+                self.cast.servers.iter().for_each(|server| server.to_postgres.delay(DELAY))
+            }
             Kind::CutPostgres => {
                 let server = target % 2;
                 self.cast.servers[server].to_postgres.refuse(true);
@@ -302,7 +320,9 @@ impl Injector {
         let agents = self.cast.agents.iter_mut().map(|agent| &mut agent.process);
         let processes = agents.chain(self.cast.servers.iter_mut().map(|server| &mut server.process));
         let stopped = processes.filter_map(|process| {
+            let w = Stopwatch::start();
             let ended_well = process.stop();
+            eprintln!("{} {}", process.name, w.ms());
             (!ended_well).then(|| format!("{} did not end well when it was asked to", process.name))
         });
         stopped.collect()

@@ -51,7 +51,7 @@ struct Plan {
 
 #[test]
 fn a_short_run_loses_nothing() {
-    let size = Size { agents: 6, instances: 60, records: 150_000, waves: 40, duration_ms: 26_000 };
+    let size = Size { agents: 6, instances: 60, records: 600_000, waves: 40, duration_ms: 26_000 };
     let seed = variable("HOURGLASS_CHAOS_SEED").unwrap_or(1);
     let verdict = run(&Plan { seed, size, mix: Mix::All, planted_fault: None });
     assert!(verdict.wrong.is_empty(), "{verdict}");
@@ -80,7 +80,7 @@ fn soak() {
         waves: 60 * minutes,
         duration_ms: 60_000 * minutes,
     };
-    let planted_fault = std::env::var("HOURGLASS_PLANTED_FAULT").ok();
+    let planted_fault = std::env::var("HOURGLASS_CHAOS_PLANTED_FAULT").ok();
     let verdict = run(&Plan { seed, size, mix: Mix::All, planted_fault });
     assert!(verdict.wrong.is_empty(), "{verdict}");
 }
@@ -98,7 +98,8 @@ fn run(plan: &Plan) -> Verdict {
     let directory = files.path();
     let schedule = Arc::new(Schedule::draw(plan.seed, &plan.size));
     let faults = faults::draw(plan.seed, plan.mix, plan.size.duration_ms, plan.size.agents, LEASE_MS);
-    let calm = plan.planted_fault.is_none().then(|| expected::digest(&schedule, plan.size.agents, &directory));
+    let calm =
+        plan.planted_fault.is_none().then(|| expected::digest(&schedule, plan.size.agents, &directory));
 
     let cast = Cast::start(&directory, plan.size.agents, plan.planted_fault.as_deref());
     let client = Client::new(cast.servers.iter().map(|server| server.url.clone()).collect());
@@ -120,12 +121,17 @@ fn run(plan: &Plan) -> Verdict {
     if !drained {
         verdict.wrong.push(format!("the agents did not drain: {}", injector.statuses()));
     }
+    injector.say("T");
     injector.settle_poison(drain_ms);
+    injector.say("T");
     wait_for_ticks(&injector);
     client.finalise(&schedule);
     wait_for_ticks(&injector);
+    injector.say("T");
     verdict.look(&schedule, &injector.cast, &client);
+    injector.say("T");
     verdict.wrong.extend(injector.stop_everyone());
+    injector.say("T");
     verdict.look_at_ledger(&injector.cast, calm.as_deref(), &injector.poison_by_reason());
     verdict.wrong.append(&mut injector.wrong);
 
@@ -149,8 +155,11 @@ fn tell(schedule: &Schedule, client: &Client, watch: Stopwatch) {
 
 /// Lets instances appear and faults happen, each at its time.
 fn play(schedule: &Schedule, injector: &mut Injector, duration_ms: u64) {
-    let mut runs: Vec<_> =
-        schedule.instances.iter().flat_map(|it| it.runs.iter().map(move |run| (run.seen_at, it, run))).collect();
+    let mut runs: Vec<_> = schedule
+        .instances
+        .iter()
+        .flat_map(|it| it.runs.iter().map(move |run| (run.seen_at, it, run)))
+        .collect();
     runs.sort_by_key(|(seen_at, it, run)| (*seen_at, &it.id, run.session));
     let mut runs = runs.into_iter().peekable();
     let played = wait_while_supervised(injector, 2 * duration_ms + DRAIN_MS_MIN, |injector| {

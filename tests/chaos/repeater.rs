@@ -30,12 +30,14 @@ impl Repeater {
                 let (Ok(from), Ok(back)) = (client.try_clone(), server.try_clone()) else { continue };
                 std::thread::spawn(move || {
                     let _ended = forward(&from, &server, &repeating, &repeated);
-                    let _cut = (from.shutdown(std::net::Shutdown::Both), server.shutdown(std::net::Shutdown::Both));
+                    let _cut =
+                        (from.shutdown(std::net::Shutdown::Both), server.shutdown(std::net::Shutdown::Both));
                 });
                 std::thread::spawn(move || {
                     let (mut back, mut client) = (back, client);
                     let _ended = std::io::copy(&mut back, &mut client);
-                    let _cut = (back.shutdown(std::net::Shutdown::Both), client.shutdown(std::net::Shutdown::Both));
+                    let _cut =
+                        (back.shutdown(std::net::Shutdown::Both), client.shutdown(std::net::Shutdown::Both));
                 });
             }
         });

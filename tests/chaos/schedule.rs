@@ -24,7 +24,7 @@ const RUNS_MAX: i64 = 4;
 /// How long after its first usage a late instance is made known at most, in thousandths of the run.
 const LATE_BY_MAX: u64 = 150;
 /// When the last usage appears, in thousandths of the run: the rest is for catching up under faults.
-const WAVES_END: u64 = 850;
+const WAVES_END: u64 = 950;
 
 /// How large it is.
 #[derive(Debug, Clone, Copy)]

@@ -37,7 +37,8 @@ impl Verdict {
     /// Looks at the running cell: where every millisecond is, by its own account and by its rows.
     pub(crate) fn look(&mut self, schedule: &Schedule, cast: &Cast, client: &Client) {
         let rows = cast.sql("SELECT instance, sum(milliseconds * gpus) FROM charges GROUP BY instance");
-        let billed: ByInstance = rows.into_iter().map(|row| (row[0].clone(), row[1].parse().unwrap())).collect();
+        let billed: ByInstance =
+            rows.into_iter().map(|row| (row[0].clone(), row[1].parse().unwrap())).collect();
         for it in &schedule.instances {
             let gpus = i64::from(it.gpus);
             let scheduled = Schedule::milliseconds(it) * gpus;
@@ -73,7 +74,12 @@ impl Verdict {
     }
 
     /// Looks at the ledger after everyone has ended.
-    pub(crate) fn look_at_ledger(&mut self, cast: &Cast, calm: Option<&str>, poison: &BTreeMap<&'static str, i64>) {
+    pub(crate) fn look_at_ledger(
+        &mut self,
+        cast: &Cast,
+        calm: Option<&str>,
+        poison: &BTreeMap<&'static str, i64>,
+    ) {
         let digest = cast.hourglass(&["--json", "ledger", "digest"]).json();
         if let Some(calm) = calm {
             self.expect(digest["digest"] == calm, || format!("the digest is {digest}; calmly it is {calm}"));
@@ -88,7 +94,8 @@ impl Verdict {
         );
         self.expect(back.is_empty(), || format!("a deposed writer wrote at {back:?}"));
         let rows = cast.sql("SELECT reason, count(*) FROM quarantine GROUP BY reason");
-        let found: BTreeMap<&str, i64> = rows.iter().map(|row| (row[0].as_str(), row[1].parse().unwrap())).collect();
+        let found: BTreeMap<&str, i64> =
+            rows.iter().map(|row| (row[0].as_str(), row[1].parse().unwrap())).collect();
         self.expect(found == *poison, || format!("in quarantine is {found:?}, sent was {poison:?}"));
         let panicked = cast.gather_logs();
         self.expect(panicked.is_empty(), || format!("panicked: {}", panicked.join(", ")));

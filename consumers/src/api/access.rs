@@ -17,7 +17,7 @@ use crate::auth::{Denied, Principal};
 use Permission::{
     IngestUsage, ManageKeys, ReadBooks, ReadContracts, ReadInstances, ReadLedger, ReadMetrics,
     ReadQuarantine, ReadRateCards, ReadTenants, ReadUsage, WriteInstances, WriteInvoices, WritePrices,
-    WriteTenants,
+    WriteQuarantine, WriteTenants,
 };
 
 /// Method, path and the permission that both need. An action such as `:start` is part of the path.
@@ -34,6 +34,8 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET",  "/v1/ledger/head",                                   ReadLedger),
     ("GET",  "/v1/ledger/transfers",                              ReadBooks),
     ("GET",  "/v1/quarantine",                                    ReadQuarantine),
+    ("GET",  "/v1/quarantine/{position}",                         ReadQuarantine),
+    ("POST", "/v1/quarantine/{position}:replay",                  WriteQuarantine),
     ("POST", "/v1/rate-cards",                                    WritePrices),
     ("GET",  "/v1/rate-cards",                                    ReadRateCards),
     ("POST", "/v1/tenants",                                       WriteTenants),

@@ -12,6 +12,7 @@ use super::extract::IDEMPOTENCY_KEY;
 use super::instances::{__path_start_instance, __path_stop_instance};
 use super::keys::__path_revoke_key;
 use super::problem::{PROBLEM_MEDIA_TYPE, ProblemDocument};
+use super::quarantine::__path_replay_quarantine;
 
 use crate::auth::roles::{Permission, Reach, holders};
 
@@ -26,7 +27,7 @@ use crate::auth::roles::{Permission, Reach, holders};
                        (RFC 9457).",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    paths(start_instance, stop_instance, revoke_key),
+    paths(start_instance, stop_instance, revoke_key, replay_quarantine),
     components(schemas(ProblemDocument)),
     tags(
         (name = "tenants", description = "Customers."),

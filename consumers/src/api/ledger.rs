@@ -3,7 +3,7 @@
 use axum::extract::State;
 use hourglass_ledger::core::rows::{ChargeRow, TransferRow};
 use hourglass_ledger::core::{Account, digest};
-use hourglass_ledger::store::{ChargeFilter, Keyed, Quarantined, TransferFilter};
+use hourglass_ledger::store::{ChargeFilter, Keyed, TransferFilter};
 use hourglass_units::{InstanceId, Instant, ProjectId, TenantId};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -12,7 +12,6 @@ use super::app::{App, known_tenant};
 use super::extract::{Path, Query};
 use super::page::{ListPage, PageRequest};
 use super::problem::Problem;
-use super::tenants::PageQuery;
 use super::usage::whole_hours;
 use crate::billing::report::{AsOf, BalanceReport, balances};
 
@@ -315,39 +314,5 @@ pub(super) async fn state_digest(State(app): State<App>) -> Result<axum::Json<Di
         })?;
         Ok(DigestView { as_of: AsOf::of(state), digest: digest.to_hex().to_string() })
     });
-    Ok(axum::Json(read.await?))
-}
-
-/// Something that came as usage and could not be used.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Quarantined)]
-pub(super) struct QuarantinedView {
-    /// The log position that holds the original.
-    position: u64,
-    /// Its number there.
-    line: u32,
-    /// The place in the batch; absent where the whole message is meant.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    record: Option<u32>,
-    /// A stable code.
-    reason: String,
-}
-
-fn quarantined_view(Keyed { key, row }: Keyed<Quarantined>) -> QuarantinedView {
-    let Quarantined { record, reason } = row;
-    QuarantinedView { position: key.position.number(), line: key.line, record, reason }
-}
-
-/// What came as usage and could not be used, in order of the log.
-#[utoipa::path(
-    get, path = "/v1/quarantine", tag = "usage", params(PageQuery),
-    responses((status = 200, description = "A page of it.", body = ListPage<QuarantinedView>))
-)]
-pub(super) async fn quarantine(
-    State(app): State<App>,
-    Query(query): Query<PageQuery>,
-) -> Result<axum::Json<ListPage<QuarantinedView>>, Problem> {
-    let page = PageRequest::new("quarantine".to_owned(), query.page_size, query.page_token.as_deref())?;
-    let read = page.of_rows(&app, |reader, page| reader.quarantine(page), quarantined_view);
     Ok(axum::Json(read.await?))
 }

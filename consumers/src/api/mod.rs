@@ -32,6 +32,7 @@ mod observe;
 mod page;
 mod prices;
 mod problem;
+mod quarantine;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -97,10 +98,11 @@ pub fn router(cell: CellHandle, config: ApiConfig) -> Router {
     let app = App::new(cell, Authenticator::new(&config), config.exposer);
     let (routes, document) = described().split_for_parts();
     let routes = routes.route("/", get(|| async { Redirect::temporary("/docs/") }));
-    // `{instance}:start` and `:stop`: they are described by hand in `document`.
+    // `{instance}:start` and `:stop`, `{position}:replay`: they are described by hand in `document`.
     let act = post(instances::act_on_instance);
     let routes = routes.route("/v1/tenants/{tenant}/instances/{instance}", act);
     let routes = routes.route("/v1/keys/{key}", post(keys::act_on_key));
+    let routes = routes.route("/v1/quarantine/{position}", post(quarantine::act_on_quarantine));
     let documentation = SwaggerUi::new("/docs").url("/openapi.json", document::completed(document));
     layered(Router::from(documentation).merge(routes.with_state(app.clone())), app)
 }
@@ -136,7 +138,8 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(ledger::tenant_charges))
         .routes(routes!(ledger::head))
         .routes(routes!(ledger::state_digest))
-        .routes(routes!(ledger::quarantine))
+        .routes(routes!(quarantine::list_quarantine))
+        .routes(routes!(quarantine::get_quarantine))
         .routes(routes!(invoices::finalise_invoice, invoices::list_invoices))
         .routes(routes!(invoices::draft_invoice))
         .routes(routes!(invoices::get_invoice))

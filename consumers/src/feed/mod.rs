@@ -27,7 +27,7 @@ use tokio::time::MissedTickBehavior;
 use crate::nats::{Ensured, Nats, StreamError, StreamLimits, chain, ensure_stream, feed_stream};
 use notice::{Draft, Notice};
 
-pub use notice::{ORIGINAL_BYTES_MAX, RECORDS_LISTED_MAX};
+pub use notice::{EVENT_TYPES, ORIGINAL_BYTES_MAX, RECORDS_LISTED_MAX};
 
 /// The cursor's name in the store.
 pub const CURSOR: &str = "feed";

@@ -23,6 +23,23 @@ pub const ORIGINAL_BYTES_MAX: usize = 256 << 10;
 /// Most quarantined records that one message lists.
 pub const RECORDS_LISTED_MAX: usize = 1_000;
 
+const INSTANCE_REGISTERED: &str = "hourglass.instance.registered.v1";
+const INSTANCE_STARTED: &str = "hourglass.instance.started.v1";
+const INSTANCE_STOPPED: &str = "hourglass.instance.stopped.v1";
+const INVOICE_FINALISED: &str = "hourglass.invoice.finalised.v1";
+const USAGE_LATE: &str = "hourglass.usage.late.v1";
+const USAGE_QUARANTINED: &str = "hourglass.usage.quarantined.v1";
+
+/// The CloudEvents types of all that is published.
+pub const EVENT_TYPES: [&str; 6] = [
+    INSTANCE_REGISTERED,
+    INSTANCE_STARTED,
+    INSTANCE_STOPPED,
+    INVOICE_FINALISED,
+    USAGE_LATE,
+    USAGE_QUARANTINED,
+];
+
 /// One message to publish.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Notice {
@@ -164,12 +181,7 @@ fn of_event(event: Event, position: u64, state: &State, subjects: &Subjects) -> 
                 "position": position, "instance": it.instance, "tenant": it.tenant, "project": it.project,
                 "platform": it.platform, "model": it.model.as_str(), "gpus": it.gpus, "agent": it.agent,
             });
-            (
-                subjects.lifecycle(it.tenant.as_str()),
-                "hourglass.instance.registered.v1",
-                it.instance.to_string(),
-                data,
-            )
+            (subjects.lifecycle(it.tenant.as_str()), INSTANCE_REGISTERED, it.instance.to_string(), data)
         }
         Event::InstanceStarted { instance, at } => {
             let view = state.instance(instance.as_str())?;
@@ -177,12 +189,7 @@ fn of_event(event: Event, position: u64, state: &State, subjects: &Subjects) -> 
                 "position": position, "instance": instance, "tenant": view.tenant(), "project": view.project(),
                 "gpus": view.gpus(), "at": at.to_string(),
             });
-            (
-                subjects.lifecycle(view.tenant().as_str()),
-                "hourglass.instance.started.v1",
-                instance.to_string(),
-                data,
-            )
+            (subjects.lifecycle(view.tenant().as_str()), INSTANCE_STARTED, instance.to_string(), data)
         }
         Event::InstanceStopped { instance, at, cause } => {
             let view = state.instance(instance.as_str())?;
@@ -190,12 +197,7 @@ fn of_event(event: Event, position: u64, state: &State, subjects: &Subjects) -> 
                 "position": position, "instance": instance, "tenant": view.tenant(), "project": view.project(),
                 "gpus": view.gpus(), "at": at.to_string(), "cause": cause,
             });
-            (
-                subjects.lifecycle(view.tenant().as_str()),
-                "hourglass.instance.stopped.v1",
-                instance.to_string(),
-                data,
-            )
+            (subjects.lifecycle(view.tenant().as_str()), INSTANCE_STOPPED, instance.to_string(), data)
         }
         Event::InvoiceFinalised(invoice) => {
             let data = json!({
@@ -205,7 +207,7 @@ fn of_event(event: Event, position: u64, state: &State, subjects: &Subjects) -> 
                 "resource": format!("/v1/tenants/{}/invoices/{}", invoice.tenant, invoice.number),
             });
             let about = format!("{}/{}", invoice.tenant, invoice.number);
-            (subjects.lifecycle(invoice.tenant.as_str()), "hourglass.invoice.finalised.v1", about, data)
+            (subjects.lifecycle(invoice.tenant.as_str()), INVOICE_FINALISED, about, data)
         }
         Event::UsageQuarantined { reason, content_type, original } => {
             let agent = agent_of_content_type(&content_type);
@@ -213,7 +215,7 @@ fn of_event(event: Event, position: u64, state: &State, subjects: &Subjects) -> 
                 "position": position, "reason": reason, "content_type": content_type, "agent": agent,
                 "bytes": original.len(), "original": inline(&original), "resource": resource(position),
             });
-            (subjects.quarantine(), "hourglass.usage.quarantined.v1", position.to_string(), data)
+            (subjects.quarantine(), USAGE_QUARANTINED, position.to_string(), data)
         }
         _ => return None,
     })
@@ -238,7 +240,7 @@ fn of_records(batch: &UsageBatch, position: u64, subjects: &Subjects) -> Told {
         "records_quarantined": batch.quarantined().len(), "records": records,
         "bytes": batch.raw().len(), "original": inline(batch.raw()), "resource": resource(position),
     });
-    (subjects.quarantine(), "hourglass.usage.quarantined.v1", position.to_string(), data)
+    (subjects.quarantine(), USAGE_QUARANTINED, position.to_string(), data)
 }
 
 /// Reports that began before the month of the event, or ended before the acceptance window: nearly
@@ -301,7 +303,7 @@ fn of_late(
             "records": sum.records, "gpu_milliseconds": sum.gpu_milliseconds,
             "start": sum.start.to_string(), "end": sum.end.to_string(),
         });
-        (subjects.alerts(tenant.as_str()), "hourglass.usage.late.v1", tenant.to_string(), data)
+        (subjects.alerts(tenant.as_str()), USAGE_LATE, tenant.to_string(), data)
     };
     sums.into_iter().map(told).collect()
 }

@@ -3,6 +3,8 @@
 //! JetStream is transport, never the record: nothing here is needed to know what was used or billed.
 //! A server that is away is waited for, for ever; the floor is nats-server 2.9.
 
+#[cfg(test)]
+mod described;
 mod streams;
 
 use std::fmt;
@@ -12,12 +14,12 @@ use std::time::Duration;
 use async_nats::{ConnectOptions, Event, ServerAddr, jetstream};
 use tokio::sync::watch;
 
-pub(crate) use streams::chain;
 pub use streams::{
     DUPLICATE_WINDOW, Ensured, FEED_AGE_MAX, FEED_BYTES_MAX, FEED_MESSAGE_BYTES_MAX, StreamError,
     StreamLimits, USAGE_AGE_MAX, USAGE_BYTES_MAX, USAGE_MESSAGE_BYTES_MAX, ensure_stream, feed_stream,
     usage_stream,
 };
+pub(crate) use streams::{chain, is_missing};
 
 /// Longest pause between two attempts to connect.
 pub const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);

@@ -121,6 +121,17 @@ fn limited(limits: StreamLimits) -> Config {
     }
 }
 
+/// Whether the server says that it has no such stream. `false` where it does not answer.
+pub(crate) async fn is_missing(jetstream: &Context, name: &str) -> bool {
+    match jetstream.get_stream(name).await {
+        Ok(_) => false,
+        Err(error) => matches!(
+            error.kind(),
+            GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND
+        ),
+    }
+}
+
 /// Makes the stream where it is missing and changes it where it differs.
 pub async fn ensure_stream(jetstream: &Context, wanted: &Config) -> Result<Ensured, StreamError> {
     let name = wanted.name.as_str();

@@ -38,5 +38,7 @@ pub use reading::{Format, ReadBatch, ReadError, Reading, Unreadable, read};
 
 /// The agent's epoch under which reports without sequence numbers are logged.
 pub const EPOCH_UNNUMBERED: u64 = u64::MAX;
+/// The code of a batch that names another agent than the one that sent it.
+pub const AGENT_MISMATCH: &str = "agent_mismatch";
 /// The CloudEvents type of a usage report.
 pub const CLOUD_EVENT_TYPE: &str = "hourglass.usage.v1";

@@ -56,7 +56,8 @@ fn every_role_is_answered_as_the_matrix_says() {
             found.push_str(&format!("\n{method:<6}{path:<52}"));
             for (_, credential, tenant) in &columns {
                 let path = path.replace("{tenant}", tenant).replace("{instance}", "i-1");
-                let path = path.replace("{number}", "1").replace("{key}", "aaaaaaaaaaaa");
+                let path =
+                    path.replace("{number}", "1").replace("{position}", "1").replace("{key}", "aaaaaaaaaaaa");
                 let answer = match credential.as_str() {
                     "" => server.send(request(&method, &path, &[], Body::empty())).await,
                     credential => {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::testing::{request, with_server};
 
-const ROUTES: [&str; 36] = [
+const ROUTES: [&str; 38] = [
     "GET /healthz",
     "GET /metrics",
     "GET /readyz",
@@ -20,6 +20,7 @@ const ROUTES: [&str; 36] = [
     "GET /v1/ledger/head",
     "GET /v1/ledger/transfers",
     "GET /v1/quarantine",
+    "GET /v1/quarantine/{position}",
     "GET /v1/rate-cards",
     "GET /v1/tenants",
     "GET /v1/tenants/{tenant}",
@@ -37,6 +38,7 @@ const ROUTES: [&str; 36] = [
     "GET /v1/usage",
     "POST /v1/keys",
     "POST /v1/keys/{key}:revoke",
+    "POST /v1/quarantine/{position}:replay",
     "POST /v1/rate-cards",
     "POST /v1/tenants",
     "POST /v1/tenants/{tenant}/contracts",
@@ -72,7 +74,8 @@ fn every_route_is_described_and_every_description_has_a_route() {
                     .replace("{tenant}", "acme")
                     .replace("{instance}", "i-1")
                     .replace("{number}", "1")
-                    .replace("{key}", "aaaaaaaaaaaa");
+                    .replace("{key}", "aaaaaaaaaaaa")
+                    .replace("{position}", "1");
                 let answer = server.send(request(&method.to_uppercase(), &filled, &[], Body::empty())).await;
                 let code = serde_json::from_slice(&answer.body)
                     .ok()

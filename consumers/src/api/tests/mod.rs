@@ -7,3 +7,4 @@ mod errors;
 mod isolation;
 mod keys;
 mod lists;
+mod quarantine;

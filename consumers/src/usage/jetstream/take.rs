@@ -17,11 +17,9 @@ use prost::bytes::Bytes;
 use super::announce::Mark;
 use super::{ConsumerOptions, ConsumerStatus, RETRY_DELAY, SUSPENSE_RETRY_DELAY};
 use crate::nats::Nats;
+use crate::usage::AGENT_MISMATCH;
 use crate::usage::quarantine::content_type_of_agent;
 use crate::usage::reading::{Format, ReadError, numbered};
-
-/// The subject is another agent's than the batch.
-pub(super) const AGENT_MISMATCH: &str = "agent_mismatch";
 
 /// A guard that a test leaves out, to see that it would be noticed.
 #[cfg(debug_assertions)]
