@@ -4,6 +4,7 @@
 
 #![expect(unreachable_pub, reason = "in a binary, pub says what a module offers to those beside it")]
 
+mod client;
 mod clockwork;
 mod commands;
 mod config;
@@ -20,8 +21,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, balance, demo, doctor, export, invoice, ledger, metering, nats, price, quarantine, replay, serve,
-    up, usage, verify,
+    agent, balance, demo, doctor, export, invoice, key, ledger, metering, nats, price, quarantine, replay,
+    serve, up, usage, verify,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -76,6 +77,8 @@ enum Command {
     Price(price::Args),
     /// What came as usage and could not be used: list, show, replay
     Quarantine(quarantine::Args),
+    /// API keys: create, list, revoke
+    Key(key::Args),
     /// Write the books for other systems
     Export(export::Args),
     /// Fold the whole log, check every invariant, rebuild the derived rows and compare
@@ -107,6 +110,7 @@ fn main() -> ExitCode {
         Command::Ledger(args) => ledger::run(args, &settings, format),
         Command::Price(args) => price::run(args, &settings, format),
         Command::Quarantine(args) => quarantine::run(args, &settings, format),
+        Command::Key(args) => key::run(args, &settings, format),
         Command::Export(args) => export::run(args, &settings),
         Command::Verify(args) => verify::run(args, &settings, format),
         Command::Doctor(args) => doctor::run(args, &settings, format),

@@ -47,10 +47,12 @@ impl Serve {
         let exposed =
             [Some(self.http), self.grpc].into_iter().flatten().find(|address| !address.ip().is_loopback());
         match exposed {
-            Some(address) if self.api.operator_token.is_none() => Err(Failure::Usage(format!(
-                "{address} can be reached from other machines: set {TOKEN_VARIABLE} or --operator-token-file first, \
-                 or bind to 127.0.0.1"
-            ))),
+            Some(address) if self.api.operator_token.is_none() && self.api.oidc.is_none() => {
+                Err(Failure::Usage(format!(
+                    "{address} can be reached from other machines: set {TOKEN_VARIABLE} or operator_token_file first, \
+                 or [oidc], or bind to 127.0.0.1"
+                )))
+            }
             _ => Ok(()),
         }
     }

@@ -88,3 +88,29 @@ fn a_directory_in_use_can_be_read_and_not_written() {
     let other_region = hourglass(data.path(), &["up", "--region", "elsewhere", "--http", "127.0.0.1:0"]);
     assert!(other_region.stderr.contains("is that of region test, not elsewhere"), "{}", other_region.stderr);
 }
+
+#[test]
+fn quarantine_is_listed_shown_and_replayed() {
+    let data = tempfile::tempdir().unwrap();
+    let server = crate::support::Server::up(data.path(), &[]);
+    let (status, problem) = server.post("/v1/usage:ingest", &serde_json::json!({"agent_id": 5}));
+    assert_eq!(status, 422, "{problem}");
+    let position = problem["quarantine_position"].as_u64().unwrap().to_string();
+    assert!(server.stop());
+
+    let run = |args: &[&str]| hourglass(data.path(), args);
+    let list = run(&["--json", "quarantine", "list"]).ok().json();
+    assert_eq!(list[0]["position"].to_string(), position);
+    assert!(run(&["quarantine", "list"]).ok().stdout.contains("message"));
+    let shown = run(&["--json", "quarantine", "show", &position]).ok().json();
+    assert_eq!((&shown["content_type"], &shown["bytes"]), (&"application/json".into(), &14.into()));
+    let original = run(&["quarantine", "show", &position, "--original", "-"]).ok().stdout;
+    assert_eq!(original, "{\"agent_id\":5}");
+    // Nothing of it can be used by this release either.
+    let replayed = run(&["quarantine", "replay", &position]);
+    assert_eq!(replayed.code, 3, "{}", replayed.stderr);
+    assert!(replayed.stderr.contains("stays in quarantine"), "{}", replayed.stderr);
+    let unknown = run(&["quarantine", "show", "1"]);
+    assert_eq!(unknown.code, 3, "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("nothing in quarantine at position 1"), "{}", unknown.stderr);
+}

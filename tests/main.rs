@@ -1,12 +1,14 @@
 //! Whole-system tests: the real binary, on real files, as a user would run it.
 #![cfg(test)]
 
+mod agent;
 mod chaos;
 mod command_line;
 mod crash;
 mod documentation;
 mod full_disk;
 mod http;
+mod keys;
 mod production;
 mod replay;
 mod support;

@@ -60,6 +60,10 @@ fn one_process_writes_and_the_other_takes_over_whatever_happens() {
     let (status, problem) = tenant(&b, "beta");
     assert_eq!((status, &problem["code"]), (503, &json!("not_the_writer")));
 
+    let doctor = ["--config", of_b.to_str().unwrap(), "doctor"];
+    let doctor = hourglass(Path::new("/nonexistent"), &doctor).ok().stdout;
+    assert!(doctor.contains("a writes, epoch 1"), "{doctor}");
+
     // The writer dies.
     a.kill();
     let gone = wait_for("b takes over", || writes(&b));

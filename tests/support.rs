@@ -44,9 +44,14 @@ pub(crate) fn hourglass(data: &Path, args: &[&str]) -> Answer {
 pub(crate) fn command(data: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hourglass"));
     command.current_dir(root()).env("HOURGLASS_DATA", data).args(args).stdin(Stdio::null());
-    for variable in
-        ["HOURGLASS_OPERATOR_TOKEN", "HOURGLASS_OPERATOR_TOKEN_FILE", "HOURGLASS_CONFIG", "HOURGLASS_HTTP"]
-    {
+    for variable in [
+        "HOURGLASS_OPERATOR_TOKEN",
+        "HOURGLASS_OPERATOR_TOKEN_FILE",
+        "HOURGLASS_CONFIG",
+        "HOURGLASS_HTTP",
+        "HOURGLASS_SERVER",
+        "HOURGLASS_TOKEN",
+    ] {
         command.env_remove(variable);
     }
     command

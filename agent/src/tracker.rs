@@ -246,7 +246,10 @@ mod tests {
         assert_eq!(with, [false, false, true]);
     }
 
-    fn samples() -> impl Strategy<Value = Vec<(Vec<(bool, u32)>, i64, usize)>> {
+    /// Who is there with how many GPUs, how much later, and how many records fit into the log.
+    type Sample = (Vec<(bool, u32)>, i64, usize);
+
+    fn samples() -> impl Strategy<Value = Vec<Sample>> {
         let runs = proptest::collection::vec((any::<bool>(), 1..9_u32), 3);
         proptest::collection::vec((runs, 0..700_i64, 0..9_usize), 1..30)
     }

@@ -38,6 +38,7 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
         grpc: None,
         api: ApiConfig {
             operator_token: serving::operator_token(settings.operator_token_file.as_deref())?,
+            oidc: settings.oidc.clone(),
             ..ApiConfig::default()
         },
         // The demonstration's month is over; its clock stands still.

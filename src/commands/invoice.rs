@@ -8,7 +8,9 @@ use hourglass_ledger::load::load_until;
 use hourglass_ledger::store::{PAGE_ROWS_MAX, Page, Reader, RowKey, StoredInvoice};
 use hourglass_units::{Month, TenantId};
 use serde::Serialize;
+use serde_json::json;
 
+use crate::client::{Client, Server};
 use crate::config::Resolved;
 use crate::failure::Failure;
 use crate::output::{self, Format, answer, log_progress, table};
@@ -17,6 +19,8 @@ use crate::wire;
 /// Invoices: list, show, draft, finalise, recompute.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    server: Server,
     #[command(subcommand)]
     action: Action,
 }
@@ -73,6 +77,9 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
             answer(format, &draft, text)
         }
         Action::Finalise { tenant, period } => {
+            if let Some(client) = args.server.client()? {
+                return finalise_there(&client, &tenant, period, format);
+            }
             let cell = wire::writing_cell(settings, log_progress("recovering the ledger"))?;
             let outcome =
                 cell.handle().submit_blocking(Command::FinaliseInvoice { tenant: tenant.clone(), period });
@@ -84,6 +91,14 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
         }
         Action::Recompute { number, tenant } => recompute(settings, number, tenant.as_ref(), format),
     }
+}
+
+/// Asks a running cell, and shows what it answers.
+fn finalise_there(client: &Client, tenant: &TenantId, period: Month, format: Format) -> Result<(), Failure> {
+    let done = client.post(&format!("/v1/tenants/{tenant}/invoices"), &json!({ "period": period }))?;
+    let resource = done.get("resource").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let invoice = client.get(resource)?;
+    answer(format, &invoice, |invoice| format!("{resource}\n{invoice:#}"))
 }
 
 /// Every finalised invoice, of one tenant or of all.

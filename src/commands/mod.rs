@@ -6,6 +6,7 @@ pub mod demo;
 pub mod doctor;
 pub mod export;
 pub mod invoice;
+pub mod key;
 pub mod ledger;
 pub mod metering;
 pub mod nats;

@@ -51,16 +51,14 @@ struct Key {
 
 /// Runs the command.
 pub fn run(args: Args, format: Format) -> Result<(), Failure> {
-    let (key, entry): (_, Box<dyn Fn(&Key, &str) -> String>) = match args.user {
-        User::AgentUser { agent, key } => {
-            (key, Box::new(move |key, public| users::agent_user(&key.region, key.partition, &agent, public)))
-        }
-        User::CellUser { key } => {
-            (key, Box::new(|key, public| users::cell_user(&key.region, key.partition, public)))
-        }
+    let key = match &args.user {
+        User::AgentUser { key, .. } | User::CellUser { key } => key,
     };
     let public = public_key(&key.seed_file)?;
-    let entry = entry(&key, &public);
+    let entry = match &args.user {
+        User::AgentUser { agent, .. } => users::agent_user(&key.region, key.partition, agent, &public),
+        User::CellUser { .. } => users::cell_user(&key.region, key.partition, &public),
+    };
     if format == Format::People {
         eprintln!("the seed is in {}; add this to nats-server.conf:", key.seed_file.display());
     }

@@ -9,6 +9,7 @@ use hourglass_ledger::core::Position;
 use hourglass_ledger::store::{PAGE_ROWS_MAX, Page, RowKey};
 use serde_json::json;
 
+use crate::client::{Server, not_understood};
 use crate::config::Resolved;
 use crate::failure::Failure;
 use crate::output::{self, Format, answer, log_progress, table};
@@ -17,6 +18,8 @@ use crate::wire;
 /// What came as usage and could not be used.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    server: Server,
     #[command(subcommand)]
     action: Action,
 }
@@ -64,7 +67,14 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
             }
         }
         Action::Replay { position } => {
-            let report = replay_at(settings, Position::new(position))?;
+            let report = match args.server.client()? {
+                Some(client) => {
+                    client.post(&format!("/v1/quarantine/{position}:replay"), &json!({})).and_then(
+                        |report| serde_json::from_value(report).map_err(|error| not_understood(&error)),
+                    )?
+                }
+                None => replay_at(settings, Position::new(position))?,
+            };
             answer(format, &report, told)
         }
     }

@@ -48,7 +48,7 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
     let serve = Serve {
         http,
         grpc: Some(args.grpc.unwrap_or(settings.grpc)),
-        api: ApiConfig { operator_token: token, exposer, ..ApiConfig::default() },
+        api: ApiConfig { operator_token: token, exposer, oidc: settings.oidc.clone() },
         clockwork: Some(Clockwork {
             every: settings.cell.tick,
             finalise_invoices: settings.cell.finalise_invoices == FinaliseInvoices::WhenDue,

@@ -46,6 +46,7 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
         grpc: Some(args.grpc.unwrap_or(settings.grpc)),
         api: ApiConfig {
             operator_token: serving::operator_token(token_file.as_deref())?,
+            oidc: settings.oidc.clone(),
             ..ApiConfig::default()
         },
         clockwork: Some(Clockwork { every: args.tick, finalise_invoices: true }),

@@ -1,5 +1,6 @@
 //! Settings: flag, then environment, then file, then default.
 
+mod oidc;
 pub mod production;
 
 use std::net::SocketAddr;
@@ -9,8 +10,10 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::failure::Failure;
+use oidc::OidcSection;
 use production::{CellSection, NatsSection, PostgresSection};
 
+use hourglass_consumers::auth::Oidc;
 use hourglass_ledger::store::postgres::PostgresOptions;
 
 /// Where HTTP is served unless told otherwise.
@@ -44,6 +47,7 @@ struct SettingsFile {
     nats: Option<NatsSection>,
     #[serde(default)]
     cell: CellSection,
+    oidc: Option<OidcSection>,
 }
 
 /// Settings that hold.
@@ -67,6 +71,8 @@ pub struct Resolved {
     pub nats: Option<NatsSection>,
     /// How a production cell is run.
     pub cell: CellSection,
+    /// Whose JSON Web Tokens are taken.
+    pub oidc: Option<Oidc>,
 }
 
 /// Reads a file that the command line or the settings name.
@@ -98,6 +104,7 @@ impl Settings {
             postgres: file.postgres.map(PostgresSection::options).transpose()?,
             nats: file.nats,
             cell: file.cell,
+            oidc: file.oidc.map(OidcSection::open).transpose()?,
             data,
             data_was_named,
             http: file.http.map_or_else(|| default(HTTP_DEFAULT), Ok)?,
@@ -121,6 +128,9 @@ mod tests {
         assert_eq!(example.region.as_deref(), Some("eu-north1"));
         // What is commented out is understood too, and changes nothing where it is a default.
         let setting = |line: &str| {
+            if line == "# [oidc]" {
+                return Some("[oidc]".to_owned());
+            }
             let (name, value) = line.strip_prefix("# ")?.split_once(" = ")?;
             (name.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !value.is_empty())
                 .then(|| line.trim_start_matches("# ").to_owned())

@@ -129,7 +129,7 @@ pub(crate) fn draw(seed: u64, mix: Mix, duration_ms: u64, agents: usize, lease_m
         let lasts = match kind {
             Kind::PauseWriter => lease_ms * PAUSE_TENTHS_OF_LEASE / 10,
             Kind::KillWriter => rng.u64(100..lease_ms),
-            Kind::DeleteStream | Kind::Poison | Kind::LoseAnswers => 0,
+            Kind::DeleteStream | Kind::Poison => 0,
             _ => rng.u64(300..2_500),
         };
         if kind.is_alone() {

@@ -76,7 +76,7 @@ impl Injector {
         }
     }
 
-    pub(crate) fn say(&self, what: &str) {
+    fn say(&self, what: &str) {
         let ms = self.watch.ms();
         eprintln!("{:>5}.{:03} s  {what}", ms / 1_000, ms % 1_000);
     }
@@ -233,7 +233,9 @@ impl Injector {
                 self.cast.servers.iter().for_each(|server| server.to_postgres.delay(Duration::ZERO));
             }
             Kind::CutPostgres => self.cast.servers[open.target].to_postgres.refuse(false),
-            Kind::DeleteStream | Kind::LoseAnswers | Kind::Poison => {}
+            // Whoever waits for a lost answer is told in the end that the way is broken.
+            Kind::LoseAnswers => self.cast.servers[open.target].to_postgres.cut(),
+            Kind::DeleteStream | Kind::Poison => {}
         }
     }
 
@@ -320,9 +322,7 @@ impl Injector {
         let agents = self.cast.agents.iter_mut().map(|agent| &mut agent.process);
         let processes = agents.chain(self.cast.servers.iter_mut().map(|server| &mut server.process));
         let stopped = processes.filter_map(|process| {
-            let w = Stopwatch::start();
             let ended_well = process.stop();
-            eprintln!("{} {}", process.name, w.ms());
             (!ended_well).then(|| format!("{} did not end well when it was asked to", process.name))
         });
         stopped.collect()

@@ -113,7 +113,10 @@ impl Cell {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let client = runtime.block_on(options.connect(url)).unwrap();
+        // It starts a task of its own.
+        let entered = runtime.enter();
         let context = jetstream::new(client);
+        drop(entered);
         let cell = Self {
             runtime,
             context,

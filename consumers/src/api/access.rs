@@ -77,21 +77,21 @@ pub(super) fn authorise(
     method: &Method,
     route: &str,
     path: &str,
-) -> Result<(), Response> {
+) -> Result<(), Box<Response>> {
     // Whoever may read may ask for the head alone.
     let method = if *method == Method::HEAD { "GET" } else { method.as_str() };
     let route = if method == "POST" { with_action(route, path) } else { route.to_owned() };
     let Some(permission) = needed(method, &route) else {
-        return Err(no_such(&route));
+        return Err(Box::new(no_such(&route)));
     };
-    let forbidden = || Problem::from(Denied::lacks(principal, permission)).into_response();
+    let forbidden = || Box::new(Problem::from(Denied::lacks(principal, permission)).into_response());
     match (principal.reach(permission), tenant_of(&route, path)) {
         (Reach::All, _) => Ok(()),
         (Reach::Own, Some(asked)) => match principal.tenant() {
             // An id has no character that is written in another way in a path, so to compare the path
             // as it came is to compare the tenants.
             Some(own) if own.as_str() == asked => Ok(()),
-            Some(_) => Err(unknown_tenant(asked).into_response()),
+            Some(_) => Err(Box::new(unknown_tenant(asked).into_response())),
             None => Err(forbidden()),
         },
         // An agent's own reports: what it sends is looked at when it has been read.

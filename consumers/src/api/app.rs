@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::guard::REQUESTS_MAX;
 use super::metrics::{Exposer, Metrics};
 use super::problem::Problem;
+use super::rate::Rates;
 use crate::auth::Authenticator;
 use crate::usage::Name;
 
@@ -22,6 +23,7 @@ pub(super) struct App(Arc<Shared>);
 struct Shared {
     cell: CellHandle,
     authenticator: Authenticator,
+    rates: Rates,
     metrics: Metrics,
     exposer: Option<Arc<Exposer>>,
     permits: Semaphore,
@@ -33,6 +35,7 @@ impl App {
         Self(Arc::new(Shared {
             cell,
             authenticator,
+            rates: Rates::default(),
             metrics: Metrics::new(),
             exposer,
             permits: Semaphore::new(REQUESTS_MAX),
@@ -50,6 +53,10 @@ impl App {
 
     pub(super) fn authenticator(&self) -> &Authenticator {
         &self.0.authenticator
+    }
+
+    pub(super) fn rates(&self) -> &Rates {
+        &self.0.rates
     }
 
     pub(super) fn metrics(&self) -> &Metrics {

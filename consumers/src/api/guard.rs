@@ -49,14 +49,24 @@ async fn admitted(app: &App, mut request: Request, next: Next) -> Response {
         Ok(principal) => principal,
         Err(denied) => return Problem::from(denied).into_response(),
     };
+    let left = app.rates().take(&principal, app.cell().now());
+    if let Some(left) = left.filter(|left| !left.within) {
+        let mut response = Problem::too_many_requests().into_response();
+        left.write(response.headers_mut());
+        return response;
+    }
     // Without a pattern there is no handler, and nothing to protect.
     if let Some(route) = request.extensions().get::<MatchedPath>()
         && let Err(refused) = authorise(&principal, request.method(), route.as_str(), request.uri().path())
     {
-        return refused;
+        return *refused;
     }
     request.extensions_mut().insert(principal);
-    next.run(request).await
+    let mut response = next.run(request).await;
+    if let Some(left) = left {
+        left.write(response.headers_mut());
+    }
+    response
 }
 
 /// Without a token this machine's own users are trusted. A web page is not one of them: it comes

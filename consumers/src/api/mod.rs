@@ -9,6 +9,8 @@
 //!   and the first answer; the same key with other content is a conflict.
 //! * Every error is `application/problem+json` (RFC 9457) with a stable `code`, `retryable` and
 //!   `request_id`; the id is in `X-Request-Id` of every answer too.
+//! * A principal that is not the cloud's own may send [`RATE_PER_SECOND`] requests, [`RATE_BURST`] at once;
+//!   then it is answered 429 with `Retry-After`. The fields `RateLimit` and `RateLimit-Policy` say what is left.
 //! * Unknown query parameters and unknown fields are refused, so that a misspelt filter cannot pass
 //!   for none.
 //! * Every path but the probes and the documentation needs a credential ([`crate::auth`]) whose role
@@ -33,6 +35,7 @@ mod page;
 mod prices;
 mod problem;
 mod quarantine;
+mod rate;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -67,6 +70,7 @@ pub use guard::{REQUEST_TIMEOUT, REQUESTS_MAX};
 pub use metrics::{Exposer, Exposition};
 pub use observe::REQUEST_ID;
 pub use problem::PROBLEM_MEDIA_TYPE;
+pub use rate::{RATE_BURST, RATE_PER_SECOND};
 pub use usage::USAGE_ROWS_MAX;
 
 /// Most bytes of a body: the largest batch, and room for what surrounds it.

@@ -89,6 +89,13 @@ impl Problem {
         Self { retryable: true, retry_after: true, ..problem }
     }
 
+    /// The caller asks too often.
+    pub(crate) fn too_many_requests() -> Self {
+        let detail = "too many requests: wait as long as Retry-After says, and ask for more at once";
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail);
+        Self { retryable: true, retry_after: true, ..problem }
+    }
+
     /// Something is wrong with the server; the caller need not know what.
     pub(crate) fn internal() -> Self {
         let detail = "the server failed; its log says more under the request id";

@@ -81,6 +81,11 @@ impl Principal {
         &self.name
     }
 
+    /// What it is.
+    pub(crate) const fn role(&self) -> Role {
+        self.role
+    }
+
     /// What it can pass on to others.
     pub(crate) const fn scopes(&self) -> &BTreeSet<Scope> {
         &self.scopes

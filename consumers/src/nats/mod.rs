@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod described;
+mod look;
 mod streams;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use async_nats::{ConnectOptions, Event, ServerAddr, jetstream};
 use tokio::sync::watch;
 
+pub use look::{StreamLook, look};
 pub use streams::{
     DUPLICATE_WINDOW, Ensured, FEED_AGE_MAX, FEED_BYTES_MAX, FEED_MESSAGE_BYTES_MAX, StreamError,
     StreamLimits, USAGE_AGE_MAX, USAGE_BYTES_MAX, USAGE_MESSAGE_BYTES_MAX, ensure_stream, feed_stream,

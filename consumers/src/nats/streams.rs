@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode};
 use hourglass_ledger::core::usage::BATCH_BYTES_MAX;
@@ -138,13 +138,11 @@ pub async fn ensure_stream(jetstream: &Context, wanted: &Config) -> Result<Ensur
     let unreachable = |what: String| StreamError::Unreachable { stream: name.to_owned(), what };
     let found = match jetstream.get_stream(name).await {
         Ok(stream) => stream.cached_info().config.clone(),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                jetstream.create_stream(wanted.clone()).await.map_err(|error| refused(name, &error))?;
-                return Ok(Ensured::Made);
-            }
-            _ => return Err(unreachable(chain(&error))),
-        },
+        Err(error) if is_missing(&error) => {
+            jetstream.create_stream(wanted.clone()).await.map_err(|error| refused(name, &error))?;
+            return Ok(Ensured::Made);
+        }
+        Err(error) => return Err(unreachable(chain(&error))),
     };
     let differs = differences(&found, wanted);
     if differs.is_empty() {
@@ -162,6 +160,11 @@ pub async fn ensure_stream(jetstream: &Context, wanted: &Config) -> Result<Ensur
         }
         Err(error) => Err(unreachable(chain(&error))),
     }
+}
+
+/// Whether the server knows for sure that there is no such stream.
+pub(super) fn is_missing(error: &GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 fn refused(name: &str, error: &async_nats::jetstream::context::CreateStreamError) -> StreamError {

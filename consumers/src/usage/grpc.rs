@@ -60,9 +60,20 @@ pub async fn serve_grpc(
     config: ApiConfig,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
+    serve_checking(listener, cell, config, CREDENTIAL_CHECK, shutdown).await
+}
+
+/// Looks at the credentials of open streams again every so often.
+pub(super) async fn serve_checking(
+    listener: TcpListener,
+    cell: CellHandle,
+    config: ApiConfig,
+    check_every: Duration,
+    shutdown: impl Future<Output = ()>,
+) -> std::io::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let authenticator = Authenticator::new(&config);
-    let service = UsageService { cell, authenticator, stopped };
+    let service = UsageService { cell, authenticator, check_every, stopped };
     let shutdown = async move {
         shutdown.await;
         let _streams = stop.send(true);
@@ -79,6 +90,7 @@ pub async fn serve_grpc(
 struct UsageService {
     cell: CellHandle,
     authenticator: Authenticator,
+    check_every: Duration,
     stopped: watch::Receiver<bool>,
 }
 
@@ -151,8 +163,8 @@ type Answer = Result<v1::Watermark, Status>;
 async fn publish(call: Call, mut batches: Streaming<Bytes>, answers: mpsc::Sender<Answer>) {
     let Call { service, headers, sender } = call;
     let (cell, mut stopped) = (service.cell.clone(), service.stopped.clone());
-    let first = tokio::time::Instant::now() + CREDENTIAL_CHECK;
-    let mut checks = tokio::time::interval_at(first, CREDENTIAL_CHECK);
+    let first = tokio::time::Instant::now() + service.check_every;
+    let mut checks = tokio::time::interval_at(first, service.check_every);
     checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // Commands enter the cell's queue in the order of the stream, and answers leave in it.
     let mut under_way: FuturesOrdered<BoxFuture<v1::Watermark, Status>> = FuturesOrdered::new();

@@ -6,7 +6,7 @@ use hourglass_ledger::cell::{CellError, CellHandle, Submission};
 use hourglass_ledger::core::{Command, Detail, IdempotencyKey, Outcome};
 use hourglass_units::AgentId;
 use prost::bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::EPOCH_UNNUMBERED;
@@ -31,7 +31,7 @@ pub struct IngestReport {
 }
 
 /// What was logged of one agent.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct BatchReceipt {
     /// Which agent.
     pub agent_id: String,
@@ -40,22 +40,22 @@ pub struct BatchReceipt {
     /// Records logged, those included that broke the contract.
     pub records: u32,
     /// The agent's epoch; absent where records have no sequence numbers.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
     /// Every record of the epoch below this sequence number is in the log.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_seq: Option<u64>,
 }
 
 /// A record that is not used.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct QuarantinedRecord {
     /// Its place in the message, from 0.
     pub index: u32,
     /// A stable code.
     pub reason: String,
     /// For people, where there is more to say.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 

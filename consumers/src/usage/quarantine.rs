@@ -10,7 +10,7 @@ use hourglass_ledger::core::{Command, Detail, Event, IdempotencyKey, Outcome, Po
 use hourglass_ledger::store::{Reader, StoreError};
 use hourglass_units::{AgentId, Instant};
 use prost::bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::ingest::{BatchReceipt, QuarantinedRecord};
@@ -92,7 +92,7 @@ fn breaches(batch: &UsageBatch) -> Vec<(u32, String)> {
 }
 
 /// What became of an entry that was taken in again.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ReplayReport {
     /// Its log position.
     pub position: u64,

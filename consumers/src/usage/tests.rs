@@ -1,8 +1,10 @@
 //! Each way in, over a real cell.
 
+use std::sync::atomic::Ordering;
+
 use axum::http::StatusCode;
-use hourglass_ledger::core::Event;
 use hourglass_ledger::core::usage::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
+use hourglass_ledger::core::{Command, Event, Role};
 use hourglass_proto::v1;
 use hourglass_proto::v1::usage_service_client::UsageServiceClient;
 use hourglass_units::Instant;
@@ -13,7 +15,7 @@ use tonic::Code;
 
 use super::{EPOCH_UNNUMBERED, Format};
 use crate::api::ApiConfig;
-use crate::testing::{Server, record, with_config, with_server};
+use crate::testing::{Server, key_of, record, with_config, with_server};
 
 const PATH: &str = "/v1/usage:ingest";
 const EVENTS: [(&str, &str); 1] = [("content-type", "application/cloudevents-batch+json; charset=utf-8")];
@@ -272,6 +274,9 @@ fn what_is_too_large_is_refused_and_not_kept() {
     });
 }
 
+/// How often open streams are looked at in these tests.
+const CHECK: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// Serves gRPC over loopback; the second part of the answer ends it.
 async fn serve(
     server: &Server,
@@ -284,7 +289,8 @@ async fn serve(
     let shutdown = async {
         let _told: Result<(), _> = stopped.await;
     };
-    let served = tokio::spawn(super::grpc::serve_grpc(listener, server.cell.clone(), config, shutdown));
+    let served =
+        tokio::spawn(super::grpc::serve_checking(listener, server.cell.clone(), config, CHECK, shutdown));
     (address, stop, served)
 }
 
@@ -374,4 +380,46 @@ fn a_stream_needs_the_token() {
             assert!(answers.into_inner().message().await.unwrap().is_some());
         },
     );
+}
+
+#[test]
+fn an_agents_key_streams_its_own_batches_until_it_is_revoked() {
+    with_server(async |server| {
+        server.with_customers().await;
+        let (address, _stop, _served) = serve(&server, Some("a token of some length")).await;
+        let mut client = UsageServiceClient::connect(address).await.unwrap();
+        let key = server.key(key_of(Role::Agent, "node-1", &[])).await;
+        let planner = server.key(key_of(Role::Planner, "", &[])).await;
+        let with = |key: &str, receiver| {
+            let mut request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(receiver));
+            request.metadata_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+            request
+        };
+        let (_sender, receiver) = tokio::sync::mpsc::channel(4);
+        let refused = client.publish(with(&planner, receiver)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+
+        // What comes before a batch of another agent is answered, and that one is not kept.
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        sender.send(batch(0, &[])).await.unwrap();
+        sender.send(v1::UsageBatch { agent_id: "node-2".to_owned(), ..batch(1, &[]) }).await.unwrap();
+        let mut answers = client.publish(with(&key, receiver)).await.unwrap().into_inner();
+        let first = answers.message().await.unwrap().unwrap();
+        assert_eq!(
+            (first.agent_id.as_str(), first.position),
+            ("node-1", server.cell.status().position.load(Ordering::Relaxed))
+        );
+        assert_eq!(answers.message().await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(server.cell.status().position.load(Ordering::Relaxed), first.position);
+
+        // An open stream ends soon after its key is revoked.
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        sender.send(batch(1, &[])).await.unwrap();
+        let mut answers = client.publish(with(&key, receiver)).await.unwrap().into_inner();
+        assert!(answers.message().await.unwrap().is_some());
+        let id = key.split('_').nth(1).unwrap().parse().unwrap();
+        let _revoked = server.cell.submit(Command::RevokeKey { id }).await.unwrap();
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(30), answers.message()).await;
+        assert_eq!(ended.unwrap().unwrap_err().code(), Code::Unauthenticated);
+    });
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::api::access::ROUTES;
 use crate::api::app::App;
-use crate::api::{ApiConfig, layered};
+use crate::api::{ApiConfig, RATE_BURST, layered};
 use crate::auth::Authenticator;
 use crate::testing::{OPERATOR_TOKEN, Server, key_of, request, with_server};
 
@@ -95,6 +95,31 @@ fn every_route_is_in_the_table_and_what_is_not_is_open_to_nobody() {
         let deleted = server.send(request("DELETE", "/v1/tenants/acme", &[], Body::empty())).await;
         deleted.expect_problem(405, "method_not_allowed");
         assert_eq!(server.get("/v1/tenants/acme").await.expect(StatusCode::OK).text(), "known");
+    });
+}
+
+#[test]
+fn who_asks_too_often_is_told_to_wait_and_others_are_not() {
+    with_server(async |server| {
+        server.with_customers().await;
+        let server = server.guarded();
+        let key = server.key(key_of(Role::Customer, "acme", &[])).await;
+        let other = server.key(key_of(Role::Customer, "acme", &[])).await;
+        for left in (0..RATE_BURST).rev() {
+            let answer = server.get_with("/v1/tenants/acme", &key).await.expect(StatusCode::OK);
+            assert_eq!(answer.header("ratelimit-policy"), "\"principal\";q=300;w=3");
+            assert!(answer.header("ratelimit").starts_with(&format!("\"principal\";r={left};")));
+        }
+        let refused = server.get_with("/v1/tenants/acme", &key).await;
+        assert_eq!(
+            (refused.header("retry-after"), refused.header("ratelimit")),
+            ("1", "\"principal\";r=0;t=1")
+        );
+        assert_eq!(refused.expect_problem(429, "rate_limited")["retryable"], true);
+        server.get_with("/v1/tenants/acme", &other).await.expect(StatusCode::OK);
+        server.get_with("/v1/tenants/acme", OPERATOR_TOKEN).await.expect(StatusCode::OK);
+        server.clock.set("2026-01-01T02:01:01Z");
+        server.get_with("/v1/tenants/acme", &key).await.expect(StatusCode::OK);
     });
 }
 
