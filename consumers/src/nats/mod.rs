@@ -21,7 +21,7 @@ pub use streams::{
     StreamLimits, USAGE_AGE_MAX, USAGE_BYTES_MAX, USAGE_MESSAGE_BYTES_MAX, ensure_stream, feed_stream,
     usage_stream,
 };
-pub(crate) use streams::{chain, is_missing};
+pub(crate) use streams::{chain, has_no_stream};
 
 /// Longest pause between two attempts to connect.
 pub const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);

@@ -122,14 +122,8 @@ fn limited(limits: StreamLimits) -> Config {
 }
 
 /// Whether the server says that it has no such stream. `false` where it does not answer.
-pub(crate) async fn is_missing(jetstream: &Context, name: &str) -> bool {
-    match jetstream.get_stream(name).await {
-        Ok(_) => false,
-        Err(error) => matches!(
-            error.kind(),
-            GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND
-        ),
-    }
+pub(crate) async fn has_no_stream(jetstream: &Context, name: &str) -> bool {
+    jetstream.get_stream(name).await.is_err_and(|error| is_missing(&error))
 }
 
 /// Makes the stream where it is missing and changes it where it differs.

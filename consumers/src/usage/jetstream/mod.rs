@@ -245,7 +245,7 @@ impl Puller {
         }
         let Some((messages, bytes)) = self.room() else { return };
         if self.consumer.is_none() {
-            if self.stream_known && is_missing(&self.nats, &self.options).await {
+            if self.stream_known && is_gone(&self.nats, &self.options).await {
                 tracing::error!(
                     "the usage stream was deleted: it is made again; agents send what is not committed"
                 );
@@ -415,8 +415,8 @@ async fn next_message(pull: &mut Option<Pull>) -> Option<Result<Message, async_n
 }
 
 /// Whether the server says that there is no usage stream.
-async fn is_missing(nats: &Nats, options: &ConsumerOptions) -> bool {
-    crate::nats::is_missing(nats.jetstream(), &options.subjects.usage_stream(options.partition)).await
+async fn is_gone(nats: &Nats, options: &ConsumerOptions) -> bool {
+    has_no_stream(nats.jetstream(), &options.subjects.usage_stream(options.partition)).await
 }
 
 /// Makes sure of the stream and of the durable consumer.
