@@ -31,7 +31,9 @@ use hourglass_proto::subjects::Subjects;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::nats::{Ensured, Nats, StreamLimits, USAGE_MESSAGE_BYTES_MAX, chain, ensure_stream, usage_stream};
+use crate::nats::{
+    Ensured, Nats, StreamLimits, USAGE_MESSAGE_BYTES_MAX, chain, ensure_stream, has_no_stream, usage_stream,
+};
 use announce::{Mark, publish_mark};
 use take::{Fate, InFlight, Settled};
 
