@@ -12,7 +12,6 @@ impl Stopwatch {
         Self(Instant::now())
     }
 
-    #[expect(clippy::disallowed_methods, reason = "faults of real processes happen in real time")]
     pub(crate) fn ms(self) -> u64 {
         u64::try_from(self.0.elapsed().as_millis()).unwrap()
     }

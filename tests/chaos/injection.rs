@@ -146,8 +146,11 @@ impl Injector {
                 self.cast.servers_to_nats.delay(DELAY);
             }
             Kind::CutNats => {
-                let way =
-                    if target % 2 == 0 { &self.cast.agents_to_nats } else { &self.cast.servers_to_nats };
+                let way = if target.is_multiple_of(2) {
+                    &self.cast.agents_to_nats
+                } else {
+                    &self.cast.servers_to_nats
+                };
                 way.refuse(true);
             }
             Kind::RepeatMessages => self.cast.repeater.repeat(true),
@@ -163,7 +166,7 @@ impl Injector {
                 let writer = self.client.writer()?;
                 let way = &self.cast.servers[writer].to_postgres;
                 way.when(b"COMMIT", OnTheWay::CutAnswer);
-                if target % 2 == 0 {
+                if target.is_multiple_of(2) {
                     way.lose_answers();
                 }
                 return Some(writer);
@@ -246,8 +249,11 @@ impl Injector {
             let number = self.poison.len() as u64;
             let garbage = format!("\u{ff}\u{fe} this is no batch, number {number}").into_bytes();
             let stranger = usage_batch("somebody-else", number, &[("i-0000", 0, 1_000, 8)]);
-            let (payload, reason) =
-                if number % 2 == 0 { (garbage, "undecodable") } else { (stranger, "agent_mismatch") };
+            let (payload, reason) = if number.is_multiple_of(2) {
+                (garbage, "undecodable")
+            } else {
+                (stranger, "agent_mismatch")
+            };
             self.poison.push(Poison { agent: agent.clone(), payload, reason });
         }
         let first = self.poison.len().saturating_sub(usize::try_from(POISON).unwrap());
