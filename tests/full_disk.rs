@@ -9,10 +9,10 @@ use crate::http::{open_account, recent, rfc3339, usage_batch};
 use crate::support::{Server, hourglass};
 
 /// A small file system in memory, unmounted when dropped.
-struct Tmpfs(tempfile::TempDir);
+pub(crate) struct Tmpfs(tempfile::TempDir);
 
 impl Tmpfs {
-    fn mount(size: &str) -> Option<Self> {
+    pub(crate) fn mount(size: &str) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let options = format!("size={size}");
         let mounted = Command::new("mount")
@@ -22,7 +22,7 @@ impl Tmpfs {
         mounted.is_ok_and(|output| output.status.success()).then_some(Self(directory))
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 }

@@ -48,11 +48,16 @@ pub(crate) fn usage_batch(agent: &str, first_seq: u64, records: &[(&str, i64, i6
     batch(agent, first_seq, records)
 }
 
-/// Now, as the server sees it, in milliseconds: the last whole minute of the past.
-pub(crate) fn recent() -> i64 {
+/// Now, as the server sees it, in milliseconds.
+pub(crate) fn now_ms() -> i64 {
     #[expect(clippy::disallowed_methods, reason = "the server under test reads the same clock")]
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    i64::try_from(now.as_millis()).unwrap() / 60_000 * 60_000
+    i64::try_from(now.as_millis()).unwrap()
+}
+
+/// The last whole minute of the past.
+pub(crate) fn recent() -> i64 {
+    now_ms() / 60_000 * 60_000
 }
 
 pub(crate) fn rfc3339(ms: i64) -> String {

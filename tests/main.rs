@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod agent;
+mod chaos;
 mod command_line;
 mod crash;
 mod documentation;

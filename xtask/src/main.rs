@@ -17,11 +17,15 @@ Usage: cargo xtask COMMAND
   ci                           all that a change must pass: fmt, clippy, doc, layering, test
   layering                     prove which crate may depend on which
   test [-- ARGS]               install the tools that the tests need, then `cargo test` with ARGS
+  chaos [--seed N] [--minutes M] [--planted-fault NAME]
+                               the crash test: processes die at random, nothing may be lost
   bench [ARGS]                 the benchmarks, built for release
   fuzz TARGET [--seconds N]    run one fuzz target for N seconds (60 unless told)
 ";
 
 const FUZZ_SECONDS: u64 = 60;
+const CHAOS_SEED: u64 = 1;
+const CHAOS_MINUTES: u64 = 3;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -47,6 +51,7 @@ fn dispatch(args: &[&str]) -> Result<(), Failure> {
         ["layering"] => layering::prove(),
         ["test"] => test(&[]),
         ["test", "--", extra @ ..] => test(extra),
+        ["chaos", extra @ ..] => chaos(&Chaos::parse(extra)?),
         ["bench", extra @ ..] => bench(extra),
         ["fuzz", target] => fuzz(target, FUZZ_SECONDS),
         ["fuzz", target, "--seconds", seconds] => fuzz(target, parse_seconds(seconds)?),
@@ -70,6 +75,53 @@ fn ci() -> Result<(), Failure> {
 fn test(extra: &[&str]) -> Result<(), Failure> {
     tools::install_missing()?;
     cargo(["test", "--workspace", "--no-fail-fast"]).args(extra).run()
+}
+
+/// How the crash test is to run.
+#[derive(Debug, PartialEq, Eq)]
+struct Chaos<'a> {
+    seed: u64,
+    minutes: u64,
+    /// A guard that the servers leave out: the test must fail.
+    planted_fault: Option<&'a str>,
+}
+
+impl<'a> Chaos<'a> {
+    fn parse(mut args: &[&'a str]) -> Result<Self, Failure> {
+        let mut chaos = Self { seed: CHAOS_SEED, minutes: CHAOS_MINUTES, planted_fault: None };
+        while let [option, rest @ ..] = args {
+            let [value, rest @ ..] = rest else {
+                return Err(Failure::Usage(format!("`{option}` needs a value behind it")));
+            };
+            let number = || {
+                let number = value.parse().ok().filter(|number| *number > 0);
+                number.ok_or_else(|| {
+                    Failure::Usage(format!("`{option} {value}`: a whole number above 0 is needed"))
+                })
+            };
+            match *option {
+                "--seed" => chaos.seed = number()?,
+                "--minutes" => chaos.minutes = number()?,
+                "--planted-fault" if !value.starts_with('-') => chaos.planted_fault = Some(value),
+                _ => return Err(Failure::Usage(format!("cannot understand `{option} {value}`"))),
+            }
+            args = rest;
+        }
+        Ok(chaos)
+    }
+}
+
+fn chaos(chaos: &Chaos<'_>) -> Result<(), Failure> {
+    tools::install_missing()?;
+    let test = ["test", "--package", "hourglass", "--test", "system", "chaos::soak"];
+    let (seed, minutes) = (chaos.seed.to_string(), chaos.minutes.to_string());
+    let call = cargo(test).args(["--", "--ignored", "--exact", "--nocapture"]);
+    let call = call.env("HOURGLASS_CHAOS_SEED", &seed).env("HOURGLASS_CHAOS_MINUTES", &minutes);
+    match chaos.planted_fault {
+        None => call,
+        Some(fault) => call.env("HOURGLASS_CHAOS_PLANTED_FAULT", fault),
+    }
+    .run()
 }
 
 fn bench(extra: &[&str]) -> Result<(), Failure> {
@@ -120,5 +172,10 @@ mod tests {
         check("fuzz coverage --seconds ten");
         check("fuzz coverage --seconds 0");
         check("fuzz coverage --seconds 1 2");
+        check("chaos 7");
+        check("chaos --seed");
+        check("chaos --minutes 0");
+        check("chaos --seed one --minutes 2");
+        check("chaos --planted-fault --seed 2");
     }
 }

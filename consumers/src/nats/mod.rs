@@ -16,12 +16,12 @@ use async_nats::{ConnectOptions, Event, ServerAddr, jetstream};
 use tokio::sync::watch;
 
 pub use look::{StreamLook, look};
-pub(crate) use streams::chain;
 pub use streams::{
     DUPLICATE_WINDOW, Ensured, FEED_AGE_MAX, FEED_BYTES_MAX, FEED_MESSAGE_BYTES_MAX, StreamError,
     StreamLimits, USAGE_AGE_MAX, USAGE_BYTES_MAX, USAGE_MESSAGE_BYTES_MAX, ensure_stream, feed_stream,
     usage_stream,
 };
+pub(crate) use streams::{chain, has_no_stream};
 
 /// Longest pause between two attempts to connect.
 pub const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);

@@ -121,6 +121,11 @@ fn limited(limits: StreamLimits) -> Config {
     }
 }
 
+/// Whether the server says that it has no such stream. `false` where it does not answer.
+pub(crate) async fn has_no_stream(jetstream: &Context, name: &str) -> bool {
+    jetstream.get_stream(name).await.is_err_and(|error| is_missing(&error))
+}
+
 /// Makes the stream where it is missing and changes it where it differs.
 pub async fn ensure_stream(jetstream: &Context, wanted: &Config) -> Result<Ensured, StreamError> {
     let name = wanted.name.as_str();

@@ -31,7 +31,9 @@ use hourglass_proto::subjects::Subjects;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::nats::{Ensured, Nats, StreamLimits, USAGE_MESSAGE_BYTES_MAX, chain, ensure_stream, usage_stream};
+use crate::nats::{
+    Ensured, Nats, StreamLimits, USAGE_MESSAGE_BYTES_MAX, chain, ensure_stream, has_no_stream, usage_stream,
+};
 use announce::{Mark, publish_mark};
 use take::{Fate, InFlight, Settled};
 
@@ -61,6 +63,9 @@ pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 const PULL_EXPIRES: Duration = Duration::from_secs(5);
 /// How often the consumer looks whether this process writes.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Pause before a stream that was there is made again. While nats-server deletes one it also deletes the
+/// directory of its successor (seen with 2.9.10), which then takes no message before the next start.
+const MADE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// First and longest pause after the ledger or NATS failed.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// What a pull may count beside a message's payload: its subjects and headers.
@@ -159,6 +164,8 @@ struct Puller {
     connections: watch::Receiver<u64>,
     /// Absent until the server has stream and consumer, and after it refused a pull.
     consumer: Option<Consumer<PullConfig>>,
+    /// The stream was there when it was last looked after.
+    stream_known: bool,
     pull: Option<Pull>,
     under_way: FuturesUnordered<InFlight>,
     bytes_in_flight: usize,
@@ -190,6 +197,7 @@ impl Puller {
             options,
             status,
             consumer: None,
+            stream_known: false,
             pull: None,
             under_way: FuturesUnordered::new(),
             bytes_in_flight: 0,
@@ -239,8 +247,19 @@ impl Puller {
         }
         let Some((messages, bytes)) = self.room() else { return };
         if self.consumer.is_none() {
+            if self.stream_known && is_gone(&self.nats, &self.options).await {
+                tracing::error!(
+                    "the usage stream was deleted: it is made again; agents send what is not committed"
+                );
+                self.stream_known = false;
+                self.resume_at = Instant::now() + MADE_AGAIN_AFTER;
+                return;
+            }
             match open(&self.nats, &self.options).await {
-                Ok(consumer) => self.consumer = Some(consumer),
+                Ok(consumer) => {
+                    self.consumer = Some(consumer);
+                    self.stream_known = true;
+                }
                 Err(error) => {
                     tracing::warn!(%error, "usage cannot be pulled yet");
                     self.back_off();
@@ -395,6 +414,11 @@ async fn next_message(pull: &mut Option<Pull>) -> Option<Result<Message, async_n
         Some(pull) => pull.messages.next().await,
         None => std::future::pending().await,
     }
+}
+
+/// Whether the server says that there is no usage stream.
+async fn is_gone(nats: &Nats, options: &ConsumerOptions) -> bool {
+    has_no_stream(nats.jetstream(), &options.subjects.usage_stream(options.partition)).await
 }
 
 /// Makes sure of the stream and of the durable consumer.
