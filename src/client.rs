@@ -19,7 +19,7 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// The flag of commands that write: they work on the data directory, or ask a running cell.
 #[derive(Debug, clap::Args)]
 pub struct Server {
-    /// The running cell to ask, such as https://cell.example, with the credential in HOURGLASS_TOKEN or
+    /// The running cell to ask, such as <https://cell.example>, with the credential in HOURGLASS_TOKEN or
     /// the operator's token in HOURGLASS_OPERATOR_TOKEN [default: write to the data directory]
     #[arg(long, global = true, value_name = "URL", env = "HOURGLASS_SERVER")]
     server: Option<String>,

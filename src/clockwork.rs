@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hourglass_ledger::cell::{CellError, CellHandle};
-use hourglass_ledger::core::{Command, Outcome, invoicing};
+use hourglass_ledger::core::{Command, Outcome, State, invoicing};
 
 /// What the clock brings about, and how often.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +45,10 @@ async fn tick(cell: &CellHandle, finalise_invoices: bool) -> Result<u64, CellErr
         return Ok(0);
     }
     let _ticked: Outcome = cell.submit(Command::Tick).await?;
+    // Many lines are written by many ticks, so that usage gets its turn between them.
+    while cell.read(State::has_lines_to_write).await? {
+        let _ticked: Outcome = cell.submit(Command::Tick).await?;
+    }
     if !finalise_invoices {
         return Ok(0);
     }

@@ -12,3 +12,4 @@ mod keys;
 mod production;
 mod replay;
 mod support;
+mod telemetry;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hourglass_test_servers::{Certificates, Postgres, PostgresOptions, signal};
+use hourglass_test_servers::{Certificates, Nats, NatsOptions, Postgres, PostgresOptions, signal};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -168,4 +168,88 @@ fn a_database_is_reached_by_tls_and_only_under_its_own_name() {
     let said = String::from_utf8_lossy(&other.stderr);
     assert_eq!(other.status.code(), Some(2), "{said}");
     assert!(said.contains("is that of region test, not other"), "{said}");
+}
+
+/// A full hour of the past, in milliseconds since the epoch.
+#[expect(clippy::disallowed_methods, reason = "a running cell takes facts of the real time")]
+fn hours_ago(hours: i64) -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_millis()).unwrap() / 3_600_000 * 3_600_000 - hours * 3_600_000
+}
+
+/// A whole region as it should be run: TLS everywhere, each with a user of its own, rights and no more.
+#[test]
+fn usage_comes_from_an_agent_by_tls_under_users_of_their_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let nowhere = Path::new("/nonexistent");
+    let user = |args: &[&str], seed: &str| {
+        let seed = path(seed);
+        let args = [&["--json", "nats"], args, &["--region", "test", "--seed-file", &seed]].concat();
+        hourglass(nowhere, &args).json()["entry"].as_str().unwrap().to_owned()
+    };
+    let entries = user(&["cell-user"], "cell.nk") + &user(&["agent-user", "--agent", "node-1"], "node-1.nk");
+    let certificates = Certificates::make();
+    std::fs::write(path("ca.pem"), &certificates.authority).unwrap();
+    let configuration = format!("authorization {{ users = [\n{entries}] }}\n");
+    let nats = Nats::start(&NatsOptions { tls: Some(certificates), configuration, ..NatsOptions::default() });
+    let both = format!(
+        "[postgres]\nurl = \"{}\"\n[nats]\nservers = [\"{}\"]\nroot_certificate = {:?}\nnkey_seed_file = {:?}",
+        Postgres::shared().database(),
+        nats.url(),
+        path("ca.pem"),
+        path("cell.nk"),
+    );
+    let of_a = settings(&directory, "a", &both);
+    let a = Server::serve(&of_a);
+    wait_for("a writes", || writes(&a));
+    wait_for("the ledger is opened", || tenant(&a, "acme").0 == 201);
+    let card = std::fs::read(crate::support::root().join("docs/examples/rate-card.toml")).unwrap();
+    let card = String::from_utf8(card).unwrap().replace("eu-north1", "test");
+    assert_eq!(a.try_post("/v1/rate-cards", "application/toml", card.as_bytes()).unwrap().0, 201);
+    let at = |ms: i64| hourglass_units::Instant::from_unix_ms(ms).unwrap().to_string();
+    let vm = json!({"instance": "vm-1", "project": "p", "platform": "gpu-h100-sxm", "model": "on_demand", "gpus": 8});
+    assert_eq!(a.post("/v1/tenants/acme/instances", &vm).0, 201);
+    let start = json!({"at": at(hours_ago(3))});
+    assert_eq!(a.post("/v1/tenants/acme/instances/vm-1:start", &start).0, 200);
+
+    std::fs::create_dir(path("inventory")).unwrap();
+    let held = json!({
+        "instance_id": "vm-1", "session": 1, "gpus": 8,
+        "since": at(hours_ago(3)), "until": at(hours_ago(1)),
+    });
+    std::fs::write(path("inventory/vm-1.json"), held.to_string()).unwrap();
+    let url = nats.url();
+    let (inventory, spool, seed, authority) =
+        (path("inventory"), path("spool"), path("node-1.nk"), path("ca.pem"));
+    let agent = [
+        &[
+            "agent",
+            "--agent-id",
+            "node-1",
+            "--region",
+            "test",
+            "--no-nvml",
+            "--drain",
+            "--drain-timeout",
+            "60s",
+        ][..],
+        &["--inventory", &inventory, "--spool", &spool, "--nats", &url],
+        &["--nats-seed-file", &seed, "--nats-ca", &authority],
+    ];
+    let _drained = hourglass(nowhere, &agent.concat()).ok();
+    let usage = a.get("/v1/tenants/acme/usage").1;
+    assert!(usage.to_string().contains("\"16\""), "8 GPUs for two hours: {usage}");
+    let metrics = a.get("/metrics").1;
+    assert!(metrics.as_str().unwrap().contains("hourglass_usage_messages_acknowledged_total 1"), "{metrics}");
+
+    // The feed is out as well: an instance was registered and started.
+    wait_for("the feed is published", || {
+        let metrics = a.get("/metrics").1;
+        metrics.as_str().unwrap().contains("hourglass_feed_lag_positions 0")
+    });
+    let doctor = hourglass(nowhere, &["--config", of_a.to_str().unwrap(), "doctor"]).ok().stdout;
+    assert!(doctor.contains("HG_test_FEED: 2 messages"), "{doctor}");
+    assert!(a.stop());
+    assert_eq!(ask(&of_a, &["verify"])["findings"], json!([]));
 }

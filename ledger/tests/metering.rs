@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hourglass_ledger::core::rows::EventRows;
-use hourglass_ledger::core::{Account, Command, Policy, digest};
+use hourglass_ledger::core::{Account, Command, LINES_A_TICK_MAX, Policy, digest};
 use hourglass_pricing::PurchaseModel;
 use hourglass_units::{Amount, Currency};
 use proptest::collection::vec;
@@ -13,6 +13,7 @@ use proptest::sample::Index;
 use super::oracle::{Books, FOREVER, Facts, Known, Report};
 use super::support::{
     Chance, Core, HOUR, MINUTE, at, batch, card, contract, ms, record, registration, spot_price, start, stop,
+    usage,
 };
 
 const SKEW: i64 = 5 * MINUTE;
@@ -465,4 +466,31 @@ fn nothing_starts_or_stops_at_the_end_of_time() {
     core.run(start("i-1", FOREVER - 1)).unwrap();
     assert_eq!(core.run(stop("i-1", FOREVER)).unwrap_err().code(), "in_the_future");
     assert_eq!(at(FOREVER), core.state.now());
+}
+
+/// A region with very many instances closes its hour in several ticks; all the time rows and what no
+/// row holds yet are the lines.
+#[test]
+fn p1_many_lines_are_written_by_many_ticks() {
+    let begin = ms("2026-01-01T00:00:00Z");
+    let mut core = Core::open(begin, Policy::default(), &[("acme", Currency::USD)]);
+    let instances = LINES_A_TICK_MAX + 3;
+    let id = |n: usize| format!("i-{n}");
+    core.now = begin + HOUR;
+    for n in 0..instances {
+        core.run(Command::RegisterInstance(registration(&id(n), "acme", 8))).unwrap();
+        core.run(start(&id(n), begin)).unwrap();
+        core.run(usage(&id(n), 8, begin, begin + MINUTE)).unwrap();
+    }
+    let written = |core: &Core| core.rows.iter().map(|rows| rows.charges.len()).sum::<usize>();
+    for expected in [LINES_A_TICK_MAX, instances, instances] {
+        core.run(Command::Tick).unwrap();
+        assert_eq!(written(&core), expected);
+        assert_eq!(core.state.unwritten_lines().count(), instances - expected);
+        assert_eq!(core.state.has_lines_to_write(), expected < instances);
+    }
+    let rows = core.rows.iter().flat_map(|rows| &rows.charges);
+    assert!(rows.clone().all(|row| row.milliseconds == MINUTE));
+    let ids: std::collections::BTreeSet<_> = rows.map(|row| row.instance.clone()).collect();
+    assert_eq!(ids.len(), instances);
 }

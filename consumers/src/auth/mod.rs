@@ -10,7 +10,7 @@
 //!   interface is the operator; else nobody.
 //!
 //! A credential that is given is always checked: a wrong one is refused also where none is needed.
-//! What roles may do stands in [`roles`]; which route needs what, in `api::access`.
+//! What roles may do stands in `roles`; which route needs what, in `api::access`.
 //!
 //! What bounds guessing: a secret has 256 random bits, so no attempt has a chance. A key that is not
 //! well-formed costs its sender a checksum's length of our time and never reaches the cell; a

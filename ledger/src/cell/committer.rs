@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender};
 
 use hourglass_units::Instant;
 
 use super::status::{COMMIT_EVENTS, COMMIT_MICROSECONDS};
 use super::{Batch, CellError, CellStatus, Clock};
-use crate::store::{Commit, CommitError, Store};
+use crate::snapshot::Snapshot;
+use crate::store::{Commit, CommitError, Snapshots, Store, StoreError};
 
 /// Owns the store for one turn as the writer.
 pub(super) struct Committer<'a> {
@@ -19,6 +20,8 @@ pub(super) struct Committer<'a> {
     pub(super) epoch: u64,
     /// Until when nobody else can have taken over.
     pub(super) lease_until: Instant,
+    /// To the thread that keeps snapshots, where the store can do that beside commits.
+    pub(super) snapshots: Option<SyncSender<Snapshot>>,
 }
 
 impl Committer<'_> {
@@ -38,16 +41,24 @@ impl Committer<'_> {
                 })
             };
             releases.into_iter().for_each(|release| release(result.as_ref().copied()));
-            if let (Ok(()), Some(snapshot)) = (result, snapshot)
-                && let Err(error) = self.store.write_snapshot(&snapshot)
-            {
-                tracing::warn!(%error, "no snapshot was written; recovery will take longer");
+            if let (Ok(()), Some(snapshot)) = (result, snapshot) {
+                self.keep(snapshot);
             }
         }
+        // Its last snapshot may be on its way still.
+        self.snapshots = None;
         if self.status.writable.swap(0, Ordering::AcqRel) == 1
             && let Err(error) = self.store.release(self.epoch, self.clock.now())
         {
             tracing::warn!(%error, "the lease was not given back; it ends by itself");
+        }
+    }
+
+    fn keep(&mut self, snapshot: Snapshot) {
+        match &self.snapshots {
+            // One that is written now is recent enough.
+            Some(snapshots) => drop(snapshots.try_send(snapshot)),
+            None => tell(self.store.write_snapshot(&snapshot)),
         }
     }
 
@@ -98,5 +109,18 @@ impl Committer<'_> {
         status.event_bytes.fetch_add(bytes, Ordering::Relaxed);
         status.commit_micros.record(micros, &COMMIT_MICROSECONDS);
         status.commit_events.record(events, &COMMIT_EVENTS);
+    }
+}
+
+/// Keeps snapshots until nobody hands any over.
+pub(super) fn keep_snapshots(mut store: Box<dyn Snapshots>, snapshots: &Receiver<Snapshot>) {
+    for snapshot in snapshots {
+        tell(store.write(&snapshot));
+    }
+}
+
+fn tell(written: Result<(), StoreError>) {
+    if let Err(error) = written {
+        tracing::warn!(%error, "no snapshot was written; recovery will take longer");
     }
 }

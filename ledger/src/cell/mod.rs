@@ -320,6 +320,13 @@ impl Runner {
     fn write(&mut self, turn: Turn, work: &mut mpsc::Receiver<Work>) -> Ended {
         let decider = Decider::new(self, &turn);
         let Self { store, clock, status, options, renewals, .. } = self;
+        let (snapshots, to_keep) = match store.snapshots() {
+            None => (None, None),
+            Some(keeper) => {
+                let (snapshots, to_keep) = sync_channel(1);
+                (Some(snapshots), Some((keeper, to_keep)))
+            }
+        };
         let committer = Committer {
             store: store.as_mut(),
             clock: clock.as_ref(),
@@ -327,6 +334,7 @@ impl Runner {
             failed_generation: Arc::clone(&decider.failed_generation),
             epoch: turn.epoch,
             lease_until: turn.lease_until,
+            snapshots,
         };
         let candidate = options.role == WriterRole::Candidate;
         let every = options.lease.checked_div(RENEWALS_A_LEASE).unwrap_or(LEASE_MIN);
@@ -335,6 +343,9 @@ impl Runner {
         let (turn_is_over, over) = sync_channel::<()>(0);
         std::thread::scope(|scope| {
             scope.spawn(move || committer.run(&to_commit));
+            if let Some((keeper, snapshots)) = to_keep {
+                scope.spawn(move || committer::keep_snapshots(keeper, &snapshots));
+            }
             if candidate {
                 scope.spawn(move || {
                     while over.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {

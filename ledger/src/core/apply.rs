@@ -15,6 +15,10 @@ use super::rows::{ChargeRow, QuarantineRow, Rows};
 use super::state::{Cell, FirstAnswer, State, Tenant};
 use super::usage::UsageBatch;
 
+/// Most lines that one `Tick` writes; the next ones write the others. A commit must not take so long that
+/// usage waits for it, or the lease ends.
+pub const LINES_A_TICK_MAX: usize = 20_000;
+
 /// Folds one event into the state and writes the rows that follow from it.
 ///
 /// Total on what [`super::decide()`] makes. On an error the state is not to be used any more.
@@ -270,7 +274,8 @@ fn tick(
             }
         }
     }
-    let closed: Vec<_> = state.pending.extract_if(.., |(_, hour, _), _| *hour < open).collect();
+    let closed = state.pending.extract_if(.., |(_, hour, _), _| *hour < open);
+    let closed: Vec<_> = closed.take(LINES_A_TICK_MAX).collect();
     for ((ix, hour, price), difference) in closed {
         if difference.is_zero() {
             continue;

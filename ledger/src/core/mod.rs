@@ -29,7 +29,7 @@ pub(crate) mod tests;
 pub mod usage;
 mod watermark;
 
-pub use apply::apply;
+pub use apply::{LINES_A_TICK_MAX, apply};
 pub use book::{Account, Book, TransferCode, UnknownAccount};
 pub use command::{
     Answer, Command, Detail, IDEMPOTENCY_KEY_LENGTH_MAX, IdempotencyKey, Outcome, Position,

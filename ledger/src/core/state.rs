@@ -244,6 +244,11 @@ impl State {
         })
     }
 
+    /// Whether lines of hours that are over wait for further ticks to be written.
+    pub fn has_lines_to_write(&self) -> bool {
+        self.pending.keys().any(|(_, hour, _)| *hour < self.written_until)
+    }
+
     /// M-3: where every reported millisecond of the instances is for which `wanted` holds, those in
     /// suspense included where `suspense` says so.
     pub fn accounting(&self, wanted: impl Fn(&InstanceView<'_>) -> bool, suspense: bool) -> Accounting {

@@ -484,6 +484,15 @@ fn snapshots_keep_the_newest(harness: &mut dyn Harness) {
         store.write_snapshot(&next).unwrap();
         assert_eq!(newest(store.as_ref()), next);
     }
+    // Where they can be kept beside commits, they are the same ones.
+    if let Some(mut beside) = store.snapshots() {
+        for next in [snapshot(6, &[b"six"]), snapshot(4, &[b"", b"four"])] {
+            beside.write(&next).unwrap();
+            assert_eq!(newest(store.as_ref()), next);
+        }
+        store.write_snapshot(&first).unwrap();
+        assert_eq!(newest(store.as_ref()), first);
+    }
 }
 
 fn what_is_committed_outlives_the_store(harness: &mut dyn Harness) {

@@ -278,8 +278,20 @@ pub trait Store: Send {
     /// Keeps a snapshot and drops every other: only the writer's newest is of this log for sure.
     fn write_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), StoreError>;
 
+    /// What keeps snapshots beside commits, so that these need not wait for them. `None` where the
+    /// store can do but one thing at a time.
+    fn snapshots(&self) -> Option<Box<dyn Snapshots>> {
+        None
+    }
+
     /// The readers' side of the same store.
     fn reader(&self) -> Arc<dyn Reader>;
+}
+
+/// Keeps snapshots while the store commits.
+pub trait Snapshots: Send {
+    /// As [`Store::write_snapshot`].
+    fn write(&mut self, snapshot: &Snapshot) -> Result<(), StoreError>;
 }
 
 /// The readers' side: sees what is committed, and only that.

@@ -40,7 +40,7 @@ use self::reader::store_error;
 use self::session::{Failure, bounded, connect, connect_as};
 use super::blocking::Blocking;
 use super::columns::{self, number};
-use super::{Acquire, AcquireError, Commit, CommitError, Head, Reader, Store, StoreError};
+use super::{Acquire, AcquireError, Commit, CommitError, Head, Reader, Snapshots, Store, StoreError};
 use crate::snapshot::Snapshot;
 
 /// The first pause before a commit is tried again. It doubles up to the longest.
@@ -50,12 +50,20 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// The writer's side.
 pub struct PostgresStore {
+    session: Retrying,
+    reader: Arc<PostgresReader>,
+}
+
+/// Keeps snapshots, on a session of its own.
+struct PostgresSnapshots(Retrying);
+
+/// A session as the writer's role that is opened again whenever it breaks.
+struct Retrying {
     target: Arc<Target>,
-    /// The writer's one session; `None` after a failure, until the next attempt opens another.
+    /// `None` after a failure, until the next attempt opens another.
     connection: Option<PgConnection>,
     blocking: Arc<Blocking>,
     retry_for: Duration,
-    reader: Arc<PostgresReader>,
 }
 
 impl PostgresStore {
@@ -79,10 +87,13 @@ impl PostgresStore {
         blocking.wait(connection.execute(sql::BE_WRITER)).map_err(failed)?;
         let reader = Arc::new(PostgresReader::new(Arc::clone(&target), options.readers_max));
         let retry_for = options.retry_for;
-        Ok(Self { target, connection: Some(connection), blocking, retry_for, reader })
+        let session = Retrying { target, connection: Some(connection), blocking, retry_for };
+        Ok(Self { session, reader })
     }
+}
 
-    /// Works on the writer's session until the outcome is known: `work` is tried again, on another
+impl Retrying {
+    /// Works on the session until the outcome is known: `work` is tried again, on another
     /// session, after each failure that may pass, for as long as [`PostgresOptions::retry_for`].
     fn until_known<T>(
         &mut self,
@@ -132,9 +143,9 @@ async fn read_head(connection: &mut PgConnection, patience: Duration) -> Result<
 
 impl Store for PostgresStore {
     fn acquire(&mut self, acquire: &Acquire) -> Result<Head, AcquireError> {
-        let patience = self.target.writer_patience;
+        let patience = self.session.target.writer_patience;
         // Asked twice because an answer was lost, it is acquired twice: that only costs an epoch.
-        let taken = self.until_known(async |connection| {
+        let taken = self.session.until_known(async |connection| {
             let head = read_head(connection, patience).await?;
             let lease_runs = head.lease_until > acquire.now && head.holder != acquire.holder;
             if !acquire.holder_is_gone && lease_runs {
@@ -144,6 +155,7 @@ impl Store for PostgresStore {
                 .bind(acquire.holder.as_str())
                 .bind(acquire.lease_until.unix_ms())
                 .bind(head.epoch.cast_signed())
+                .bind(head.lease_until.unix_ms())
                 .fetch_optional(&mut *connection);
             match bounded(patience, update).await? {
                 Some(row) => {
@@ -159,15 +171,16 @@ impl Store for PostgresStore {
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), CommitError> {
-        let patience = self.target.writer_patience;
+        let patience = self.session.target.writer_patience;
         let mut appending = Appending { commit, in_doubt: false, patience };
-        let attempted = self.until_known(async |connection| match appending.attempt(connection).await? {
-            Attempt::Stored => Ok(Ok(())),
-            Attempt::Deposed => {
-                let Head { position, epoch, .. } = read_head(connection, patience).await?;
-                Ok(Err(CommitError::Deposed { position, epoch }))
-            }
-        });
+        let attempted =
+            self.session.until_known(async |connection| match appending.attempt(connection).await? {
+                Attempt::Stored => Ok(Ok(())),
+                Attempt::Deposed => {
+                    let Head { position, epoch, .. } = read_head(connection, patience).await?;
+                    Ok(Err(CommitError::Deposed { position, epoch }))
+                }
+            });
         match attempted {
             Ok(known) => known,
             Err(error) if appending.in_doubt => Err(CommitError::Unknown(error.to_string())),
@@ -176,8 +189,8 @@ impl Store for PostgresStore {
     }
 
     fn release(&mut self, epoch: u64, now: Instant) -> Result<(), StoreError> {
-        let patience = self.target.writer_patience;
-        let released = self.until_known(async |connection| {
+        let patience = self.session.target.writer_patience;
+        let released = self.session.until_known(async |connection| {
             let update = sqlx::query(sql::RELEASE).bind(now.unix_ms()).bind(epoch.cast_signed());
             bounded(patience, update.execute(connection)).await
         });
@@ -185,26 +198,43 @@ impl Store for PostgresStore {
     }
 
     fn write_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
-        let patience = self.target.writer_patience;
-        let parts = i64::try_from(snapshot.parts.len()).unwrap_or(i64::MAX);
-        let written = self.until_known(async |connection| {
-            bounded(patience, connection.execute(sql::BEGIN)).await?;
-            bounded(patience, connection.execute(sql::SNAPSHOTS_DROP)).await?;
-            for (part, payload) in (0_i64..).zip(&snapshot.parts) {
-                let insert = sqlx::query(sql::SNAPSHOT_PART)
-                    .bind(number(snapshot.position))
-                    .bind(part)
-                    .bind(parts)
-                    .bind(snapshot.format.as_str())
-                    .bind(payload.as_ref());
-                bounded(patience, insert.execute(&mut *connection)).await?;
-            }
-            bounded(patience, connection.execute(sql::COMMIT)).await
-        });
-        written.map(drop).map_err(store_error)
+        write_snapshot(&mut self.session, snapshot)
+    }
+
+    /// A large snapshot takes longer than commits may wait.
+    fn snapshots(&self) -> Option<Box<dyn Snapshots>> {
+        let (target, retry_for) = (Arc::clone(&self.session.target), self.session.retry_for);
+        let blocking = Blocking::new().ok()?;
+        Some(Box::new(PostgresSnapshots(Retrying { target, connection: None, blocking, retry_for })))
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
         Arc::clone(&self.reader) as Arc<dyn Reader>
     }
+}
+
+impl Snapshots for PostgresSnapshots {
+    fn write(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        write_snapshot(&mut self.0, snapshot)
+    }
+}
+
+fn write_snapshot(session: &mut Retrying, snapshot: &Snapshot) -> Result<(), StoreError> {
+    let patience = session.target.writer_patience;
+    let parts = i64::try_from(snapshot.parts.len()).unwrap_or(i64::MAX);
+    let written = session.until_known(async |connection| {
+        bounded(patience, connection.execute(sql::BEGIN)).await?;
+        bounded(patience, connection.execute(sql::SNAPSHOTS_DROP)).await?;
+        for (part, payload) in (0_i64..).zip(&snapshot.parts) {
+            let insert = sqlx::query(sql::SNAPSHOT_PART)
+                .bind(number(snapshot.position))
+                .bind(part)
+                .bind(parts)
+                .bind(snapshot.format.as_str())
+                .bind(payload.as_ref());
+            bounded(patience, insert.execute(&mut *connection)).await?;
+        }
+        bounded(patience, connection.execute(sql::COMMIT)).await
+    });
+    written.map(drop).map_err(store_error)
 }

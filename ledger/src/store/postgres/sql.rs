@@ -5,8 +5,10 @@ use crate::store::Table;
 pub(super) const HEAD: &str = "SELECT position, hash, epoch, holder, lease_until FROM head WHERE one = 1";
 
 /// Compares the epoch and sets the next one: of two that ask at once, one gets it.
+/// `$3` and `$4` are the epoch and the lease that ended. A writer whose long commit was waited for has
+/// renewed its lease with it, and is not to be deposed.
 pub(super) const ACQUIRE: &str = "UPDATE head SET epoch = epoch + 1, holder = $1, lease_until = $2 \
-     WHERE one = 1 AND epoch = $3 RETURNING position, hash, epoch, holder, lease_until";
+     WHERE one = 1 AND epoch = $3 AND lease_until = $4 RETURNING position, hash, epoch, holder, lease_until";
 
 pub(super) const RELEASE: &str = "UPDATE head SET lease_until = $1 WHERE one = 1 AND epoch = $2";
 

@@ -37,7 +37,7 @@ fn it_keeps_the_contract_of_a_store() {
 #[test]
 fn every_statement_prepares() {
     let mut store = open(&Postgres::shared().database());
-    let PostgresStore { connection, blocking, .. } = &mut store;
+    let Retrying { connection, blocking, .. } = &mut store.session;
     let connection = connection.as_mut().unwrap();
     // Some are for the login and not for the writer.
     blocking.wait(connection.execute(sql::BE_LOGIN)).unwrap();

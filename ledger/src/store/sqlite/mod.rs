@@ -289,6 +289,7 @@ impl Store for SqliteStore {
             .bind(acquire.holder.clone())
             .bind(acquire.lease_until.unix_ms())
             .bind(to_i64(head.epoch)?)
+            .bind(head.lease_until.unix_ms())
             .execute(&mut self.connection);
         let done = self.blocking.wait(update).map_err(store_error)?;
         let head = self.reader.head()?;

@@ -8,7 +8,7 @@ pub(super) const HEAD_FIRST: &str = "INSERT INTO head (one, position, hash, epoc
      ON CONFLICT (one) DO NOTHING";
 
 pub(super) const ACQUIRE: &str = "UPDATE head SET epoch = epoch + 1, holder = ?, lease_until = ? \
-     WHERE one = 1 AND epoch = ?";
+     WHERE one = 1 AND epoch = ? AND lease_until = ?";
 
 pub(super) const ADVANCE: &str = "UPDATE head SET position = ?, hash = ?, lease_until = ? \
      WHERE one = 1 AND position = ? AND hash = ? AND epoch = ?";

@@ -162,7 +162,7 @@ fn a_frozen_writer_keeps_nobody_out() {
     let (mut frozen, mut next) = (open(&url), open(&url));
     let head = acquire(&mut frozen, "first");
     let commit = commit_after(&head, tenant_rows("t", 1));
-    let PostgresStore { connection, blocking, .. } = &mut frozen;
+    let Retrying { connection, blocking, .. } = &mut frozen.session;
     let connection = connection.as_mut().unwrap();
     blocking.wait(connection.execute(sql::BEGIN)).unwrap();
     let hold = "UPDATE head SET lease_until = lease_until + 1";
@@ -238,7 +238,7 @@ fn readers_share_a_bounded_number_of_sessions() {
         }
     });
     let mut store = store;
-    let PostgresStore { connection, blocking, .. } = &mut store;
+    let Retrying { connection, blocking, .. } = &mut store.session;
     let count = "SELECT count(*) FROM pg_stat_activity \
          WHERE datname = current_database() AND application_name = 'hourglass-reader'";
     let count = sqlx::query_scalar::<_, i64>(count).fetch_one(connection.as_mut().unwrap());

@@ -45,7 +45,7 @@ fn ledger() -> (PostgresStore, String) {
 
 /// Runs statements as a role, as the login where it is empty. The error's code where they fail.
 fn run(store: &mut PostgresStore, role: &str, sql: &str) -> Result<Vec<PgRow>, String> {
-    let PostgresStore { connection, blocking, .. } = store;
+    let Retrying { connection, blocking, .. } = &mut store.session;
     let connection = connection.as_mut().unwrap();
     let role = if role.is_empty() { "RESET ROLE".to_owned() } else { format!("SET ROLE {role}") };
     blocking.wait(sqlx::raw_sql(sqlx::AssertSqlSafe(role)).execute(&mut *connection)).unwrap();
@@ -179,8 +179,8 @@ fn a_login_with_the_tenants_role_alone_stays_in_it() {
     let options = options(&format!("postgres://tenants_login:x@{behind}"));
     assert!(PostgresReader::open(&options).is_err());
     let target = Target::of(&options).unwrap();
-    let connection = store.blocking.wait(connect(&target.reader)).unwrap();
-    store.connection = Some(connection);
+    let connection = store.session.blocking.wait(connect(&target.reader)).unwrap();
+    store.session.connection = Some(connection);
     for role in ["hourglass_writer", "hourglass_reader", "hourglass"] {
         let taken = run(&mut store, "", &format!("SET ROLE {role}")).err();
         assert_eq!(taken.as_deref(), Some("42501"), "{role}");
