@@ -227,12 +227,14 @@ mod tests {
     use super::*;
 
     /// The layers as they should be, one line a crate: each uses all that it may.
-    const SOUND: [(&str, &str); 8] = [
+    const SOUND: [(&str, &str); 10] = [
         ("hourglass-units", "1 chrono v0.4.45|alloc,std"),
         ("hourglass-proto", "1 prost v0.14.6|derive,std"),
         ("hourglass-pricing", "1 hourglass-units v0.1.0 (here)|"),
         ("hourglass-ledger", "1 hourglass-units v0.1.0 (here)|\n1 sqlx v0.9.0|sqlite\n2 sqlx-core v0.9.0|"),
         ("hourglass-consumers", "1 hourglass-ledger v0.1.0 (here)|testing (*)\n1 axum v0.8.1|"),
+        ("hourglass-agent", "1 hourglass-proto v0.1.0 (here)|\n1 async-nats v0.51.0|"),
+        ("hourglass-test-servers", "1 tempfile v3.27.0|"),
         ("hourglass", "1 hourglass-consumers v0.1.0 (here)| (*)"),
         ("hourglass-bench", "1 sqlx v0.9.0|sqlite (*)"),
         ("xtask", ""),
