@@ -5,12 +5,15 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::clock::{Stopwatch, pause};
-use super::schedule::{Schedule, tenants};
+use super::schedule::{Fact, Schedule, tenants};
 
 /// A process that was stopped takes connections and answers nothing.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// Somebody writes again within this, whatever was done to whom.
 const HEARD_WITHIN_MS: u64 = 90_000;
+
+/// How many tell facts at the same time.
+const TELLERS: usize = 4;
 
 /// The two servers as one sees them from outside, or a single one.
 #[derive(Clone)]
@@ -77,6 +80,25 @@ impl Client {
                 Ok((status, problem)) if status < 500 => panic!("{key} {path}: {status} {problem}"),
                 Ok(_) | Err(_) => None,
             })
+        });
+    }
+
+    /// Tells every fact, when it is due where a watch is given. Several tellers share the instances, each
+    /// tells what it knows of one in order.
+    pub(crate) fn tell_all(&self, schedule: &Schedule, watch: Option<Stopwatch>) {
+        let tell = |fact: &Fact| {
+            while watch.is_some_and(|watch| watch.ms() < fact.due) {
+                pause(20);
+            }
+            self.tell(&fact.key, &fact.path, &fact.body);
+        };
+        schedule.facts.iter().filter(|fact| fact.instance.is_none()).for_each(tell);
+        std::thread::scope(|scope| {
+            for teller in 0..TELLERS {
+                let is_mine =
+                    move |fact: &&Fact| fact.instance.is_some_and(|number| number % TELLERS == teller);
+                scope.spawn(move || schedule.facts.iter().filter(is_mine).for_each(tell));
+            }
         });
     }
 

@@ -47,9 +47,7 @@ pub(crate) fn digest(schedule: &Schedule, agents: usize, directory: &Path) -> St
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let client = Client::new(vec![format!("http://{}", listener.local_addr().unwrap())]);
     runtime.spawn(serve_http(listener, handle.clone(), ApiConfig::default(), std::future::pending()));
-    for fact in &schedule.facts {
-        client.tell(&fact.key, &fact.path, &fact.body);
-    }
+    client.tell_all(schedule, None);
     for agent in 0..agents {
         let records = records(schedule, agent);
         for (number, chunk) in records.chunks(BATCH_RECORDS).enumerate() {

@@ -20,6 +20,8 @@ const DELAY: Duration = Duration::from_millis(40);
 const FULL_STREAM_BYTES: u64 = 1_024;
 /// Between two faults, where a restart took longer than was thought.
 const SPACE_MS: u64 = 200;
+/// Between two lines about how much is left.
+const SAY_EVERY_MS: u64 = 5_000;
 /// Poison messages of one fault, each sent twice.
 const POISON: u64 = 3;
 
@@ -55,6 +57,7 @@ pub(crate) struct Injector {
     /// What must not have happened.
     pub(crate) wrong: Vec<String>,
     last_seen_at: i64,
+    said_at: u64,
 }
 
 impl Injector {
@@ -73,6 +76,7 @@ impl Injector {
             restarts: 0,
             wrong: Vec::new(),
             last_seen_at: 0,
+            said_at: 0,
         }
     }
 
@@ -315,6 +319,17 @@ impl Injector {
                     && status["as_of_unix_ms"].as_i64().is_some_and(|at| at > self.last_seen_at + 2_000)
             })
         })
+    }
+
+    /// Says how much agents still keep, now and then.
+    pub(crate) fn say_what_is_left(&mut self) {
+        if self.watch.ms() >= self.said_at + SAY_EVERY_MS {
+            self.said_at = self.watch.ms();
+            let kept =
+                |agent: &super::cast::Agent| agent.status().and_then(|status| status["unfreed"].as_u64());
+            let kept: u64 = self.cast.agents.iter().filter_map(kept).sum();
+            self.say(&format!("agents keep {kept} records"));
+        }
     }
 
     /// What the agents say, for whoever looks why they did not drain.

@@ -106,7 +106,7 @@ fn run(plan: &Plan) -> Verdict {
     let mut injector = Injector::new(cast, client.clone(), faults);
     let teller = std::thread::spawn({
         let (schedule, client, watch) = (Arc::clone(&schedule), client.clone(), injector.watch);
-        move || tell(&schedule, &client, watch)
+        move || client.tell_all(&schedule, Some(watch))
     });
     play(&schedule, &mut injector, plan.size.duration_ms);
     injector.heal_all();
@@ -116,7 +116,10 @@ fn run(plan: &Plan) -> Verdict {
     let mut verdict = Verdict::default();
     let drain_ms = DRAIN_MS_MIN.max(plan.size.duration_ms);
     let since = injector.watch;
-    let drained = wait_while_supervised(&mut injector, drain_ms, |injector| injector.is_drained());
+    let drained = wait_while_supervised(&mut injector, drain_ms, |injector| {
+        injector.say_what_is_left();
+        injector.is_drained()
+    });
     let drained_at = since.ms();
     if !drained {
         verdict.wrong.push(format!("the agents did not drain: {}", injector.statuses()));
@@ -136,16 +139,6 @@ fn run(plan: &Plan) -> Verdict {
         drop(files.directory.take());
     }
     verdict
-}
-
-/// Tells every fact when it is due, one after the other.
-fn tell(schedule: &Schedule, client: &Client, watch: Stopwatch) {
-    for fact in &schedule.facts {
-        while watch.ms() < fact.due {
-            pause(LOOK_EVERY_MS);
-        }
-        client.tell(&fact.key, &fact.path, &fact.body);
-    }
 }
 
 /// Lets instances appear and faults happen, each at its time.

@@ -76,6 +76,8 @@ pub(crate) struct Run {
 pub(crate) struct Fact {
     /// In milliseconds since the start of the test.
     pub(crate) due: u64,
+    /// Facts about one instance are told in order; prices and tenants come before everything.
+    pub(crate) instance: Option<usize>,
     pub(crate) key: String,
     pub(crate) path: String,
     pub(crate) body: Value,
@@ -158,21 +160,21 @@ fn runs(rng: &mut fastrand::Rng, months: [Month; 2], size: &Size) -> Vec<Run> {
 
 fn facts(rng: &mut fastrand::Rng, instances: &[Instance], months: [Month; 2], size: &Size) -> Vec<Fact> {
     let mut facts = Vec::new();
-    let mut tell = |due: u64, key: String, path: String, body: Value| {
-        facts.push(Fact { due, key, path, body });
+    let mut tell = |due: u64, instance: Option<usize>, key: String, path: String, body: Value| {
+        facts.push(Fact { due, instance, key, path, body });
     };
     for currency in ["USD", "EUR"] {
         let body = card(currency, instances, months);
-        tell(0, format!("card {currency}").replace(' ', "-"), "/v1/rate-cards".to_owned(), body);
+        tell(0, None, format!("card {currency}").replace(' ', "-"), "/v1/rate-cards".to_owned(), body);
     }
     for (tenant, currency) in TENANTS {
         let body = json!({"tenant": tenant, "currency": currency, "display_name": tenant});
-        tell(0, format!("open-{tenant}"), "/v1/tenants".to_owned(), body);
+        tell(0, None, format!("open-{tenant}"), "/v1/tenants".to_owned(), body);
     }
     if let Some((tenant, body)) = contract(instances) {
-        tell(0, "contract".to_owned(), format!("/v1/tenants/{tenant}/contracts"), body);
+        tell(0, None, "contract".to_owned(), format!("/v1/tenants/{tenant}/contracts"), body);
     }
-    for it in instances {
+    for (number, it) in instances.iter().enumerate() {
         let first_seen = it.runs.iter().map(|run| run.seen_at).min().unwrap_or(0);
         let late_by = size.duration_ms * rng.u64(LATE_BY_MAX / 3..LATE_BY_MAX) / 1_000;
         let mut due = if it.late { first_seen + late_by } else { first_seen / 2 };
@@ -183,15 +185,21 @@ fn facts(rng: &mut fastrand::Rng, instances: &[Instance], months: [Month; 2], si
         if it.bound {
             body["agent"] = json!(agent_name(it.agent));
         }
-        tell(due, format!("register-{}", it.id), path.clone(), body);
+        tell(due, Some(number), format!("register-{}", it.id), path.clone(), body);
         for run in &it.runs {
             // A start may be learnt before its usage or after it, and so may a stop.
             due = due.max(rng.u64(run.seen_at / 2..=run.seen_at + late_by));
             let name = |what: &str| format!("{what}-{}-{}", it.id, run.session);
-            tell(due, name("start"), format!("{path}/{}:start", it.id), json!({"at": rfc3339(run.start)}));
+            tell(
+                due,
+                Some(number),
+                name("start"),
+                format!("{path}/{}:start", it.id),
+                json!({"at": rfc3339(run.start)}),
+            );
             due += rng.u64(..=late_by);
             let stop = json!({"at": rfc3339(run.end), "cause": "as drawn"});
-            tell(due, name("stop"), format!("{path}/{}:stop", it.id), stop);
+            tell(due, Some(number), name("stop"), format!("{path}/{}:stop", it.id), stop);
         }
     }
     facts.sort_by_key(|fact| fact.due);
