@@ -133,7 +133,8 @@ fn start(directory: &Path) -> Cell {
     Cell::start(Box::new(store), Arc::new(WallClock), CellOptions::sole("bench"), |_, _| {}).expect("a cell")
 }
 
-fn submit_all(handle: &CellHandle, commands: impl Iterator<Item = (Instant, Command)>) {
+/// Submits commands, many under way at once, and waits for their outcomes.
+pub(crate) fn submit_all(handle: &CellHandle, commands: impl Iterator<Item = (Instant, Command)>) {
     let mut under_way = std::collections::VecDeque::new();
     let settle = |pending: Pending| drop(pending.wait().expect("an outcome"));
     for (at, command) in commands {

@@ -9,6 +9,9 @@
 //! | `metering` | decode, union, rate, aggregate: one thread, in-order reports of 100,000 instances | decoding the same batches with prost |
 //! | `embedded` | decode, decide, commit with synchronous=FULL, accrual: batches of 1,000 | the same compressed batches written raw into SQLite: each in a commit of its own, and as many a commit as the cell had |
 //! | `memory` | bytes of state a running instance, with 1,000,000 of them | – |
+//! | `serve` | JetStream to priced, durable in PostgreSQL, posted, acknowledged: messages of 1,000 | a bare pipe that moves the same messages from JetStream into rows, as many a commit as the cell had; and, side by side, a hand-written ledger with a row a record |
+//! | `latency` (part of `serve`) | publish to visible in a tenant's balance at 100,000 records/s, 1,000,000 instances; the close of an hour | the pace that was wanted |
+//! | `restart` (part of `serve`) | from `kill -9` of `hourglass serve` to the first commit of the next one, 1,000,000 instances running | – |
 //! | `recovery` | folding a log of 10,000,000 records: cold, and from a snapshot | decoding the same batches with prost |
 
 #![expect(clippy::float_arithmetic, reason = "figures are not money")]
@@ -23,6 +26,7 @@ mod embedded;
 mod figure;
 mod memory;
 mod metering;
+mod production;
 mod workload;
 
 use figure::Figure;
@@ -34,18 +38,30 @@ fn main() {
     let names: Vec<&str> = args.iter().map(String::as_str).filter(|arg| !arg.starts_with("--")).collect();
     type Bench = (&'static str, fn(bool) -> Vec<Figure>);
     // Memory comes first: later, what the others have freed would be used again unseen.
-    let benches: [Bench; 3] =
-        [("memory", memory::run), ("metering", metering::run), ("embedded", embedded::run)];
+    let benches: [Bench; 6] = [
+        ("memory", memory::run),
+        ("metering", metering::run),
+        ("embedded", embedded::run),
+        ("serve", production::serve),
+        ("latency", production::latency),
+        ("restart", production::restart),
+    ];
     let known = |name: &&str| *name == "recovery" || benches.iter().any(|(bench, _)| bench == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
-        eprintln!("no benchmark is called {unknown:?}: choose among metering, embedded, recovery and memory");
+        eprintln!(
+            "no benchmark is called {unknown:?}: choose among metering, embedded, recovery, memory, serve, latency and restart"
+        );
         std::process::exit(2);
     }
     let mut figures = Vec::new();
     for (name, run) in benches {
-        // Recovery needs the log that `embedded` writes, so they are one.
-        let wanted =
-            names.is_empty() || names.contains(&name) || (name == "embedded" && names.contains(&"recovery"));
+        // Recovery needs the log that `embedded` writes, so they are one; `serve` is all of production.
+        let with = match name {
+            "embedded" => "recovery",
+            "latency" | "restart" => "serve",
+            alone => alone,
+        };
+        let wanted = names.is_empty() || names.contains(&name) || names.contains(&with);
         if wanted {
             eprintln!("{name} …");
             figures.extend(run(quick));

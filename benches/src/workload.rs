@@ -7,7 +7,7 @@ use hourglass_ledger::core::{
 };
 use hourglass_pricing::{PriceDraft, PurchaseModel, RateCardDraft};
 use hourglass_proto::v1;
-use hourglass_units::{Currency, Instant, Price};
+use hourglass_units::{AgentId, Currency, Instant, Price};
 use prost::Message;
 use prost::bytes::Bytes;
 
@@ -21,16 +21,45 @@ pub(crate) fn opens_at() -> Instant {
     "2026-01-01T00:00:00Z".parse().expect("a time")
 }
 
+/// Who pays for instances.
+pub(crate) const TENANTS: usize = 50;
+/// GPUs of an instance.
+pub(crate) const GPUS: u32 = 8;
+
+/// Which tenant an instance belongs to.
+pub(crate) fn tenant(n: usize) -> String {
+    format!("tenant-{:02}", n % TENANTS)
+}
+
+/// What an instance costs, nanos a GPU-hour.
+pub(crate) fn price_nanos(n: usize) -> i64 {
+    card_price((n / 200 % 4) * 2 + n / 800 % 2)
+}
+
+/// The price of a platform and model: there are eight.
+fn card_price(n: usize) -> i64 {
+    1_250_000_000 + 100_000_000 * n as i64
+}
+
 /// The commands that make so many instances known and start them: 50 tenants, 4 projects each, 4
 /// platforms, two models.
 pub(crate) fn set_up(instances: usize) -> impl Iterator<Item = Command> {
+    set_up_at(opens_at(), instances, |_| None)
+}
+
+/// As [`set_up`], at another time and with instances bound to agents.
+pub(crate) fn set_up_at(
+    opens_at: Instant,
+    instances: usize,
+    agent: impl Fn(usize) -> Option<AgentId>,
+) -> impl Iterator<Item = Command> {
     let platform = |n: usize| format!("gpu-{}", n % 4).parse().expect("a platform");
     let model = |n: usize| if n.is_multiple_of(2) { PurchaseModel::OnDemand } else { PurchaseModel::Spot };
     let price = move |n: usize| PriceDraft {
         platform: platform(n / 2),
         region: "bench".parse().expect("a region"),
         model: model(n),
-        price: Price::from_nanos(1_250_000_000 + 100_000_000 * n as i64).expect("a price"),
+        price: Price::from_nanos(card_price(n)).expect("a price"),
         from: None,
         until: None,
     };
@@ -38,12 +67,11 @@ pub(crate) fn set_up(instances: usize) -> impl Iterator<Item = Command> {
         name: "list".parse().expect("a name"),
         version: 1,
         currency: Currency::USD,
-        effective_from: opens_at(),
+        effective_from: opens_at,
         prices: (0..8).map(price).collect(),
     };
     let open = Command::OpenCell { region: "bench".parse().expect("a region"), policy: Policy::default() };
-    let tenant = |n: usize| format!("tenant-{:02}", n % 50);
-    let tenants = (0..50).map(move |n| Command::OpenTenant {
+    let tenants = (0..TENANTS).map(|n| Command::OpenTenant {
         tenant: tenant(n).parse().expect("a tenant"),
         currency: Currency::USD,
         display_name: tenant(n),
@@ -56,10 +84,10 @@ pub(crate) fn set_up(instances: usize) -> impl Iterator<Item = Command> {
             project: format!("project-{}", n / 50 % 4).parse().expect("a project"),
             platform: platform(n / 200),
             model: model(n / 800),
-            gpus: 8,
-            agent: None,
+            gpus: GPUS,
+            agent: agent(n),
         };
-        [Command::RegisterInstance(registration), Command::StartInstance { instance, at: opens_at() }]
+        [Command::RegisterInstance(registration), Command::StartInstance { instance, at: opens_at }]
     });
     [open, Command::PublishRateCard(card)].into_iter().chain(tenants).chain(running)
 }
@@ -84,7 +112,7 @@ pub(crate) fn round(instances: usize, round: usize) -> Vec<Bytes> {
             session: 1,
             start_unix_ms: start,
             end_unix_ms: start + REPORT_MS,
-            gpus: 8,
+            gpus: GPUS,
             evidence: None,
         };
         let batch = v1::UsageBatch {

@@ -24,11 +24,11 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
     }
     let report = balances(&loaded.state, args.tenant.as_ref());
     answer(format, &report, |report| {
-        let rows = report
-            .rows
-            .iter()
-            .map(|row| vec![row.account.clone(), row.balance.clone(), row.currency.clone()]);
-        let table = table(&["account", "balance", "currency"], &[1], rows);
+        let rows = report.rows.iter().map(|row| {
+            let unposted = row.unposted.clone().unwrap_or_default();
+            vec![row.account.clone(), row.balance.clone(), unposted, row.currency.clone()]
+        });
+        let table = table(&["account", "balance", "unposted", "currency"], &[1, 2], rows);
         format!("{table}\nas of {} (position {})", report.as_of.time, report.as_of.position)
     })
 }

@@ -125,6 +125,8 @@ fn chaos(chaos: &Chaos<'_>) -> Result<(), Failure> {
 }
 
 fn bench(extra: &[&str]) -> Result<(), Failure> {
+    // How the real process restarts is a figure, too.
+    cargo(["build", "--release", "--package", "hourglass"]).run()?;
     cargo(["run", "--release", "--package", "hourglass-bench", "--"]).args(extra).run()
 }
 

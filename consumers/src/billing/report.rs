@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use hourglass_ledger::core::{LineView, State};
+use hourglass_ledger::core::{Account, LineView, State};
 use hourglass_ledger::store::{self, ChargeFilter, Reader, StoreError, UsageSum};
-use hourglass_units::{Amount, HOUR_MILLISECONDS, Hour, Instant, Month, Price, Quantity, TenantId};
+use hourglass_units::{Amount, Currency, HOUR_MILLISECONDS, Hour, Instant, Month, Price, Quantity, TenantId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -332,21 +332,35 @@ pub struct BalanceRow {
     pub tenant: Option<String>,
     /// Of the balance, ISO 4217.
     pub currency: String,
-    /// Debits less credits, an exact decimal.
+    /// Debits less credits of all transfers, an exact decimal.
     pub balance: String,
+    /// What is priced already and the next tick will post, an exact decimal. With the balance it is
+    /// what stands on the account now. Absent where it is too large to add up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unposted: Option<String>,
 }
 
-/// The balances of a tenant's accounts, or of all accounts.
+/// The balances of a tenant's accounts, or of all accounts, and what will be posted to them next.
 pub fn balances(state: &State, tenant: Option<&TenantId>) -> BalanceReport {
-    let wanted =
-        state.book().balances().filter(|(account, ..)| tenant.is_none() || account.tenant() == tenant);
-    let mut rows: Vec<BalanceRow> = wanted
-        .map(|(account, currency, balance)| BalanceRow {
+    let is_wanted = |account: &Account| tenant.is_none() || account.tenant() == tenant;
+    let mut sums: BTreeMap<(Account, Currency), (Amount, Option<Amount>)> = BTreeMap::new();
+    for (account, currency, balance) in state.book().balances().filter(|(account, ..)| is_wanted(account)) {
+        sums.insert((account.clone(), currency), (balance, Some(Amount::ZERO)));
+    }
+    for ((account, currency), unposted) in state.unposted(tenant) {
+        if is_wanted(&account) {
+            sums.entry((account, currency)).or_default().1 = unposted;
+        }
+    }
+    let mut rows: Vec<BalanceRow> = sums
+        .into_iter()
+        .map(|((account, currency), (balance, unposted))| BalanceRow {
             account: account.to_string(),
             class: account.class(),
             tenant: account.tenant().map(ToString::to_string),
             currency: currency.to_string(),
             balance: balance.to_string(),
+            unposted: unposted.map(|amount| amount.to_string()),
         })
         .collect();
     rows.sort_by(|a, b| (&a.account, &a.currency).cmp(&(&b.account, &b.currency)));

@@ -66,6 +66,11 @@ impl Bucket {
         Some(Unaccrued { amount: self.price.times(difference), accrued_before })
     }
 
+    /// What no transfer holds yet.
+    pub(crate) fn unaccrued(&self) -> Option<Amount> {
+        Some(self.price.times(self.charged.checked_sub(self.accrued)?))
+    }
+
     /// What no invoice holds yet.
     pub(crate) fn uninvoiced(&self) -> Option<Quantity> {
         self.charged.checked_sub(self.invoiced)
@@ -157,6 +162,11 @@ impl ChargeGroups {
     /// The groups of a tenant, by project and SKU.
     pub(crate) fn of_tenant(&self, tenant: &TenantId) -> impl Iterator<Item = &ChargeGroup> {
         self.by_tenant.get(tenant).into_iter().flat_map(BTreeMap::values).filter_map(|group| self.get(*group))
+    }
+
+    /// All groups, in the order in which they came up.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &ChargeGroup> {
+        self.all.iter()
     }
 
     /// Runs over the buckets of a tenant.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::hash::BuildHasher;
 
 use super::Inconsistent;
-use super::book::Book;
+use super::book::{Account, Book};
 use super::command::{Answer, IdempotencyKey, Position};
 use super::credentials::Credentials;
 use super::event::Policy;
@@ -247,6 +247,33 @@ impl State {
     /// Whether lines of hours that are over wait for further ticks to be written.
     pub fn has_lines_to_write(&self) -> bool {
         self.pending.keys().any(|(_, hour, _)| *hour < self.written_until)
+    }
+
+    /// What was priced and no transfer holds yet, by account, debits less credits: what a `Tick` now
+    /// would add to the balances of a tenant, or of all. `None` in place of a sum out of range.
+    pub fn unposted(&self, tenant: Option<&TenantId>) -> BTreeMap<(Account, Currency), Option<Amount>> {
+        let mut sums = BTreeMap::new();
+        let mut add = |account: Account, currency: Currency, more: Option<Amount>| {
+            let sum = sums.entry((account, currency)).or_insert(Some(Amount::ZERO));
+            *sum = sum.zip(more).and_then(|(sum, more): (Amount, Amount)| sum.checked_add(more));
+        };
+        let groups: Box<dyn Iterator<Item = &ChargeGroup>> = match tenant {
+            Some(tenant) => Box::new(self.groups.of_tenant(tenant)),
+            None => Box::new(self.groups.iter()),
+        };
+        for group in groups {
+            for bucket in &group.buckets {
+                let amount = bucket.unaccrued();
+                if amount.is_some_and(Amount::is_zero) {
+                    continue;
+                }
+                let income = Account::Revenue(group.sku.platform.clone(), group.sku.model);
+                add(Account::Unbilled(group.tenant.clone()), group.currency, amount);
+                let credit = amount.and_then(|amount| Amount::ZERO.checked_sub(amount));
+                add(income, group.currency, credit);
+            }
+        }
+        sums
     }
 
     /// M-3: where every reported millisecond of the instances is for which `wanted` holds, those in

@@ -22,6 +22,12 @@ fn usage_becomes_a_report_a_balance_and_an_invoice() {
             "amount": "35.4065555549"});
         let report = server.get("/v1/tenants/acme/usage").await.expect(StatusCode::OK).json();
         assert_eq!(report["rows"], json!([row]));
+        let row_of_balance = |balance: &str, unposted: &str| {
+            json!({"account": "assets:unbilled:acme", "class": "assets", "tenant": "acme", "currency": "USD",
+                "balance": balance, "unposted": unposted})
+        };
+        let balance = server.get("/v1/tenants/acme/balance").await.expect(StatusCode::OK).json();
+        assert_eq!(balance["rows"], json!([row_of_balance("0", "35.4065555549")]));
         server.tick().await;
         // After it, a part is in rows, and the sum is the same.
         for path in ["/v1/tenants/acme/usage", "/v1/usage", "/v1/tenants/acme/usage?project=ml&instance=i-1"]
@@ -45,8 +51,7 @@ fn usage_becomes_a_report_a_balance_and_an_invoice() {
         );
 
         let balance = server.get("/v1/tenants/acme/balance").await.expect(StatusCode::OK).json();
-        assert_eq!(balance["rows"][0]["account"], "assets:unbilled:acme");
-        assert_eq!(balance["rows"][0]["balance"], "35.4065555549");
+        assert_eq!(balance["rows"], json!([row_of_balance("35.4065555549", "0")]));
         assert!(balance["as_of"]["position"].as_u64().unwrap() > 0);
         let metering = server.get("/v1/tenants/acme/metering").await.expect(StatusCode::OK).json();
         assert_eq!((&metering["billed_ms"], &metering["balances"]), (&json!(5_401_000), &json!(true)));
