@@ -81,15 +81,18 @@ fn look(runner: &mut Runner, folded: &mut Option<Loaded>, returns: bool) -> Resu
     };
     // A log that cannot be folded leaves a state that is of no use; a store that does not answer
     // leaves the one that there was.
-    if let Err(error) = load::catch_up(reader, &mut loaded) {
-        if matches!(error, LoadError::Store(_)) {
-            *folded = Some(loaded);
+    let followed = reader.head().map_err(LoadError::from).and_then(|head| {
+        if head.position > loaded.state.position() {
+            load::catch_up(reader, &mut loaded)?;
         }
-        return Err(error);
+        Ok(head)
+    });
+    if !matches!(followed, Err(LoadError::Log(_))) {
+        *folded = Some(loaded);
     }
-    let loaded = folded.insert(loaded);
+    let head = followed?;
+    let Some(loaded) = folded.as_mut() else { return Ok(Seen::Theirs(head)) };
     runner.status.position.store(loaded.state.position().number(), Ordering::Relaxed);
-    let head = reader.head()?;
     let now = runner.clock.now();
     let free = head.lease_until <= now || (returns && head.holder == runner.options.holder);
     if !free {

@@ -26,6 +26,12 @@ use crate::store::{
 /// Longest wait for one of the sessions to be free.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Longest wait for a row that is always at hand. A standby asks for the head all the time, and must
+/// not miss the end of a lease because one connection fell silent.
+const ROW_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for a stretch of the log.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The readers' side.
 pub struct PostgresReader {
     target: Arc<Target>,
@@ -94,6 +100,7 @@ impl PostgresReader {
 
     fn rows(
         &self,
+        patience: Duration,
         tenant: Option<&TenantId>,
         sql: &'static str,
         bind: impl Fn(Binding) -> Binding,
@@ -101,7 +108,7 @@ impl PostgresReader {
         let mut tried = false;
         loop {
             let (mut session, leave) = self.take()?;
-            match session.rows(&self.target, tenant, bind(sqlx::query(sql))) {
+            match session.rows(patience, tenant, bind(sqlx::query(sql))) {
                 Ok(rows) => {
                     leave.keep(session);
                     return Ok(rows);
@@ -133,7 +140,17 @@ impl PostgresReader {
         bind: impl Fn(Binding) -> Binding,
         read: impl Fn(&PgRow) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
-        self.rows(tenant, sql, bind)?.iter().map(read).collect()
+        self.rows(self.target.reader_patience, tenant, sql, bind)?.iter().map(read).collect()
+    }
+
+    fn soon<T>(
+        &self,
+        patience: Duration,
+        sql: &'static str,
+        bind: impl Fn(Binding) -> Binding,
+        read: impl Fn(&PgRow) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.rows(patience, None, sql, bind)?.iter().map(read).collect()
     }
 }
 
@@ -164,12 +181,12 @@ impl Session {
     /// where a condition was forgotten. After an error the session must not be used again.
     fn rows(
         &mut self,
-        target: &Target,
+        patience: Duration,
         tenant: Option<&TenantId>,
         query: Binding,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
         let Self { connection, blocking } = self;
-        blocking.wait(bounded(target.reader_patience, async {
+        blocking.wait(bounded(patience, async {
             let Some(tenant) = tenant else { return query.fetch_all(connection).await };
             sqlx::raw_sql(sql::BEGIN_AS_TENANT).execute(&mut *connection).await?;
             sqlx::query(sql::NAME_TENANT).bind(tenant.as_str()).execute(&mut *connection).await?;
@@ -187,22 +204,23 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
 
 impl Reader for PostgresReader {
     fn head(&self) -> Result<Head, StoreError> {
-        let rows = self.all(None, sql::HEAD, |query| query, columns::head)?;
+        let rows = self.soon(ROW_TIMEOUT, sql::HEAD, |query| query, columns::head)?;
         rows.into_iter().next().ok_or_else(|| StoreError("the head is missing".to_owned()))
     }
 
     fn events(&self, after: Position, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
         let bind = |query: Binding| query.bind(number(after)).bind(limited(limit));
-        self.all(None, sql::EVENTS, bind, columns::event)
+        self.soon(EVENTS_TIMEOUT, sql::EVENTS, bind, columns::event)
     }
 
     fn newest_snapshot(&self) -> Result<Option<Snapshot>, StoreError> {
-        columns::snapshot(&self.rows(None, sql::SNAPSHOT_NEWEST, |query| query)?)
+        let rows = self.rows(self.target.reader_patience, None, sql::SNAPSHOT_NEWEST, |query| query);
+        columns::snapshot(&rows?)
     }
 
     fn cursor(&self, name: &str) -> Result<Option<Position>, StoreError> {
-        let found =
-            self.all(None, sql::CURSOR, |query| query.bind(name), |row| columns::position(row, "position"));
+        let read = |row: &PgRow| columns::position(row, "position");
+        let found = self.soon(ROW_TIMEOUT, sql::CURSOR, |query| query.bind(name), read);
         Ok(found?.into_iter().next())
     }
 
