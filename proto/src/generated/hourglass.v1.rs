@@ -6,7 +6,7 @@ pub struct UsageBatch {
     /// The agent's own id. The identity that the transport proved must be equal.
     #[prost(string, tag = "1")]
     pub agent_id: ::prost::alloc::string::String,
-    /// Grows by one each time the agent starts without its write-ahead log.
+    /// Grows each time the agent starts.
     #[prost(uint64, tag = "2")]
     pub epoch: u64,
     /// Sequence number of the first record, counted from 0 in each epoch; the others
