@@ -4,6 +4,7 @@
 //! collector, as the OpenTelemetry specification has it; its other variables hold too. Without it
 //! nothing is made and nothing is sent.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider;
@@ -32,7 +33,11 @@ pub fn start() -> Telemetry {
         .with_default_directive(LevelFilter::WARN.into())
         .with_env_var("HOURGLASS_LOG")
         .from_env_lossy();
-    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter);
+    // Colours are for people, and for those who want them (no-color.org).
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
+    let colours = !plain && std::io::stderr().is_terminal();
+    let logs =
+        tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr).with_filter(filter);
     let wanted = ENDPOINT_VARIABLES
         .iter()
         .any(|variable| std::env::var_os(variable).is_some_and(|endpoint| !endpoint.is_empty()));

@@ -110,6 +110,17 @@ fn nothing_is_lost_by_kill_9() {
 }
 
 #[test]
+fn a_drain_without_an_inventory_says_so() {
+    let nowhere = std::path::Path::new("/nonexistent");
+    let spool = tempfile::tempdir().unwrap();
+    let args = ["agent", "--agent-id", "n", "--region", "r", "--nats", "nats://127.0.0.1:1", "--drain"];
+    let spool = ["--inventory", "/nonexistent/inventory", "--spool", spool.path().to_str().unwrap()];
+    let answer = hourglass(nowhere, &[&args[..], &spool].concat());
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(answer.stderr.contains("/nonexistent/inventory: No such file"), "{}", answer.stderr);
+}
+
+#[test]
 fn told_to_stop_it_takes_a_last_sample() {
     let url = Nats::shared().url();
     let cell = Cell::start(&url, "stop", ConnectOptions::new());

@@ -150,6 +150,12 @@ pub fn run(args: Args, format: Format) -> Result<(), Failure> {
     if args.every < Duration::from_millis(10) {
         return Err(Failure::Usage("--every must be at least 10ms".to_owned()));
     }
+    if args.drain
+        && let Err(error) = std::fs::read_dir(&args.inventory)
+    {
+        // An agent that goes on reads it when it is there; this one would end and have said nothing.
+        return Err(Failure::Usage(format!("{}: {error}", args.inventory.display())));
+    }
     let options = AgentOptions {
         agent: args.agent_id,
         region: args.region,
