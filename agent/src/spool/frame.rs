@@ -22,6 +22,7 @@ pub(crate) const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 const MARK: [u8; 4] = [0xC7, 0x48, 0x67, 0x1E];
 const KIND_BATCH: u8 = 1;
 const KIND_CHECKPOINT: u8 = 2;
+const KIND_BATCH_ANEW: u8 = 3;
 /// Kind, epoch, first sequence number, number of records.
 const BATCH_HEAD_BYTES: usize = 21;
 
@@ -33,6 +34,9 @@ pub(crate) struct Stored {
     pub(crate) records: u32,
     /// `UsageBatch`, just as it is published.
     pub(crate) bytes: Bytes,
+    /// Written a second time when the log was opened. What it reports may lie behind a gap that damage
+    /// tore, so it moves no cursor: the checkpoint before it has what there is to know.
+    pub(crate) anew: bool,
 }
 
 impl Stored {
@@ -68,7 +72,7 @@ struct Cursor {
 /// Appends a batch's frame.
 pub(crate) fn write_batch(out: &mut Vec<u8>, batch: &Stored) {
     write(out, |payload| {
-        payload.push(KIND_BATCH);
+        payload.push(if batch.anew { KIND_BATCH_ANEW } else { KIND_BATCH });
         payload.extend(batch.epoch.to_le_bytes());
         payload.extend(batch.first_seq.to_le_bytes());
         payload.extend(batch.records.to_le_bytes());
@@ -125,7 +129,7 @@ pub(crate) fn read(head: &[u8; HEAD_BYTES], payload: Bytes) -> Option<Payload> {
         return None;
     }
     match *payload.first()? {
-        KIND_BATCH => {
+        kind @ (KIND_BATCH | KIND_BATCH_ANEW) => {
             let (epoch, rest) = payload.get(1..)?.split_first_chunk()?;
             let (first_seq, rest) = rest.split_first_chunk()?;
             let (records, _) = rest.split_first_chunk()?;
@@ -134,6 +138,7 @@ pub(crate) fn read(head: &[u8; HEAD_BYTES], payload: Bytes) -> Option<Payload> {
                 first_seq: u64::from_le_bytes(*first_seq),
                 records: u32::from_le_bytes(*records),
                 bytes: payload.slice(BATCH_HEAD_BYTES..),
+                anew: kind == KIND_BATCH_ANEW,
             }))
         }
         KIND_CHECKPOINT => {
@@ -215,12 +220,14 @@ mod tests {
     use super::*;
 
     fn batches() -> impl Strategy<Value = Vec<Stored>> {
-        let batch = (any::<u64>(), any::<u64>(), any::<u32>(), proptest::collection::vec(any::<u8>(), 0..90));
-        let batch = batch.prop_map(|(epoch, first_seq, records, bytes)| Stored {
+        let bytes = proptest::collection::vec(any::<u8>(), 0..90);
+        let batch = (any::<u64>(), any::<u64>(), any::<u32>(), bytes, any::<bool>());
+        let batch = batch.prop_map(|(epoch, first_seq, records, bytes, anew)| Stored {
             epoch,
             first_seq,
             records,
             bytes: bytes.into(),
+            anew,
         });
         proptest::collection::vec(batch, 0..12)
     }

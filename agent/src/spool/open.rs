@@ -144,7 +144,8 @@ impl Writer {
         let mut content = UsageBatch::decode(&*batch.bytes).map_err(std::io::Error::other)?;
         (content.epoch, content.first_seq) = (self.epoch, self.next_seq);
         let bytes = content.encode_to_vec().into();
-        let stored = Stored { epoch: self.epoch, first_seq: self.next_seq, records: batch.records, bytes };
+        let (first_seq, records) = (self.next_seq, batch.records);
+        let stored = Stored { epoch: self.epoch, first_seq, records, bytes, anew: true };
         frame::write_batch(&mut self.pending, &stored);
         self.next_seq = stored.next_seq();
         self.pending_records = self.pending_records.saturating_add(u64::from(batch.records));
@@ -260,6 +261,7 @@ impl History {
                 self.checkpoint = cursors;
                 self.batches.clear();
             }
+            Payload::Batch(batch) if batch.anew => {}
             Payload::Batch(batch) => self.batches.push(batch.bytes),
         }
     }

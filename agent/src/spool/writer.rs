@@ -69,7 +69,7 @@ impl Writer {
         let before = self.pending.len();
         let records = u32::try_from(count).unwrap_or(u32::MAX);
         let bytes = batch.encode_to_vec().into();
-        let stored = Stored { epoch: self.epoch, first_seq: self.next_seq, records, bytes };
+        let stored = Stored { epoch: self.epoch, first_seq: self.next_seq, records, bytes, anew: false };
         frame::write_batch(&mut self.pending, &stored);
         let used = self.spool.index().bytes().saturating_add(self.pending.len() as u64);
         if used > self.spool.bytes_max {
