@@ -121,18 +121,27 @@ impl Writer {
         freed: &BTreeMap<u64, u64>,
     ) -> std::io::Result<()> {
         self.save_state()?;
-        self.begin_segment(cursors)?;
-        for number in anew {
-            let bytes = Bytes::from(std::fs::read(self.spool.segment_path(*number))?);
-            for piece in frame::scan(&bytes) {
-                let Piece::Frame(Payload::Batch(batch)) = piece else { continue };
-                if batch.next_seq() > freed.get(&batch.epoch).copied().unwrap_or(0) {
-                    self.append_anew(&batch)?;
+        if anew.is_empty() {
+            self.begin_segment(cursors)?;
+        } else {
+            // The cursors come after all that they rest on: where damage takes some of it, it takes them too,
+            // and everything is reported again.
+            let none = Cursors::new();
+            self.begin_segment(&none)?;
+            for number in anew {
+                let bytes = Bytes::from(std::fs::read(self.spool.segment_path(*number))?);
+                for piece in frame::scan(&bytes) {
+                    let Piece::Frame(Payload::Batch(batch)) = piece else { continue };
+                    if batch.next_seq() > freed.get(&batch.epoch).copied().unwrap_or(0) {
+                        self.append_anew(&batch)?;
+                    }
                 }
+                self.commit()?;
+                self.delete_segment(*number)?;
+                self.begin(&none)?;
             }
+            frame::write_checkpoint(&mut self.pending, cursors);
             self.commit()?;
-            self.delete_segment(*number)?;
-            self.begin(cursors)?;
         }
         // What was written anew is not newly recorded.
         self.spool.index().counts.recorded = 0;
