@@ -181,6 +181,19 @@ id! {
     RateCardName, "rate card name"
 }
 
+id! {
+    /// GPUs that a tenant has reserved for a time.
+    ReservationId, "reservation id"
+}
+id! {
+    /// A tenant's bid for spot GPUs.
+    BidId, "bid id"
+}
+id! {
+    /// A grant of credit, unique in its tenant.
+    CreditId, "credit id"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,7 @@
 //! | [`Quantity`] | nano-GPU-hours (1e-9 GPU-hour, 3.6 µs of one GPU) | `i64` |
 //! | [`Amount`] | [`Price`] × [`Quantity`], atto-currency (1e-18), **exact** | `i128` |
 //! | [`Money`] | an [`Amount`] and its [`Currency`] | |
+//! | [`Percent`] | a share, exact to a ten-thousandth of a percent | `u32`, parts per million |
 //! | [`Instant`] | milliseconds since the Unix epoch, UTC | `i64` |
 //! | [`Interval`] | half-open `[start, end)`, never empty | two [`Instant`]s |
 //! | [`Coverage`] | a set of milliseconds, as sorted disjoint intervals | |
@@ -31,14 +32,17 @@ mod coverage;
 mod currency;
 mod ids;
 mod money;
+mod percent;
 mod time;
 
 pub use coverage::{Coverage, Pieces};
 pub use currency::{Currency, UnknownCurrency};
 pub use ids::{
-    AgentId, ID_LENGTH_MAX, IdError, InstanceId, Platform, ProjectId, RateCardName, Region, TenantId,
+    AgentId, BidId, CreditId, ID_LENGTH_MAX, IdError, InstanceId, Platform, ProjectId, RateCardName, Region,
+    ReservationId, TenantId,
 };
 pub use money::{
     Amount, GPU_MILLISECONDS_MAX, Money, MoneyError, PRICE_FRACTION_DIGITS, PRICE_NANOS_MAX, Price, Quantity,
 };
+pub use percent::{PERCENT_FRACTION_DIGITS, PERCENT_MAX, Percent, PercentError};
 pub use time::{HOUR_MILLISECONDS, Hour, INSTANT_MAX, INSTANT_MIN, Instant, Interval, Month, TimeError};

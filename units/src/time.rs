@@ -288,6 +288,12 @@ impl Month {
         Self(self.0.saturating_add(1))
     }
 
+    /// The month before it.
+    #[must_use]
+    pub fn previous(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
     /// Its milliseconds.
     pub fn interval(self) -> Interval {
         Interval { start: self.start(), end: self.end() }
