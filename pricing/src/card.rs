@@ -9,6 +9,7 @@ use hourglass_units::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::terms::Terms;
 use crate::timeline::{CardVersion, PriceStep, PriceTimeline};
 
 /// Most prices on one card or contract.
@@ -20,18 +21,21 @@ pub const CARD_PRICES_MAX: usize = 10_000;
 pub enum PurchaseModel {
     /// At the list or contract price, for as long as it runs.
     OnDemand,
+    /// Out of GPUs that the tenant has reserved.
+    Reserved,
     /// Interruptible, at the spot price.
     Spot,
 }
 
 impl PurchaseModel {
     /// Every model.
-    pub const ALL: [Self; 2] = [Self::OnDemand, Self::Spot];
+    pub const ALL: [Self; 3] = [Self::OnDemand, Self::Reserved, Self::Spot];
 
     /// The name on cards, lines and exports.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::OnDemand => "on_demand",
+            Self::Reserved => "reserved",
             Self::Spot => "spot",
         }
     }
@@ -45,7 +49,7 @@ impl fmt::Display for PurchaseModel {
 
 /// The text names no purchase model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown purchase model {0:?}: use on_demand or spot")]
+#[error("unknown purchase model {0:?}: use on_demand, reserved or spot")]
 pub struct UnknownModel(pub String);
 
 impl FromStr for PurchaseModel {
@@ -126,7 +130,15 @@ pub struct ContractDraft {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective_until: Option<Instant>,
     /// Its prices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prices: Vec<PriceDraft>,
+    /// Its other rules.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub terms: Terms,
+}
+
+fn is_default(terms: &Terms) -> bool {
+    *terms == Terms::default()
 }
 
 /// What is wrong within one card or contract. The whole of it is refused.
@@ -248,6 +260,7 @@ pub struct Contract {
     tenant: TenantId,
     effective: Interval,
     prices: BTreeMap<Sku, PriceTimeline>,
+    terms: Terms,
 }
 
 impl Contract {
@@ -263,7 +276,7 @@ impl Contract {
                 from: draft.effective_from,
                 until,
             })?;
-        Ok(Self { id, tenant, effective, prices })
+        Ok(Self { id, tenant, effective, prices, terms: draft.terms })
     }
 
     /// Name and version.
@@ -274,6 +287,11 @@ impl Contract {
     /// Whose it is.
     pub fn tenant(&self) -> &TenantId {
         &self.tenant
+    }
+
+    /// Its rules beside the prices.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
     }
 
     /// While it runs.

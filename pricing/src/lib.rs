@@ -19,9 +19,16 @@
 //! * **I-1** Σ lines = total, and total = round(exact Σ), with no tolerance.
 
 mod book;
+pub mod calendar;
 mod card;
 pub mod invoice;
 pub mod rating;
+pub mod reservation;
+pub mod scope;
+pub mod settle;
+mod spot;
+pub mod tax;
+pub mod terms;
 mod timeline;
 
 pub use book::{PriceBook, PriceBookError};
@@ -29,4 +36,5 @@ pub use card::{
     CARD_PRICES_MAX, CardError, Contract, ContractDraft, PriceDraft, PurchaseModel, RateCard, RateCardDraft,
     Sku, UnknownModel,
 };
+pub use spot::SpotPrices;
 pub use timeline::{CardVersion, PriceStep, PriceTimeline};

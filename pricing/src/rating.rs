@@ -1,8 +1,9 @@
 //! Cutting usage by price and by hour.
 
-use hourglass_units::{Hour, Interval, Price};
+use hourglass_units::{Hour, INSTANT_MAX, Interval, Price};
 
-use crate::timeline::PriceTimeline;
+use crate::spot::SpotPrices;
+use crate::timeline::{PriceStep, PriceTimeline};
 
 /// A part of some usage that belongs to exactly one line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,22 +16,50 @@ pub struct Cut {
     pub price: Price,
 }
 
-/// P-1: cuts the piece at each change of price and at each UTC hour. The cuts are in order of time
-/// and partition the priced part of the piece.
-pub fn cuts(prices: &PriceTimeline, piece: Interval) -> impl Iterator<Item = Cut> {
-    prices
-        .within(piece)
-        .filter_map(move |step| step.interval.intersection(piece).map(|part| (part, step.price)))
-        .flat_map(|(part, price)| part.by_hour().map(move |(hour, interval)| Cut { interval, hour, price }))
+/// What GPU-hours cost at each instant, with all that bears on it: a list or contract price, and for
+/// spot the pool's price where there is one, never above the bid's limit.
+#[derive(Debug, Clone, Copy)]
+pub struct Tariff<'a> {
+    /// Of the contract or the list.
+    pub prices: &'a PriceTimeline,
+    /// Of the spot pool: it goes before `prices` wherever it has a price.
+    pub pool: Option<&'a SpotPrices>,
+    /// Never more than this.
+    pub limit: Option<Price>,
 }
 
-/// When the line `(hour, price)` collects usage: the parts of the hour at that price.
-pub fn line_domain(prices: &PriceTimeline, hour: Hour, price: Price) -> impl Iterator<Item = Interval> {
-    let whole = hour.interval();
-    prices
-        .within(whole)
-        .filter(move |step| step.price == price)
-        .filter_map(move |step| step.interval.intersection(whole))
+impl<'a> Tariff<'a> {
+    /// A tariff of one timeline.
+    pub fn of(prices: &'a PriceTimeline) -> Self {
+        Self { prices, pool: None, limit: None }
+    }
+
+    /// The parts of the window with one price each, in order: a partition of its priced part.
+    pub fn pieces(self, window: Interval) -> impl Iterator<Item = (Interval, Price)> {
+        let since = self.pool.and_then(SpotPrices::since).unwrap_or(INSTANT_MAX);
+        let before = Interval::between(window.start(), window.end().min(since));
+        let listed = before.into_iter().flat_map(|window| {
+            let part = move |step: &PriceStep| Some((step.interval.intersection(window)?, step.price));
+            self.prices.within(window).filter_map(part)
+        });
+        let pool = self.pool.into_iter().flat_map(move |pool| pool.within(window));
+        listed
+            .chain(pool)
+            .map(move |(part, price)| (part, self.limit.map_or(price, |limit| price.min(limit))))
+    }
+
+    /// P-1: cuts the piece at each change of price and at each UTC hour. The cuts are in order of time
+    /// and partition the priced part of the piece.
+    pub fn cuts(self, piece: Interval) -> impl Iterator<Item = Cut> {
+        self.pieces(piece).flat_map(|(part, price)| {
+            part.by_hour().map(move |(hour, interval)| Cut { interval, hour, price })
+        })
+    }
+
+    /// When the line `(hour, price)` collects usage: the parts of the hour at that price.
+    pub fn line_domain(self, hour: Hour, price: Price) -> impl Iterator<Item = Interval> {
+        self.pieces(hour.interval()).filter(move |(_, it)| *it == price).map(|(part, _)| part)
+    }
 }
 
 #[cfg(test)]
@@ -72,7 +101,7 @@ mod tests {
         ) {
             let prices = timeline(&changes);
             let piece = Interval::new(at(start), at(start + length)).unwrap();
-            let parts: Vec<Cut> = cuts(&prices, piece).collect();
+            let parts: Vec<Cut> = Tariff::of(&prices).cuts(piece).collect();
             prop_assert_eq!(parts.iter().map(|cut| cut.interval.milliseconds()).sum::<i64>(), length);
             prop_assert_eq!(parts.first().unwrap().interval.start(), piece.start());
             prop_assert!(parts.windows(2).all(|pair| pair[0].interval.end() == pair[1].interval.start()));
@@ -80,7 +109,8 @@ mod tests {
                 prop_assert_eq!(prices.at(cut.interval.start()).unwrap().price, cut.price);
                 for nanos in 1..=2 {
                     let price = Price::from_nanos(nanos).unwrap();
-                    let inside = line_domain(&prices, cut.hour, price)
+                    let inside = Tariff::of(&prices)
+                        .line_domain(cut.hour, price)
                         .filter_map(|part| part.intersection(cut.interval))
                         .map(Interval::milliseconds)
                         .sum::<i64>();

@@ -48,7 +48,8 @@ fn card(name: &str, version: u32, from: i64, prices: Vec<PriceDraft>) -> RateCar
 
 fn deal(name: &str, version: u32, from: i64, until: Option<i64>, prices: Vec<PriceDraft>) -> ContractDraft {
     let (effective_from, effective_until) = (at(from), until.map(at));
-    ContractDraft { name: name.parse().unwrap(), version, effective_from, effective_until, prices }
+    let terms = hourglass_pricing::terms::Terms::default();
+    ContractDraft { name: name.parse().unwrap(), version, effective_from, effective_until, prices, terms }
 }
 
 /// Sorted, apart from one another.

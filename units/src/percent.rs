@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::money::{Amount, MoneyError, PRICE_NANOS_MAX, Price};
+use crate::money::{Amount, PRICE_NANOS_MAX, Price};
 
 /// Parts of a whole that a percentage counts: one hundred percent is a million of them.
 const WHOLE: u32 = 1_000_000;
