@@ -1,19 +1,25 @@
-//! Rate cards and contracts: read as drafts, used only once checked.
+//! Rate cards: read as drafts, used only once checked.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use hourglass_units::{
-    Currency, INSTANT_MAX, Instant, Interval, Platform, Price, RateCardName, Region, TenantId,
+    Amount, Currency, INSTANT_MAX, Instant, Interval, Platform, Price, Quantity, RateCardName, Region,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::terms::Terms;
-use crate::timeline::{CardVersion, PriceStep, PriceTimeline};
+use crate::terms::TermsError;
+use crate::timeline::{CardVersion, Components, PriceStep, PriceTimeline};
 
 /// Most prices on one card or contract.
 pub const CARD_PRICES_MAX: usize = 10_000;
+/// Most components of one price.
+pub const COMPONENTS_MAX: usize = 32;
+/// Longest name of a component, in characters.
+pub const COMPONENT_NAME_LENGTH_MAX: usize = 64;
+/// One GPU-hour.
+const GPU_HOUR: Quantity = Quantity::from_nanos(1_000_000_000);
 
 /// How GPU-hours are sold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -80,6 +86,21 @@ impl fmt::Display for Sku {
     }
 }
 
+/// A part of a price: so much of something in each GPU-hour, at a price of its own.
+///
+/// Components let a price be cut anew (a GPU, its vCPUs and its memory sold as one) without a
+/// difference: together they are the price, exactly, or the card is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Component {
+    /// What it is, such as `vcpu`.
+    pub name: String,
+    /// How much of it a GPU-hour holds, as a decimal string such as `16`.
+    pub quantity: Quantity,
+    /// What one of it costs for an hour.
+    pub price: Price,
+}
+
 /// One price as written on a card.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -98,6 +119,9 @@ pub struct PriceDraft {
     /// Until when; the card's own end where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Instant>,
+    /// What the price is made of. May be left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<Component>,
 }
 
 /// A rate card as written: the prices of one currency from a date on, until a later version.
@@ -114,31 +138,6 @@ pub struct RateCardDraft {
     pub effective_from: Instant,
     /// Its prices.
     pub prices: Vec<PriceDraft>,
-}
-
-/// A tenant's own prices as written: they override the card while the contract runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ContractDraft {
-    /// The name that all versions share.
-    pub name: RateCardName,
-    /// From 1, without a gap.
-    pub version: u32,
-    /// From when it holds.
-    pub effective_from: Instant,
-    /// Until when; open where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub effective_until: Option<Instant>,
-    /// Its prices.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub prices: Vec<PriceDraft>,
-    /// Its other rules.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub terms: Terms,
-}
-
-fn is_default(terms: &Terms) -> bool {
-    *terms == Terms::default()
 }
 
 /// What is wrong within one card or contract. The whole of it is refused.
@@ -212,6 +211,68 @@ pub enum CardError {
         /// The later one.
         second: Price,
     },
+    /// Neither a price nor a rule.
+    #[error("{card} has neither prices nor terms: add at least one")]
+    SaysNothing {
+        /// Which contract.
+        card: CardVersion,
+    },
+    /// A price for reserved GPUs.
+    #[error("{card} prices {sku}: a reservation carries its own price, leave it out")]
+    Reserved {
+        /// Which card.
+        card: CardVersion,
+        /// Which SKU.
+        sku: Sku,
+    },
+    /// The components of a price do not make it.
+    #[error("{card}: the components of {sku} make {components}, its price is {price}: both must be the same")]
+    ComponentsDiffer {
+        /// Which card.
+        card: CardVersion,
+        /// Which SKU.
+        sku: Sku,
+        /// Σ quantity × price.
+        components: Amount,
+        /// What the card says.
+        price: Price,
+    },
+    /// A component that cannot be.
+    #[error("{card}: component {name:?} of {sku} {fault}")]
+    Component {
+        /// Which card.
+        card: CardVersion,
+        /// Which SKU.
+        sku: Sku,
+        /// Which component, cut to a printable length.
+        name: String,
+        /// What is wrong with it, and what to do.
+        fault: &'static str,
+    },
+    /// A rule of a contract that cannot be.
+    #[error("{card}: {error}")]
+    Terms {
+        /// Which contract.
+        card: CardVersion,
+        /// Which rule, and what is wrong.
+        error: TermsError,
+    },
+    /// Rules that count billing periods begin or end within one.
+    #[error(
+        "{card} {what} at {at}, within a billing period that its rules count: let it do so at {before} or at {after}"
+    )]
+    WithinAPeriod {
+        /// Which contract.
+        card: CardVersion,
+        /// `begins` or `ends`.
+        what: &'static str,
+        /// When.
+        at: Instant,
+        /// The boundary before.
+        before: Instant,
+        /// The boundary after.
+        after: Instant,
+    },
 }
 
 /// A rate card that holds together: each SKU on it is priced from `effective_from` to the end of
@@ -228,7 +289,10 @@ impl RateCard {
     /// Checks a draft; the error names the first place that is wrong.
     pub fn check(draft: RateCardDraft) -> Result<Self, CardError> {
         let id = CardVersion { name: draft.name, version: draft.version };
-        let prices = tile(&id, draft.effective_from, None, draft.prices)?;
+        if draft.prices.is_empty() && id.version > 0 {
+            return Err(CardError::Empty { card: id });
+        }
+        let (_, prices) = tile(&id, draft.effective_from, None, draft.prices)?;
         Ok(Self { id, currency: draft.currency, effective_from: draft.effective_from, prices })
     }
 
@@ -253,77 +317,23 @@ impl RateCard {
     }
 }
 
-/// A contract that holds together: each SKU on it is priced all the time that the contract runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Contract {
-    id: CardVersion,
-    tenant: TenantId,
-    effective: Interval,
-    prices: BTreeMap<Sku, PriceTimeline>,
-    terms: Terms,
-}
-
-impl Contract {
-    /// Checks a draft; the error names the first place that is wrong.
-    pub fn check(tenant: TenantId, draft: ContractDraft) -> Result<Self, CardError> {
-        let id = CardVersion { name: draft.name, version: draft.version };
-        let until = draft.effective_until.unwrap_or(INSTANT_MAX);
-        let prices = tile(&id, draft.effective_from, draft.effective_until, draft.prices)?;
-        let effective =
-            Interval::between(draft.effective_from, until).ok_or_else(|| CardError::Reversed {
-                card: id.clone(),
-                what: "the contract".to_owned(),
-                from: draft.effective_from,
-                until,
-            })?;
-        Ok(Self { id, tenant, effective, prices, terms: draft.terms })
-    }
-
-    /// Name and version.
-    pub fn id(&self) -> &CardVersion {
-        &self.id
-    }
-
-    /// Whose it is.
-    pub fn tenant(&self) -> &TenantId {
-        &self.tenant
-    }
-
-    /// Its rules beside the prices.
-    pub fn terms(&self) -> &Terms {
-        &self.terms
-    }
-
-    /// While it runs.
-    pub fn effective(&self) -> Interval {
-        self.effective
-    }
-
-    /// The prices of each SKU.
-    pub fn prices(&self) -> &BTreeMap<Sku, PriceTimeline> {
-        &self.prices
-    }
-}
-
-/// Sorts the prices by SKU and time and proves that each SKU tiles `[from, until)`.
-fn tile(
+/// Sorts the prices by SKU and time and proves that each SKU tiles `[from, until)`, which is given
+/// back as well.
+pub(crate) fn tile(
     card: &CardVersion,
     from: Instant,
     until: Option<Instant>,
     prices: Vec<PriceDraft>,
-) -> Result<BTreeMap<Sku, PriceTimeline>, CardError> {
-    let card = || card.clone();
-    if card().version == 0 {
-        return Err(CardError::VersionZero { card: card() });
-    }
-    if prices.is_empty() {
-        return Err(CardError::Empty { card: card() });
+) -> Result<(Interval, BTreeMap<Sku, PriceTimeline>), CardError> {
+    let id = || card.clone();
+    if card.version == 0 {
+        return Err(CardError::VersionZero { card: id() });
     }
     if prices.len() > CARD_PRICES_MAX {
-        return Err(CardError::TooMany { card: card(), count: prices.len() });
+        return Err(CardError::TooMany { card: id(), count: prices.len() });
     }
     let until = until.unwrap_or(INSTANT_MAX);
-    let reversed = |what: String, from, until| CardError::Reversed { card: card(), what, from, until };
+    let reversed = |what: String, from, until| CardError::Reversed { card: id(), what, from, until };
     let effective = Interval::between(from, until).ok_or_else(|| reversed("it".to_owned(), from, until))?;
 
     let mut by_sku: BTreeMap<Sku, Vec<PriceStep>> = BTreeMap::new();
@@ -333,38 +343,86 @@ fn tile(
         let interval =
             Interval::between(from, until).ok_or_else(|| reversed(sku.to_string(), from, until))?;
         if effective.intersection(interval) != Some(interval) {
-            return Err(CardError::Outside { card: card(), sku, interval, effective });
+            return Err(CardError::Outside { card: id(), sku, interval, effective });
         }
-        by_sku.entry(sku).or_default().push(PriceStep { interval, price: draft.price, source: card() });
+        if sku.model == PurchaseModel::Reserved {
+            return Err(CardError::Reserved { card: id(), sku });
+        }
+        check_components(card, &sku, draft.price, &draft.components)?;
+        let components = Components::from(draft.components);
+        let step = PriceStep { interval, price: draft.price, source: id(), list: None, components };
+        by_sku.entry(sku).or_default().push(step);
     }
 
     let mut tiled = BTreeMap::new();
     for (sku, mut steps) in by_sku {
         steps.sort_by_key(|step| step.interval);
-        let mut reached = effective.start();
-        let mut last = Price::ZERO;
-        for step in &steps {
-            let (start, end) = (step.interval.start(), step.interval.end());
-            if let Some(interval) = Interval::between(reached, start) {
-                return Err(CardError::Gap { card: card(), sku, interval });
-            }
-            if let Some(interval) = Interval::between(start, reached.min(end)) {
-                return Err(CardError::Overlap {
-                    card: card(),
-                    sku,
-                    interval,
-                    first: last,
-                    second: step.price,
-                });
-            }
-            (reached, last) = (end, step.price);
-        }
-        if let Some(interval) = Interval::between(reached, effective.end()) {
-            return Err(CardError::Gap { card: card(), sku, interval });
-        }
+        check_tiling(card, &sku, effective, &steps)?;
         tiled.insert(sku, PriceTimeline::from_sorted(steps));
     }
-    Ok(tiled)
+    Ok((effective, tiled))
+}
+
+/// Whether the sorted steps tile the time, without a gap or an overlap.
+fn check_tiling(
+    card: &CardVersion,
+    sku: &Sku,
+    effective: Interval,
+    steps: &[PriceStep],
+) -> Result<(), CardError> {
+    let gap = |interval| CardError::Gap { card: card.clone(), sku: sku.clone(), interval };
+    let mut reached = effective.start();
+    let mut first = Price::ZERO;
+    for step in steps {
+        let (start, end) = (step.interval.start(), step.interval.end());
+        if let Some(interval) = Interval::between(reached, start) {
+            return Err(gap(interval));
+        }
+        if let Some(interval) = Interval::between(start, reached.min(end)) {
+            let (card, sku, second) = (card.clone(), sku.clone(), step.price);
+            return Err(CardError::Overlap { card, sku, interval, first, second });
+        }
+        (reached, first) = (end, step.price);
+    }
+    Interval::between(reached, effective.end()).map_or(Ok(()), |interval| Err(gap(interval)))
+}
+
+/// Whether the components of a price make it, exactly.
+fn check_components(
+    card: &CardVersion,
+    sku: &Sku,
+    price: Price,
+    components: &[Component],
+) -> Result<(), CardError> {
+    let refuse = |component: Option<&Component>, fault| {
+        let name = component.map(|it| it.name.chars().take(48).collect()).unwrap_or_default();
+        Err(CardError::Component { card: card.clone(), sku: sku.clone(), name, fault })
+    };
+    if components.len() > COMPONENTS_MAX {
+        return refuse(components.get(COMPONENTS_MAX), "is one too many: at most 32 are allowed, merge some");
+    }
+    let mut sum = Amount::ZERO;
+    for component in components {
+        let length = component.name.chars().count();
+        if length == 0 || length > COMPONENT_NAME_LENGTH_MAX || component.name.chars().any(char::is_control) {
+            return refuse(
+                Some(component),
+                "has no usable name: give 1 to 64 characters, none of them control characters",
+            );
+        }
+        if component.quantity <= Quantity::ZERO {
+            return refuse(Some(component), "has a quantity that is not above zero: leave it out");
+        }
+        let Some(more) = sum.checked_add(component.price.times(component.quantity)) else {
+            return refuse(Some(component), "makes the sum too large");
+        };
+        sum = more;
+    }
+    if !components.is_empty() && sum != price.times(GPU_HOUR) {
+        let (card, sku) = (card.clone(), sku.clone());
+        return Err(CardError::ComponentsDiffer { card, sku, components: sum, price });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -416,6 +474,28 @@ mod tests {
         check(&price("price = \"123456789012345678901234567890\""), "no decimal number");
         check(&price("price = 2.95"), "expected a string");
         check(&price("price = \"2.95\"\nprize = \"1\""), "unknown field");
+        let components = |vcpu: &str| {
+            let one = |name: &str, quantity: &str, price: &str| {
+                format!(
+                    "[[prices.components]]\nname = \"{name}\"\nquantity = \"{quantity}\"\nprice = \"{price}\"\n"
+                )
+            };
+            price("price = \"2.95\"")
+                + &one("gpu", "1", "2.00")
+                + &one("vcpu", vcpu, "0.03")
+                + &one("ram_gib", "200", "0.00235")
+        };
+        check(&components("16"), "1 skus");
+        check(&components("16.000000001"), "make 2.95000000003, its price is 2.95: both must be the same");
+        check(
+            &components("0"),
+            "component \"vcpu\" of h100 in eu, on_demand has a quantity that is not above",
+        );
+        check(&components("-1"), "not above zero");
+        check(
+            "[[prices]]\nplatform = \"h\"\nregion = \"eu\"\nmodel = \"reserved\"\nprice = \"1\"",
+            "a reservation carries its own price",
+        );
         check(
             "[[prices]]\nplatform = \"h 100\"\nregion = \"eu\"\nmodel = \"spot\"\nprice = \"1\"",
             "' ' at byte 1",

@@ -21,6 +21,7 @@
 mod book;
 pub mod calendar;
 mod card;
+mod contract;
 pub mod invoice;
 pub mod rating;
 pub mod reservation;
@@ -31,10 +32,11 @@ pub mod tax;
 pub mod terms;
 mod timeline;
 
-pub use book::{PriceBook, PriceBookError};
+pub use book::{PriceBook, PriceBookError, Rerating};
 pub use card::{
-    CARD_PRICES_MAX, CardError, Contract, ContractDraft, PriceDraft, PurchaseModel, RateCard, RateCardDraft,
-    Sku, UnknownModel,
+    CARD_PRICES_MAX, COMPONENT_NAME_LENGTH_MAX, COMPONENTS_MAX, CardError, Component, PriceDraft,
+    PurchaseModel, RateCard, RateCardDraft, Sku, UnknownModel,
 };
+pub use contract::{Contract, ContractDraft, check_periods};
 pub use spot::SpotPrices;
-pub use timeline::{CardVersion, PriceStep, PriceTimeline};
+pub use timeline::{CardVersion, Components, PriceStep, PriceTimeline};

@@ -86,6 +86,8 @@ mod tests {
             interval: Interval::new(*start, end).unwrap(),
             price: Price::from_nanos(1 + i64::try_from(n % 2).unwrap()).unwrap(),
             source: source.clone(),
+            list: None,
+            components: crate::Components::default(),
         });
         PriceTimeline::from_sorted(steps.collect())
     }

@@ -6,20 +6,23 @@ use serde::{Deserialize, Serialize};
 use crate::card::{PurchaseModel, Sku};
 
 /// Which GPU-hours a rule is about. What is absent does not matter.
+///
+/// All fields are always written, here and in [`crate::terms`]: a contract is also stored in a binary
+/// form that knows fields by their place alone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scope {
     /// Of this project.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub project: Option<ProjectId>,
     /// On this platform.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub platform: Option<Platform>,
     /// In this region.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub region: Option<Region>,
     /// Sold like this.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub model: Option<PurchaseModel>,
 }
 
@@ -31,8 +34,12 @@ impl Scope {
 
     /// Whether GPU-hours of the project and SKU are within it.
     pub fn covers(&self, project: &ProjectId, sku: &Sku) -> bool {
-        self.project.as_ref().is_none_or(|it| it == project)
-            && self.platform.as_ref().is_none_or(|it| *it == sku.platform)
+        self.project.as_ref().is_none_or(|it| it == project) && self.covers_sku(sku)
+    }
+
+    /// Whether GPU-hours of the SKU are within it, whatever their project.
+    pub fn covers_sku(&self, sku: &Sku) -> bool {
+        self.platform.as_ref().is_none_or(|it| *it == sku.platform)
             && self.region.as_ref().is_none_or(|it| *it == sku.region)
             && self.model.is_none_or(|it| it == sku.model)
     }

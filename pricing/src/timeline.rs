@@ -1,7 +1,11 @@
 //! The price of one SKU over time, as steps.
 
+use std::sync::Arc;
+
 use hourglass_units::{Instant, Interval, Price, RateCardName};
 use serde::{Deserialize, Serialize};
+
+use crate::card::Component;
 
 /// Which version of which card or contract a price comes from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -27,6 +31,35 @@ pub struct PriceStep {
     pub price: Price,
     /// Who says so.
     pub source: CardVersion,
+    /// What a discount was taken off: the card and its price.
+    pub list: Option<(CardVersion, Price)>,
+    /// What the price is made of, where the card says so; under a discount what the list price is
+    /// made of.
+    pub components: Components,
+}
+
+/// What a price is made of. Shared, since timelines are cloned for each charge group.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<Component>", into = "Vec<Component>")]
+pub struct Components(Option<Arc<[Component]>>);
+
+impl Components {
+    /// In the order of the card; empty where it names none.
+    pub fn as_slice(&self) -> &[Component] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl From<Vec<Component>> for Components {
+    fn from(components: Vec<Component>) -> Self {
+        Self((!components.is_empty()).then(|| components.into()))
+    }
+}
+
+impl From<Components> for Vec<Component> {
+    fn from(components: Components) -> Self {
+        components.as_slice().to_vec()
+    }
 }
 
 /// Steps in order of time that do not overlap. Milliseconds outside all of them have no price.
@@ -74,6 +107,19 @@ impl PriceTimeline {
             from = step.interval.start();
         }
         (from != hourglass_units::INSTANT_MAX).then_some(from)
+    }
+
+    /// The first part of the window without a price.
+    pub fn first_gap(&self, window: Interval) -> Option<Interval> {
+        let mut reached = window.start();
+        for step in self.within(window) {
+            if reached < step.interval.start() {
+                break;
+            }
+            reached = step.interval.end();
+        }
+        let next = self.within(window).map(|step| step.interval.start()).find(|start| *start > reached);
+        Interval::between(reached, next.unwrap_or(window.end()))
     }
 
     /// This timeline with `other` in force wherever `other` has a price.

@@ -25,7 +25,7 @@ fn sku(platform: &str) -> Sku {
 fn draft(platform: &str, nanos: i64, from: Option<i64>, until: Option<i64>) -> PriceDraft {
     let Sku { platform, region, model } = sku(platform);
     let (price, from, until) = (Price::from_nanos(nanos).unwrap(), from.map(at), until.map(at));
-    PriceDraft { platform, region, model, price, from, until }
+    PriceDraft { platform, region, model, price, from, until, components: Vec::new() }
 }
 
 /// One SKU's prices over `[from, until)`, cut at `cuts`: each stretch costs its own number.

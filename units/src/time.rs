@@ -294,6 +294,17 @@ impl Month {
         Self(self.0.saturating_sub(1))
     }
 
+    /// The month so many months after it.
+    #[must_use]
+    pub fn plus(self, months: u16) -> Self {
+        Self(self.0.saturating_add(months))
+    }
+
+    /// Whole months from `earlier` to this; `None` where it is not earlier, nor the same.
+    pub fn months_since(self, earlier: Self) -> Option<u16> {
+        self.0.checked_sub(earlier.0)
+    }
+
     /// Its milliseconds.
     pub fn interval(self) -> Interval {
         Interval { start: self.start(), end: self.end() }
@@ -380,6 +391,11 @@ mod tests {
         let month: Month = "2028-02".parse().unwrap();
         assert_eq!(month.interval().to_string(), "[2028-02-01T00:00:00Z, 2028-03-01T00:00:00Z)");
         assert_eq!("2026-12".parse::<Month>().unwrap().next().to_string(), "2027-01");
+        assert_eq!(
+            (month.plus(11).to_string(), month.plus(11).months_since(month)),
+            ("2029-01".into(), Some(11))
+        );
+        assert_eq!(month.months_since(month.next()), None);
     }
 
     fn instant() -> impl Strategy<Value = Instant> {
