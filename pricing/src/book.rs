@@ -313,6 +313,11 @@ impl PriceBook {
         self.contracts.get(tenant).into_iter().flat_map(|mine| mine.values().flatten())
     }
 
+    /// Tenants that ever signed a contract.
+    pub fn tenants_with_contracts(&self) -> impl Iterator<Item = &TenantId> {
+        self.contracts.keys()
+    }
+
     /// The list price, with re-ratings.
     fn listed(&self, currency: Currency, sku: &Sku) -> Option<&PriceTimeline> {
         let key = (currency, sku.clone());

@@ -73,6 +73,11 @@ impl PriceTimeline {
         Self(steps)
     }
 
+    /// A single step, or none at all.
+    pub fn of_step(step: Option<PriceStep>) -> Self {
+        Self(step.into_iter().collect())
+    }
+
     /// All steps.
     pub fn steps(&self) -> &[PriceStep] {
         &self.0

@@ -1,23 +1,21 @@
 //! The fold: the only place where state changes.
 
-use hourglass_pricing::Sku;
-use hourglass_units::{Coverage, Hour, Instant, Interval};
+use hourglass_pricing::Rerating;
+use hourglass_units::{Coverage, Instant, Interval};
 
 use super::Inconsistent;
-use super::book::accrue;
-use super::command::{Answer, Detail, Position, Registration};
+use super::command::{Answer, Detail, Position};
+use super::credits::Grant;
 use super::event::{Event, Policy, Recorded};
+use super::grants::grant;
 use super::invoicing;
-use super::metering::{
-    AgentIx, Charging, Exclusion, Instance, InstanceIx, LineDifference, PendingLines, Suspended,
-};
-use super::rows::{ChargeRow, QuarantineRow, Rows};
+use super::lifecycle;
+use super::metering::{AgentIx, Charging, Exclusion, Instance, InstanceIx, Suspended};
+use super::rerating;
+use super::rows::{QuarantineRow, Rows};
 use super::state::{Cell, FirstAnswer, State, Tenant};
+use super::tick::tick;
 use super::usage::UsageBatch;
-
-/// Most lines that one `Tick` writes; the next ones write the others. A commit must not take so long that
-/// usage waits for it, or the lease ends.
-pub const LINES_A_TICK_MAX: usize = 20_000;
 
 /// Folds one event into the state and writes the rows that follow from it.
 ///
@@ -34,63 +32,7 @@ pub fn apply(
     let position = state.position.next();
     state.position = position;
     state.now = at;
-    let mut detail = Detail::Done;
-    match &recorded.event {
-        Event::CellOpened { region, policy } => {
-            state.cell = Some(Cell { region: region.clone(), policy: *policy });
-        }
-        Event::TenantOpened { tenant, currency, display_name } => {
-            let (currency, display_name) = (*currency, display_name.clone());
-            let account = Tenant { currency, display_name, invoices: std::collections::BTreeMap::new() };
-            state.tenants.insert(tenant.clone(), account);
-        }
-        Event::RateCardPublished(card) => {
-            state.prices.publish(card.clone());
-            state.groups.reprice(&state.prices);
-        }
-        Event::ContractSigned(contract) => {
-            state.prices.sign(contract.clone());
-            state.groups.reprice(&state.prices);
-        }
-        Event::InstanceRegistered(registration) => register(state, registration)?,
-        Event::InstanceStarted { instance, at } => {
-            let run = Interval::from(*at).ok_or_else(|| Inconsistent::new("a start at the end of time"))?;
-            change_running(state, instance.as_str(), |running| running.insert(run))?;
-        }
-        Event::InstanceStopped { instance, at, .. } => {
-            let rest = Interval::from(*at).ok_or_else(|| Inconsistent::new("a stop at the end of time"))?;
-            change_running(state, instance.as_str(), |running| running.remove(rest))?;
-        }
-        Event::UsageAccepted(batch) => {
-            accept(state, batch, rows)?;
-            detail = Detail::Usage {
-                records: batch.record_count(),
-                quarantined: Detail::breaches(batch.quarantined()),
-                next_seq: state.next_seq(batch.agent(), batch.epoch()),
-            };
-        }
-        Event::UsageQuarantined { reason, .. } => {
-            state.counts.quarantined_messages = state.counts.quarantined_messages.saturating_add(1);
-            rows.quarantine(QuarantineRow { record: None, reason: reason.clone() });
-        }
-        Event::Ticked => tick(state, position, at, rows)?,
-        Event::InvoiceFinalised(invoice) => {
-            invoicing::finalise(state, invoice, position, at, rows)?;
-            detail = Detail::Invoice { number: invoice.number };
-        }
-        Event::KeyCreated(grant) => {
-            if state.credentials.get(&grant.id).is_some() {
-                return Err(Inconsistent::new("a key created twice"));
-            }
-            state.credentials.insert((**grant).clone(), at);
-            detail = Detail::Key { id: grant.id.clone() };
-        }
-        Event::KeyRevoked { id } => {
-            if !state.credentials.revoke(id, at) {
-                return Err(Inconsistent::new("the revocation of a key that does not hold"));
-            }
-        }
-    }
+    let detail = happen(state, position, at, &recorded.event, rows)?;
     let answer = Answer { position, detail };
     if let Some((key, request)) = recorded.key {
         state.keys.insert(key, FirstAnswer { request, answer: answer.clone() });
@@ -98,59 +40,112 @@ pub fn apply(
     Ok(answer)
 }
 
-/// Makes an instance known and takes its reports out of suspense.
-fn register(state: &mut State, it: &Registration) -> Result<(), Inconsistent> {
-    let region = state.cell.as_ref().map(|cell| cell.region.clone());
-    let currency = state.tenants.get(&it.tenant).map(|tenant| tenant.currency);
-    let (Some(region), Some(currency)) = (region, currency) else {
-        return Err(Inconsistent::new("an instance of an unknown tenant"));
-    };
-    if state.instances.find(it.instance.as_str()).is_some() {
-        return Err(Inconsistent::new("an instance registered twice"));
-    }
-    let full = || Inconsistent::new("more instances than an index holds");
-    let agent = it.agent.as_ref().map(|agent| state.bind_agent(agent).ok_or_else(full)).transpose()?;
-    let sku = Sku { platform: it.platform.clone(), region, model: it.model };
-    let group = state.groups.of(&it.tenant, &it.project, &sku, currency, &state.prices).ok_or_else(full)?;
-    let mut instance = Instance {
-        id: it.instance.clone(),
-        running: Coverage::default(),
-        reported: Coverage::default(),
-        excluded: None,
-        group,
-        gpus: it.gpus,
-        agent,
-        growing: None,
-    };
-    // It does not run yet, so nothing is billed here: starting it will do that.
-    for suspended in state.suspense.remove(&it.instance).unwrap_or_default() {
-        let by = it.agent.as_ref().is_none_or(|agent| *agent == suspended.agent);
-        let reason = exclusion(&instance, suspended.gpus, by, suspended.excluded);
-        for interval in suspended.reported.intervals() {
-            match reason {
-                Some(reason) => instance.exclude(reason, *interval),
-                None => instance.reported.insert(*interval),
+fn happen(
+    state: &mut State,
+    position: Position,
+    at: Instant,
+    event: &Event,
+    rows: &mut impl Rows,
+) -> Result<Detail, Inconsistent> {
+    match event {
+        Event::CellOpened { region, policy } => {
+            state.cell = Some(Cell { region: region.clone(), policy: *policy });
+            state.incidents.begin(at);
+        }
+        Event::TenantOpened { tenant, currency, display_name } => {
+            state.tenants.insert(tenant.clone(), Tenant::new(*currency, display_name.clone()));
+        }
+        Event::RateCardPublished(card) => {
+            state.prices.publish(card.clone());
+            state.groups.reprice(&state.prices, None);
+            lifecycle::look_again_from(state, card.effective_from());
+        }
+        Event::ContractSigned { contract, calendar } => {
+            let tenant = contract.tenant().clone();
+            state.prices.sign(contract.clone());
+            state.groups.reprice(&state.prices, Some(&tenant));
+            if let Some(calendar) = calendar {
+                state.calendars.set(&tenant, calendar.clone());
+            }
+            let first = state.calendars.of(&tenant).containing(contract.effective().start());
+            touch(state, &tenant, first);
+            lifecycle::look_again_from(state, contract.effective().start());
+        }
+        Event::InstanceRegistered(registration) => lifecycle::register(state, registration)?,
+        Event::InstanceStarted { instance, at } => {
+            let run = Interval::from(*at).ok_or_else(|| Inconsistent::new("a start at the end of time"))?;
+            lifecycle::change_running(state, instance, run, |running| running.insert(run))?;
+        }
+        Event::InstanceStopped { instance, at, .. } => {
+            let rest = Interval::from(*at).ok_or_else(|| Inconsistent::new("a stop at the end of time"))?;
+            lifecycle::change_running(state, instance, rest, |running| running.remove(rest))?;
+        }
+        Event::ModeChanged { instance, mode, at } => lifecycle::change_mode(state, instance, mode, *at)?,
+        Event::ReservationMade { tenant, reservation } => {
+            lifecycle::reserve(state, tenant, reservation, position, at)?;
+        }
+        Event::ReservationAmended { reservation, until } => {
+            lifecycle::amend_reservation(state, reservation, *until, at)?;
+        }
+        Event::SpotPriceSet { platform, currency, price, from } => {
+            rerating::set_spot(state, platform, *currency, *price, *from)?;
+        }
+        Event::UsageAccepted(batch) => {
+            accept(state, batch, rows)?;
+            return Ok(Detail::Usage {
+                records: batch.record_count(),
+                quarantined: Detail::breaches(batch.quarantined()),
+                next_seq: state.next_seq(batch.agent(), batch.epoch()),
+            });
+        }
+        Event::UsageQuarantined { reason, .. } => {
+            state.counts.quarantined_messages = state.counts.quarantined_messages.saturating_add(1);
+            rows.quarantine(QuarantineRow { record: None, reason: reason.clone() });
+        }
+        Event::UsageVoided { instance, interval, .. } => {
+            lifecycle::void_usage(state, instance, *interval)?;
+        }
+        Event::Ticked => tick(state, position, at, rows)?,
+        Event::CreditGranted { tenant, credit } => {
+            let credit = Grant { position, ..(**credit).clone() };
+            grant(state, tenant, credit, at, rows)?;
+        }
+        Event::TaxSet { tenant, tax } => {
+            let unknown = || Inconsistent::new("the tax of an unknown tenant");
+            state.tenants.get_mut(tenant).ok_or_else(unknown)?.tax = tax.clone();
+        }
+        Event::PricesRerated(rerated) => {
+            let Rerating { card, interval, tenant } = &**rerated;
+            rerating::commit(state, Rerating { card: card.clone(), interval: *interval, tenant: tenant.clone() })?;
+        }
+        Event::InvoiceFinalised(invoice) => {
+            invoicing::finalise(state, invoice, position, at, rows)?;
+            return Ok(Detail::Invoice { number: invoice.number });
+        }
+        Event::PaymentRecorded { tenant, number, amount, .. } => {
+            invoicing::pay(state, tenant, *number, *amount, at, rows)?;
+        }
+        Event::InvoiceVoided { tenant, number, .. } => invoicing::void(state, tenant, *number, at, rows)?,
+        Event::KeyCreated(grant) => {
+            if state.credentials.get(&grant.id).is_some() {
+                return Err(Inconsistent::new("a key created twice"));
+            }
+            state.credentials.insert((**grant).clone(), at);
+            return Ok(Detail::Key { id: grant.id.clone() });
+        }
+        Event::KeyRevoked { id } => {
+            if !state.credentials.revoke(id, at) {
+                return Err(Inconsistent::new("the revocation of a key that does not hold"));
             }
         }
     }
-    state.instances.push(instance).ok_or_else(full)?;
-    Ok(())
+    Ok(Detail::Done)
 }
 
-/// Changes when an instance ran; what was reported and is billable now is billed, and the reverse.
-fn change_running(
-    state: &mut State,
-    id: &str,
-    change: impl FnOnce(&mut Coverage),
-) -> Result<(), Inconsistent> {
-    let unknown = || Inconsistent::new("the life cycle of an unknown instance");
-    let ix = state.instances.find(id).ok_or_else(unknown)?;
-    let State { instances, groups, pending, written_until, .. } = state;
-    let instance = instances.get_mut(ix).ok_or_else(unknown)?;
-    let group = groups.get_mut(instance.group).ok_or_else(unknown)?;
-    let mut running = instance.running.clone();
-    change(&mut running);
-    instance.change_running(running, &mut Charging { group, ix, pending, written_until: *written_until })
+/// What a tenant owes may have changed from a period on: the next `Tick` looks.
+pub(super) fn touch(state: &mut State, tenant: &hourglass_units::TenantId, period: hourglass_units::Month) {
+    let first = state.touched.entry(tenant.clone()).or_insert(period);
+    *first = period.min(*first);
 }
 
 /// Takes a batch of reports: the hot path of the whole system.
@@ -166,12 +161,15 @@ fn accept(state: &mut State, batch: &UsageBatch, rows: &mut impl Rows) -> Result
         .iter()
         .position(|known| known == batch.agent())
         .and_then(|ix| AgentIx::try_from(ix).ok());
-    let State { instances, groups, pending, suspense, written_until, .. } = &mut *state;
+    note_xids(state, batch);
+    let State { instances, groups, prices, calendars, pending, suspense, written_until, .. } = &mut *state;
 
     // All look-ups first: they do not depend on one another, so the processor waits for the memory of
     // several at once.
     let found: Vec<Option<InstanceIx>> =
         batch.records().map(|record| instances.find(record.instance)).collect();
+    let written_until = *written_until;
+    let mut charging = Charging { groups, prices, calendars, pending, written_until };
     for (record, found) in batch.records().zip(found) {
         let late = lateness(policy, record.interval, now);
         let Some(ix) = found else {
@@ -183,11 +181,7 @@ fn accept(state: &mut State, batch: &UsageBatch, rows: &mut impl Rows) -> Result
         let by = instance.agent.is_none() || instance.agent == agent;
         match exclusion(instance, record.gpus, by, late) {
             Some(reason) => instance.exclude(reason, record.interval),
-            None => {
-                let group = groups.get_mut(instance.group).ok_or_else(lost)?;
-                let mut charging = Charging { group, ix, pending, written_until: *written_until };
-                instance.report(record.interval, &mut charging)?;
-            }
+            None => instance.report(ix, record.interval, &mut charging)?,
         }
     }
 
@@ -203,8 +197,17 @@ fn accept(state: &mut State, batch: &UsageBatch, rows: &mut impl Rows) -> Result
     Ok(())
 }
 
+/// Keeps the XID errors that the batch reports, where a contract makes something of them.
+fn note_xids(state: &mut State, batch: &UsageBatch) {
+    for (index, code) in batch.xids() {
+        let Some(record) = batch.records().nth(*index) else { continue };
+        let Some(ix) = state.instances.find(record.instance) else { continue };
+        state.incidents.note(ix, record.interval, std::iter::once(*code), state.position);
+    }
+}
+
 /// Why a report is not billed whatever the life cycle says, in the order of [`Exclusion::ALL`].
-fn exclusion(
+pub(super) fn exclusion(
     instance: &Instance,
     gpus: u32,
     by_its_agent: bool,
@@ -254,60 +257,5 @@ fn suspend(
             reports.push(Suspended { agent, gpus, excluded, reported: Coverage::of(record.interval) });
         }
     }
-    Ok(())
-}
-
-/// Time passed: post what was priced, and write the lines of the hours that are over.
-fn tick(
-    state: &mut State,
-    position: Position,
-    at: Instant,
-    rows: &mut impl Rows,
-) -> Result<(), Inconsistent> {
-    accrue(&mut state.groups, &mut state.book, None, position, at, rows)?;
-    let open = Hour::containing(at);
-    if state.written_until < open {
-        state.written_until = open;
-        for (ix, instance) in state.instances.iter_mut() {
-            if let Some(line) = instance.growing.take_if(|line| line.hour < open) {
-                set_aside(&mut state.pending, (ix, line.hour, line.price), line.unwritten)?;
-            }
-        }
-    }
-    let closed = state.pending.extract_if(.., |(_, hour, _), _| *hour < open);
-    let closed: Vec<_> = closed.take(LINES_A_TICK_MAX).collect();
-    for ((ix, hour, price), difference) in closed {
-        if difference.is_zero() {
-            continue;
-        }
-        let lost = || Inconsistent::new("a line without an instance");
-        let instance = state.instances.get(ix).ok_or_else(lost)?;
-        let group = state.groups.get(instance.group).ok_or_else(lost)?;
-        rows.charge(ChargeRow {
-            tenant: group.tenant.clone(),
-            project: group.project.clone(),
-            instance: instance.id.clone(),
-            platform: group.sku.platform.clone(),
-            region: group.sku.region.clone(),
-            model: group.sku.model,
-            price,
-            hour,
-            gpus: instance.gpus,
-            milliseconds: difference.milliseconds,
-            quantity: difference.quantity,
-            amount: price.times(difference.quantity),
-            currency: group.currency,
-        });
-    }
-    Ok(())
-}
-
-fn set_aside(
-    pending: &mut PendingLines,
-    key: (InstanceIx, Hour, hourglass_units::Price),
-    difference: LineDifference,
-) -> Result<(), Inconsistent> {
-    let sum = pending.entry(key).or_default();
-    *sum = sum.checked_add(difference).ok_or_else(|| Inconsistent::new("a line out of range"))?;
     Ok(())
 }

@@ -1,21 +1,18 @@
-//! The book: accounts, transfers and accrual.
+//! The book: accounts, transfers and balances.
 //!
 //! A transfer moves an amount above zero from one account to another, so each is balanced by its
-//! shape and the sum over all accounts is zero at every position (B-1). What is accrued at a `Tick`
-//! is aggregated: one transfer for each tenant and account pair, and one more where something is
-//! taken back (B-2).
+//! shape and the sum over all accounts is zero at every position (B-1). An account with a floor is
+//! never below it: a transfer that would overdraw credit is refused (B-4).
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use hourglass_pricing::PurchaseModel;
-use hourglass_units::{Amount, Currency, Instant, Platform, TenantId};
+use hourglass_units::{Amount, Currency, Platform, TenantId};
 use serde::{Deserialize, Serialize};
 
 use super::Inconsistent;
-use super::command::Position;
-use super::groups::ChargeGroups;
 use super::rows::{Rows, TransferRow};
 
 /// An account of the book. A debit raises it, a credit lowers it.
@@ -25,27 +22,58 @@ pub enum Account {
     Unbilled(TenantId),
     /// Asset: what a tenant was invoiced and has not paid yet.
     Receivable(TenantId),
+    /// Liability: credit that a tenant bought. Never above zero (B-4).
+    PrepaidCredit(TenantId),
+    /// Liability: credit that a tenant was given. Never above zero (B-4).
+    PromotionalCredit(TenantId),
+    /// Liability: reservations paid up front and not earned yet.
+    Deferred(TenantId),
     /// Income, by what was sold.
     Revenue(Platform, PurchaseModel),
+    /// Income: what tenants lacked to a minimum or to a commitment.
+    Shortfall,
+    /// Income: bought credit that expired.
+    Breakage,
     /// Income or expense: what rounding invoices to minor units gained or lost.
     Rounding,
+    /// Income taken back: the tax within prices that hold it.
+    IncludedTax,
+    /// Expense: credit given away.
+    Promotions,
+    /// Expense: credit given for trouble.
+    SlaCredits,
+    /// Liability: tax to be handed on.
+    Tax,
+    /// Asset: money that came in.
+    Cash,
 }
 
 impl Account {
     /// The class in the chart of accounts.
     pub const fn class(&self) -> &'static str {
         match self {
-            Self::Unbilled(_) | Self::Receivable(_) => "assets",
-            Self::Revenue(..) | Self::Rounding => "income",
+            Self::Unbilled(_) | Self::Receivable(_) | Self::Cash => "assets",
+            Self::PrepaidCredit(_) | Self::PromotionalCredit(_) | Self::Deferred(_) | Self::Tax => "liabilities",
+            Self::Revenue(..) | Self::Shortfall | Self::Breakage | Self::Rounding | Self::IncludedTax => "income",
+            Self::Promotions | Self::SlaCredits => "expenses",
         }
     }
 
     /// The tenant whose account it is; the cell's own accounts have none.
     pub const fn tenant(&self) -> Option<&TenantId> {
         match self {
-            Self::Unbilled(tenant) | Self::Receivable(tenant) => Some(tenant),
-            Self::Revenue(..) | Self::Rounding => None,
+            Self::Unbilled(tenant)
+            | Self::Receivable(tenant)
+            | Self::PrepaidCredit(tenant)
+            | Self::PromotionalCredit(tenant)
+            | Self::Deferred(tenant) => Some(tenant),
+            _ => None,
         }
+    }
+
+    /// B-4: whether the account may never be above zero, since that would be credit that nobody has.
+    pub const fn has_floor(&self) -> bool {
+        matches!(self, Self::PrepaidCredit(_) | Self::PromotionalCredit(_) | Self::Deferred(_))
     }
 }
 
@@ -55,8 +83,18 @@ impl fmt::Display for Account {
         match self {
             Self::Unbilled(tenant) => write!(f, "assets:unbilled:{tenant}"),
             Self::Receivable(tenant) => write!(f, "assets:receivable:{tenant}"),
+            Self::PrepaidCredit(tenant) => write!(f, "liabilities:prepaid:{tenant}"),
+            Self::PromotionalCredit(tenant) => write!(f, "liabilities:promotional:{tenant}"),
+            Self::Deferred(tenant) => write!(f, "liabilities:deferred:{tenant}"),
             Self::Revenue(platform, model) => write!(f, "income:revenue:{platform}:{model}"),
+            Self::Shortfall => f.write_str("income:shortfall"),
+            Self::Breakage => f.write_str("income:breakage"),
             Self::Rounding => f.write_str("income:rounding"),
+            Self::IncludedTax => f.write_str("income:included-tax"),
+            Self::Promotions => f.write_str("expenses:promotions"),
+            Self::SlaCredits => f.write_str("expenses:sla-credits"),
+            Self::Tax => f.write_str("liabilities:tax"),
+            Self::Cash => f.write_str("assets:cash"),
         }
     }
 }
@@ -71,16 +109,33 @@ impl FromStr for Account {
 
     fn from_str(text: &str) -> Result<Self, UnknownAccount> {
         let unknown = || UnknownAccount(text.chars().take(160).collect());
+        let of_tenant = |tenant: &str, account: fn(TenantId) -> Self| {
+            tenant.parse().map(account).map_err(|_| unknown())
+        };
         let parts: Vec<&str> = text.split(':').collect();
         match parts.as_slice() {
-            ["assets", "unbilled", tenant] => tenant.parse().map(Self::Unbilled).map_err(|_| unknown()),
-            ["assets", "receivable", tenant] => tenant.parse().map(Self::Receivable).map_err(|_| unknown()),
-            ["income", "rounding"] => Ok(Self::Rounding),
+            ["assets", "unbilled", tenant] => of_tenant(tenant, Self::Unbilled),
+            ["assets", "receivable", tenant] => of_tenant(tenant, Self::Receivable),
+            ["liabilities", "prepaid", tenant] => of_tenant(tenant, Self::PrepaidCredit),
+            ["liabilities", "promotional", tenant] => of_tenant(tenant, Self::PromotionalCredit),
+            ["liabilities", "deferred", tenant] => of_tenant(tenant, Self::Deferred),
             ["income", "revenue", platform, model] => {
                 let platform = platform.parse().map_err(|_| unknown())?;
                 Ok(Self::Revenue(platform, model.parse().map_err(|_| unknown())?))
             }
-            _ => Err(unknown()),
+            _ => {
+                let own = [
+                    Self::Shortfall,
+                    Self::Breakage,
+                    Self::Rounding,
+                    Self::IncludedTax,
+                    Self::Promotions,
+                    Self::SlaCredits,
+                    Self::Tax,
+                    Self::Cash,
+                ];
+                own.into_iter().find(|account| account.to_string() == text).ok_or_else(unknown)
+            }
         }
     }
 }
@@ -91,29 +146,70 @@ impl FromStr for Account {
 pub enum TransferCode {
     /// Usage was priced: unbilled against revenue.
     Accrual,
-    /// Priced usage turned out not to be billable: revenue against unbilled.
+    /// Priced usage turned out not to be billable, or cheaper: revenue against unbilled.
     AccrualReversal,
-    /// A month was closed: receivable against unbilled.
+    /// A reservation was sold for what it costs up front: unbilled against deferred.
+    Deferral,
+    /// What was paid up front is earned: deferred against revenue.
+    Release,
+    /// Credit was granted.
+    CreditGrant,
+    /// Credit paid for usage: the credit against unbilled.
+    CreditDraw,
+    /// It paid too much: unbilled against the credit.
+    CreditDrawReversal,
+    /// What was left of credit expired.
+    CreditExpiry,
+    /// A period was closed: receivable against unbilled.
     Invoice,
     /// An invoice takes more back than it charges: unbilled against receivable.
     CreditNote,
     /// An invoice was rounded to minor units.
     Rounding,
+    /// The tax of an invoice.
+    Tax,
+    /// An invoice was paid for: cash against receivable.
+    Payment,
+    /// An invoice was taken back.
+    Void,
 }
 
 impl TransferCode {
     /// Every code.
-    pub const ALL: [Self; 5] =
-        [Self::Accrual, Self::AccrualReversal, Self::Invoice, Self::CreditNote, Self::Rounding];
+    pub const ALL: [Self; 14] = [
+        Self::Accrual,
+        Self::AccrualReversal,
+        Self::Deferral,
+        Self::Release,
+        Self::CreditGrant,
+        Self::CreditDraw,
+        Self::CreditDrawReversal,
+        Self::CreditExpiry,
+        Self::Invoice,
+        Self::CreditNote,
+        Self::Rounding,
+        Self::Tax,
+        Self::Payment,
+        Self::Void,
+    ];
 
     /// The name in rows and exports.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accrual => "accrual",
             Self::AccrualReversal => "accrual_reversal",
+            Self::Deferral => "deferral",
+            Self::Release => "release",
+            Self::CreditGrant => "credit_grant",
+            Self::CreditDraw => "credit_draw",
+            Self::CreditDrawReversal => "credit_draw_reversal",
+            Self::CreditExpiry => "credit_expiry",
             Self::Invoice => "invoice",
             Self::CreditNote => "credit_note",
             Self::Rounding => "rounding",
+            Self::Tax => "tax",
+            Self::Payment => "payment",
+            Self::Void => "void",
         }
     }
 }
@@ -153,70 +249,14 @@ impl Book {
         let overflow = || Inconsistent::new("a balance out of range");
         let debit = book.entry(row.debit.clone()).or_default();
         *debit = debit.checked_add(row.amount).ok_or_else(overflow)?;
+        if row.debit.has_floor() && *debit > Amount::ZERO {
+            return Err(Inconsistent::new(format!("B-4: {} is overdrawn", row.debit)));
+        }
         let credit = book.entry(row.credit.clone()).or_default();
         *credit = credit.checked_sub(row.amount).ok_or_else(overflow)?;
         rows.transfer(row);
         Ok(())
     }
-}
-
-/// What one account pair accrues at once.
-#[derive(Default)]
-struct Accrual {
-    gained: Amount,
-    taken_back: Amount,
-    reverses: Option<Position>,
-}
-
-/// Posts what was priced since the last accrual, for one tenant or for all.
-pub(crate) fn accrue(
-    groups: &mut ChargeGroups,
-    book: &mut Book,
-    only: Option<&TenantId>,
-    position: Position,
-    at: Instant,
-    rows: &mut impl Rows,
-) -> Result<(), Inconsistent> {
-    let overflow = || Inconsistent::new("an accrual out of range");
-    let mut pairs: BTreeMap<(TenantId, Platform, PurchaseModel, Currency), Accrual> = BTreeMap::new();
-    for group in groups.with_unaccrued(only) {
-        let (tenant, sku, currency) = (group.tenant.clone(), group.sku.clone(), group.currency);
-        for bucket in &mut group.buckets {
-            let difference = bucket.take_unaccrued(position).ok_or_else(overflow)?;
-            if difference.amount.is_zero() {
-                continue;
-            }
-            let pair = pairs.entry((tenant.clone(), sku.platform.clone(), sku.model, currency)).or_default();
-            if difference.amount > Amount::ZERO {
-                pair.gained = pair.gained.checked_add(difference.amount).ok_or_else(overflow)?;
-            } else {
-                pair.taken_back = pair.taken_back.checked_sub(difference.amount).ok_or_else(overflow)?;
-                pair.reverses = pair.reverses.max(difference.accrued_before);
-            }
-        }
-    }
-    for ((tenant, platform, model, currency), pair) in pairs {
-        let unbilled = Account::Unbilled(tenant.clone());
-        let revenue = Account::Revenue(platform, model);
-        let transfer = |debit: &Account, credit: &Account, amount, code, reverses| TransferRow {
-            tenant: tenant.clone(),
-            debit: debit.clone(),
-            credit: credit.clone(),
-            amount,
-            currency,
-            code,
-            at,
-            reverses,
-        };
-        if pair.gained > Amount::ZERO {
-            book.post(transfer(&unbilled, &revenue, pair.gained, TransferCode::Accrual, None), rows)?;
-        }
-        if pair.taken_back > Amount::ZERO {
-            let code = TransferCode::AccrualReversal;
-            book.post(transfer(&revenue, &unbilled, pair.taken_back, code, pair.reverses), rows)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -228,6 +268,16 @@ mod tests {
         let accounts = [
             Account::Unbilled("acme".parse().unwrap()),
             Account::Receivable("a.b-c_d".parse().unwrap()),
+            Account::PrepaidCredit("acme".parse().unwrap()),
+            Account::PromotionalCredit("acme".parse().unwrap()),
+            Account::Deferred("acme".parse().unwrap()),
+            Account::Shortfall,
+            Account::Breakage,
+            Account::IncludedTax,
+            Account::Promotions,
+            Account::SlaCredits,
+            Account::Tax,
+            Account::Cash,
             Account::Revenue("gpu-h100-sxm".parse().unwrap(), PurchaseModel::Spot),
             Account::Rounding,
         ];

@@ -2,12 +2,18 @@
 
 use std::fmt;
 
-use hourglass_pricing::{CardError, ContractDraft, PriceBookError, PurchaseModel, RateCardDraft, Sku};
-use hourglass_units::{AgentId, Currency, InstanceId, Instant, Month, Platform, ProjectId, Region, TenantId};
+use hourglass_pricing::reservation::ReservationDraft;
+use hourglass_pricing::tax::Tax;
+use hourglass_pricing::{ContractDraft, PurchaseModel, RateCardDraft};
+use hourglass_units::{
+    AgentId, Amount, BidId, Currency, InstanceId, Instant, Month, Platform, Price, ProjectId, Region,
+    ReservationId, TenantId,
+};
 use prost::bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::credentials::{KEYS_MAX, KeyGrant, KeyId};
+use super::credentials::{KeyGrant, KeyId};
+use super::credits::CreditDraft;
 use super::event::Policy;
 use super::usage::{ContractBreach, UsageBatch};
 
@@ -77,13 +83,101 @@ pub enum Command {
     },
     /// Time passed: accrue what was used, close hours.
     Tick,
-    /// Closes a tenant's month and numbers its invoice.
+    /// Closes a tenant's billing period and numbers its invoice.
     FinaliseInvoice {
         /// Whose.
         tenant: TenantId,
-        /// Which month.
+        /// Which period.
         period: Month,
     },
+    /// Sets what a spot GPU-hour of the cell's region costs from an instant on.
+    SetSpotPrice {
+        /// On which platform.
+        platform: Platform,
+        /// In which currency.
+        currency: Currency,
+        /// Per GPU-hour.
+        price: Price,
+        /// From when; from now on where absent.
+        from: Option<Instant>,
+    },
+    /// From `at` on the instance is sold differently.
+    ChangeMode {
+        /// Which.
+        instance: InstanceId,
+        /// How it is sold from then on.
+        mode: Mode,
+        /// Since when.
+        at: Instant,
+    },
+    /// Sells GPUs for a time.
+    Reserve {
+        /// To whom.
+        tenant: TenantId,
+        /// What.
+        reservation: ReservationDraft,
+    },
+    /// Gives a reservation another end.
+    AmendReservation {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        reservation: ReservationId,
+        /// The new end, a full UTC hour that has not come yet.
+        until: Instant,
+    },
+    /// Gives a tenant credit.
+    GrantCredit {
+        /// Whom.
+        tenant: TenantId,
+        /// What.
+        credit: CreditDraft,
+    },
+    /// Taxes a tenant's invoices from now on, or no longer.
+    SetTax {
+        /// Whose.
+        tenant: TenantId,
+        /// How; not at all where absent.
+        tax: Option<Tax>,
+    },
+    /// A tenant paid for an invoice, in part or in full.
+    RecordPayment {
+        /// Who.
+        tenant: TenantId,
+        /// Which invoice.
+        number: u64,
+        /// How much, in whole minor units.
+        amount: Amount,
+        /// As it stands on the bank's statement, for the record.
+        reference: String,
+    },
+    /// Takes a finalised invoice back that nobody has paid for; what it charged is open again.
+    VoidInvoice {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        number: u64,
+        /// Why, for the record.
+        reason: String,
+    },
+    /// Gives back at once what closed periods were charged too much, instead of on the next invoice.
+    IssueCreditNote {
+        /// To whom.
+        tenant: TenantId,
+    },
+    /// Excludes what was reported of an instance: the agent was wrong.
+    VoidUsage {
+        /// Of which instance.
+        instance: InstanceId,
+        /// From when.
+        from: Instant,
+        /// Until when.
+        until: Instant,
+        /// Why, for the record.
+        reason: String,
+    },
+    /// Changes prices of the past, and posts the corrections.
+    Rerate(RerateDraft),
     /// Lets whoever knows a key come in.
     CreateKey(KeyGrant),
     /// Takes a key back, at once and for good.
@@ -104,13 +198,65 @@ pub struct Registration {
     pub project: ProjectId,
     /// On which platform.
     pub platform: Platform,
-    /// How it is sold.
-    pub model: PurchaseModel,
+    /// How it is sold when it is made known.
+    #[serde(flatten)]
+    pub mode: Mode,
     /// GPUs that it holds.
     pub gpus: u32,
     /// The only agent whose reports count; any agent's do where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentId>,
+}
+
+/// How an instance is sold. At any instant it is sold in exactly one way (P-1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "model", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Mode {
+    /// At the list or contract price.
+    OnDemand,
+    /// Out of a reservation; on demand where that has no room for the whole instance.
+    Reserved {
+        /// Out of which.
+        reservation: ReservationId,
+    },
+    /// At the pool's price.
+    Spot {
+        /// By which bid.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bid: Option<BidId>,
+        /// Never above this price.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<Price>,
+    },
+}
+
+impl Mode {
+    /// The purchase model that it is a case of.
+    pub const fn model(&self) -> PurchaseModel {
+        match self {
+            Self::OnDemand => PurchaseModel::OnDemand,
+            Self::Reserved { .. } => PurchaseModel::Reserved,
+            Self::Spot { .. } => PurchaseModel::Spot,
+        }
+    }
+}
+
+/// A change of past prices, as asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RerateDraft {
+    /// The prices that should have held; its own start does not matter.
+    pub card: RateCardDraft,
+    /// From when they replace others.
+    pub from: Instant,
+    /// Until when.
+    pub until: Instant,
+    /// For this tenant alone, in place of what it pays; of the list where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantId>,
+    /// Whether periods that have an invoice may change too: their corrections stand on the next one.
+    #[serde(default)]
+    pub into_closed: bool,
 }
 
 /// Names a request, so that repeating it cannot do it twice.
@@ -242,260 +388,5 @@ pub enum Detail {
 impl Detail {
     pub(crate) fn breaches(quarantined: &[(u32, ContractBreach)]) -> Vec<(u32, String)> {
         quarantined.iter().map(|(index, breach)| (*index, breach.code().to_owned())).collect()
-    }
-}
-
-/// Why a command was refused. Nothing was written. Variants stand in order of precedence: where
-/// several apply, the first is answered.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    /// The key was used for something else.
-    #[error(
-        "this idempotency key was used before for another request, at position {position}: choose a new key"
-    )]
-    IdempotencyKeyReused {
-        /// Where the other request stands.
-        position: Position,
-    },
-    /// The cell is not open yet.
-    #[error("the cell is not open: open it with its region first")]
-    CellNotOpen,
-    /// The cell is open already.
-    #[error("the cell is open already, for region {region}")]
-    CellAlreadyOpen {
-        /// For which region.
-        region: Region,
-    },
-    /// A rule of the cell that makes no sense.
-    #[error("policy: {0}")]
-    PolicyInvalid(&'static str),
-    /// A text is too long or has control characters.
-    #[error("{what} must have at most {TEXT_LENGTH_MAX} characters and no control characters")]
-    TextInvalid {
-        /// Which text.
-        what: &'static str,
-    },
-    /// No such tenant.
-    #[error("tenant {tenant} is not known: open its account first")]
-    TenantUnknown {
-        /// Whom.
-        tenant: TenantId,
-    },
-    /// The tenant exists.
-    #[error("tenant {tenant} has an account already")]
-    TenantExists {
-        /// Whom.
-        tenant: TenantId,
-    },
-    /// A card or contract that does not hold together.
-    #[error(transparent)]
-    Card(#[from] CardError),
-    /// A card or contract that does not fit what is in force.
-    #[error(transparent)]
-    PriceBook(#[from] PriceBookError),
-    /// No such instance.
-    #[error("instance {instance} is not known: register it first")]
-    InstanceUnknown {
-        /// Which.
-        instance: InstanceId,
-    },
-    /// The instance exists.
-    #[error("instance {instance} is registered already")]
-    InstanceExists {
-        /// Which.
-        instance: InstanceId,
-    },
-    /// No GPU, or too many.
-    #[error("an instance holds 1 to {} GPUs, not {gpus}", super::usage::INSTANCE_GPUS_MAX)]
-    GpusOutOfRange {
-        /// GPUs given.
-        gpus: u32,
-    },
-    /// A fact of the future.
-    #[error(
-        "{at} lies further in the future than the clock skew allows ({latest} at most): send facts, not plans"
-    )]
-    InTheFuture {
-        /// When.
-        at: Instant,
-        /// The latest that is taken.
-        latest: Instant,
-    },
-    /// A fact older than what can still be booked.
-    #[error("{at} is older than the acceptance window ({earliest} at the earliest)")]
-    TooOld {
-        /// When.
-        at: Instant,
-        /// The earliest that is taken.
-        earliest: Instant,
-    },
-    /// It runs.
-    #[error("instance {instance} runs since {since}: stop it first")]
-    AlreadyRunning {
-        /// Which.
-        instance: InstanceId,
-        /// Since when.
-        since: Instant,
-    },
-    /// The new run would begin before the last one ended.
-    #[error("instance {instance} ran until {until}: a new run cannot start at {at}, before that")]
-    StartsBeforeLastStop {
-        /// Which.
-        instance: InstanceId,
-        /// End of the last run.
-        until: Instant,
-        /// Start asked for.
-        at: Instant,
-    },
-    /// It does not run.
-    #[error("instance {instance} is not running")]
-    NotRunning {
-        /// Which.
-        instance: InstanceId,
-    },
-    /// The stop lies before the start.
-    #[error("instance {instance} runs since {since}: it cannot have stopped at {at}")]
-    StopsBeforeStart {
-        /// Which.
-        instance: InstanceId,
-        /// Start of the run.
-        since: Instant,
-        /// Stop asked for.
-        at: Instant,
-    },
-    /// No price for what would run.
-    #[error("{sku} has no price in {currency} from {at} on: publish a rate card that has one")]
-    Unpriced {
-        /// What would run.
-        sku: Sku,
-        /// The tenant's currency.
-        currency: Currency,
-        /// From when.
-        at: Instant,
-    },
-    /// Too much usage of instances that nobody registered.
-    #[error(
-        "usage of {SUSPENSE_INSTANCES_MAX} unknown instances is in suspense already: register them, then send this batch again"
-    )]
-    SuspenseFull,
-    /// The message is too large to be kept.
-    #[error(
-        "the message has {length} bytes, more than the {QUARANTINE_BYTES_MAX} that are kept: send less at once"
-    )]
-    MessageTooLarge {
-        /// Bytes given.
-        length: usize,
-    },
-    /// The month has not ended, or its grace for late usage has not.
-    #[error("{period} can be finalised from {from} on, when the grace for late usage has passed")]
-    PeriodOpen {
-        /// Which month.
-        period: Month,
-        /// When it can be.
-        from: Instant,
-    },
-    /// The invoice exists.
-    #[error("{period} of {tenant} is finalised already, as invoice {number}")]
-    PeriodFinalised {
-        /// Whose.
-        tenant: TenantId,
-        /// Which month.
-        period: Month,
-        /// Its number.
-        number: u64,
-    },
-    /// An earlier month must come first.
-    #[error("{earlier} of {tenant} has charges and is not finalised: finalise it first")]
-    EarlierPeriodOpen {
-        /// Whose.
-        tenant: TenantId,
-        /// The month that comes first.
-        earlier: Month,
-    },
-    /// A later month is closed already; its invoice carries what came late.
-    #[error("{later} of {tenant} is finalised already: what {period} still has appears on the next invoice")]
-    LaterPeriodFinalised {
-        /// Whose.
-        tenant: TenantId,
-        /// What was asked for.
-        period: Month,
-        /// The month that is closed.
-        later: Month,
-    },
-    /// A key whose parts do not fit each other.
-    #[error("{0}")]
-    KeyGrantInvalid(&'static str),
-    /// The key's id is taken: draw another.
-    #[error("there is a key {id} already: try again")]
-    KeyExists {
-        /// Which.
-        id: KeyId,
-    },
-    /// Too many keys.
-    #[error("the cell has {KEYS_MAX} keys that hold: revoke one that is not needed any more")]
-    KeysFull,
-    /// No such key.
-    #[error("there is no key {id}")]
-    KeyUnknown {
-        /// Which.
-        id: KeyId,
-    },
-    /// It was taken back before.
-    #[error("key {id} was revoked already, at {at}")]
-    KeyRevoked {
-        /// Which.
-        id: KeyId,
-        /// When.
-        at: Instant,
-    },
-    /// A sum left the range of the type.
-    #[error("the amounts are too large to add up")]
-    AmountOverflow,
-}
-
-impl Rejection {
-    /// The stable code, for programs.
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::IdempotencyKeyReused { .. } => "idempotency_key_reused",
-            Self::CellNotOpen => "cell_not_open",
-            Self::CellAlreadyOpen { .. } => "cell_already_open",
-            Self::PolicyInvalid(_) => "policy_invalid",
-            Self::TextInvalid { .. } => "text_invalid",
-            Self::TenantUnknown { .. } => "tenant_unknown",
-            Self::TenantExists { .. } => "tenant_exists",
-            Self::Card(_) => "card_invalid",
-            Self::PriceBook(_) => "card_refused",
-            Self::InstanceUnknown { .. } => "instance_unknown",
-            Self::InstanceExists { .. } => "instance_exists",
-            Self::GpusOutOfRange { .. } => "gpus_out_of_range",
-            Self::InTheFuture { .. } => "in_the_future",
-            Self::TooOld { .. } => "too_old",
-            Self::AlreadyRunning { .. } => "already_running",
-            Self::StartsBeforeLastStop { .. } => "starts_before_last_stop",
-            Self::NotRunning { .. } => "not_running",
-            Self::StopsBeforeStart { .. } => "stops_before_start",
-            Self::Unpriced { .. } => "unpriced",
-            Self::SuspenseFull => "suspense_full",
-            Self::MessageTooLarge { .. } => "message_too_large",
-            Self::PeriodOpen { .. } => "period_open",
-            Self::PeriodFinalised { .. } => "period_finalised",
-            Self::EarlierPeriodOpen { .. } => "earlier_period_open",
-            Self::LaterPeriodFinalised { .. } => "later_period_finalised",
-            Self::KeyGrantInvalid(_) => "key_grant_invalid",
-            Self::KeyExists { .. } => "key_exists",
-            Self::KeysFull => "keys_full",
-            Self::KeyUnknown { .. } => "key_unknown",
-            Self::KeyRevoked { .. } => "key_revoked",
-            Self::AmountOverflow => "amount_overflow",
-        }
-    }
-
-    /// Whether the same request can succeed later without a change.
-    pub const fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::SuspenseFull | Self::PeriodOpen { .. } | Self::CellNotOpen | Self::KeyExists { .. }
-        )
     }
 }

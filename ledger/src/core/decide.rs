@@ -3,19 +3,30 @@
 //! The order of precedence is the order of the variants of [`Rejection`]: first the idempotency key,
 //! so that a repeat finds its first answer, then the cell, then the content from the outside in.
 
-use hourglass_pricing::{Contract, RateCard, Sku};
-use hourglass_units::{INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, TenantId};
+use hourglass_pricing::calendar::Calendar;
+use hourglass_pricing::reservation::{Reservation, ReservationDraft};
+use hourglass_pricing::{
+    Contract, ContractDraft, PurchaseModel, RateCard, Rerating, Sku, check_periods,
+};
+use hourglass_units::{
+    Amount, Currency, Hour, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Platform, ReservationId,
+    TenantId,
+};
 use serde::Serialize;
 
 use super::command::{
-    Answer, Command, IdempotencyKey, QUARANTINE_BYTES_MAX, Registration, Rejection, SUSPENSE_INSTANCES_MAX,
-    TEXT_LENGTH_MAX, first_16,
+    Answer, Command, IdempotencyKey, Mode, Position, QUARANTINE_BYTES_MAX, Registration, RerateDraft,
+    SUSPENSE_INSTANCES_MAX, TEXT_LENGTH_MAX, first_16,
 };
 use super::credentials::KeyGrant;
+use super::credits::{self, CreditDraft, Grant};
 use super::event::{Event, Policy, Recorded};
 use super::invoicing;
 use super::metering::Instance;
-use super::state::{Cell, State};
+use super::modes::MODE_CHANGES_MAX;
+use super::rejection::Rejection;
+use super::rerating;
+use super::state::{Cell, FinalisedInvoice, InvoiceStatus, State, Tenant};
 use super::usage::{INSTANCE_GPUS_MAX, UsageBatch};
 
 /// A command and its circumstances.
@@ -94,17 +105,48 @@ fn in_open_cell(
             Event::RateCardPublished(card)
         }
         Command::SignContract { tenant, contract } => {
-            let account = state.tenants.get(tenant).ok_or_else(|| unknown_tenant(tenant))?;
-            let contract = Contract::check(tenant.clone(), contract.clone())?;
-            // Before the first instance of the tenant nothing can have been rated.
-            let has_instances = state.groups.of_tenant(tenant).next().is_some();
-            let earliest = if has_instances { unrated_from(cell.policy, now) } else { INSTANT_MIN };
-            state.prices.check_contract(&contract, account.currency, earliest)?;
-            Event::ContractSigned(contract)
+            sign(state, cell, tenant, contract, now)?
         }
         Command::RegisterInstance(registration) => register(state, cell, registration, now)?,
         Command::StartInstance { instance, at } => start(state, cell, instance, *at, now)?,
         Command::StopInstance { instance, at, cause } => stop(state, cell, instance, *at, cause, now)?,
+        Command::ChangeMode { instance, mode, at } => change_mode(state, cell, instance, mode, *at, now)?,
+        Command::Reserve { tenant, reservation } => reserve(state, tenant, reservation, now)?,
+        Command::AmendReservation { tenant, reservation, until } => {
+            amend(state, tenant, reservation, *until, now)?
+        }
+        Command::SetSpotPrice { platform, currency, price, from } => {
+            let (from, sku) = (from.unwrap_or(now), sku(cell, platform, PurchaseModel::Spot));
+            state.prices.check_spot(*currency, &sku, from, *price, now)?;
+            Event::SpotPriceSet { platform: platform.clone(), currency: *currency, price: *price, from }
+        }
+        Command::VoidUsage { instance, from, until, reason } => {
+            void_usage(state, instance, (*from, *until), reason)?
+        }
+        Command::GrantCredit { tenant, credit } => grant_credit(state, tenant, credit, now)?,
+        Command::SetTax { tenant, tax } => {
+            find_tenant(state, tenant)?;
+            tax.as_ref().map_or(Ok(()), hourglass_pricing::tax::Tax::check)?;
+            Event::TaxSet { tenant: tenant.clone(), tax: tax.clone() }
+        }
+        Command::Rerate(draft) => Event::PricesRerated(Box::new(check_rerating(state, draft, now)?)),
+        Command::RecordPayment { tenant, number, amount, reference } => {
+            check_text("the reference", reference)?;
+            pay(state, tenant, *number, *amount, reference)?
+        }
+        Command::VoidInvoice { tenant, number, reason } => {
+            check_text("the reason", reason)?;
+            let (_, invoice) = find_invoice(state, tenant, *number)?;
+            if !invoice.paid.is_zero() {
+                let (tenant, number, paid) = (tenant.clone(), *number, invoice.paid);
+                return Err(Rejection::InvoicePaid { tenant, number, paid });
+            }
+            Event::InvoiceVoided { tenant: tenant.clone(), number: *number, reason: reason.clone() }
+        }
+        Command::IssueCreditNote { tenant } => {
+            let note = invoicing::plan_credit_note(state, tenant, now, &request.chain_hash)?;
+            Event::InvoiceFinalised(Box::new(note))
+        }
         Command::AcceptUsage(batch) => {
             check_suspense(state, batch)?;
             Event::UsageAccepted(batch.clone())
@@ -150,20 +192,256 @@ fn create_key(state: &State, grant: &KeyGrant, now: Instant) -> Result<Event, Re
     Ok(Event::KeyCreated(Box::new(grant.clone())))
 }
 
+fn sign(
+    state: &State,
+    cell: &Cell,
+    tenant: &TenantId,
+    draft: &ContractDraft,
+    now: Instant,
+) -> Result<Event, Rejection> {
+    let account = find_tenant(state, tenant)?;
+    let contract = Contract::check(tenant.clone(), draft.clone())?;
+    // Before the first instance of the tenant nothing can have been rated.
+    let has_instances = state.groups.has_any(tenant);
+    let earliest = if has_instances { unrated_from(cell.policy, now) } else { INSTANT_MIN };
+    state.prices.check_contract(&contract, account.currency, earliest)?;
+    let calendar = match &contract.terms().billing {
+        None => None,
+        Some(_) if has_instances => return Err(Rejection::CalendarFixed { tenant: tenant.clone() }),
+        Some(billing) => Some(Calendar::compute(billing, contract.effective().start())?),
+    };
+    check_periods(&contract, calendar.as_ref().unwrap_or_else(|| state.calendars.of(tenant)))?;
+    Ok(Event::ContractSigned { contract, calendar })
+}
+
 fn register(state: &State, cell: &Cell, it: &Registration, now: Instant) -> Result<Event, Rejection> {
-    let account = state.tenants.get(&it.tenant).ok_or_else(|| unknown_tenant(&it.tenant))?;
+    let account = find_tenant(state, &it.tenant)?;
     if state.instances.find(it.instance.as_str()).is_some() {
         return Err(Rejection::InstanceExists { instance: it.instance.clone() });
     }
     if !(1..=INSTANCE_GPUS_MAX).contains(&it.gpus) {
         return Err(Rejection::GpusOutOfRange { gpus: it.gpus });
     }
-    let sku = Sku { platform: it.platform.clone(), region: cell.region.clone(), model: it.model };
-    let priced = state.prices.timeline(&it.tenant, account.currency, &sku).priced_from();
-    if priced.is_none() {
-        return Err(Rejection::Unpriced { sku, currency: account.currency, at: now });
-    }
+    check_mode(state, &it.tenant, &it.platform, &it.mode)?;
+    priced_from(state, cell, &it.tenant, account.currency, &it.platform, &it.mode, now)?;
     Ok(Event::InstanceRegistered(it.clone()))
+}
+
+/// Since when what is sold so has a price: the one that holds where a reservation has no room.
+fn priced_from(
+    state: &State,
+    cell: &Cell,
+    tenant: &TenantId,
+    currency: Currency,
+    platform: &Platform,
+    mode: &Mode,
+    at: Instant,
+) -> Result<Instant, Rejection> {
+    let model = match mode {
+        Mode::Spot { .. } => PurchaseModel::Spot,
+        Mode::OnDemand | Mode::Reserved { .. } => PurchaseModel::OnDemand,
+    };
+    let sku = sku(cell, platform, model);
+    let priced = state.prices.timeline(tenant, currency, &sku).priced_from();
+    priced.ok_or(Rejection::Unpriced { sku, currency, at })
+}
+
+/// A reservation must be the tenant's own, and for the platform.
+fn check_mode(state: &State, tenant: &TenantId, platform: &Platform, mode: &Mode) -> Result<(), Rejection> {
+    let Mode::Reserved { reservation } = mode else { return Ok(()) };
+    let draft = find_reservation(state, tenant, reservation)?.reservation.draft();
+    if draft.platform != *platform {
+        let (reservation, platform) = (reservation.clone(), draft.platform.clone());
+        return Err(Rejection::ReservationElsewhere { reservation, platform });
+    }
+    Ok(())
+}
+
+fn change_mode(
+    state: &State,
+    cell: &Cell,
+    id: &InstanceId,
+    mode: &Mode,
+    at: Instant,
+    now: Instant,
+) -> Result<Event, Rejection> {
+    find(state, id)?;
+    let unknown = || Rejection::InstanceUnknown { instance: id.clone() };
+    let view = state.instance(id.as_str()).ok_or_else(unknown)?;
+    check_mode(state, view.tenant(), &view.sku().platform, mode)?;
+    check_time(cell.policy, at, now)?;
+    let modes = view.modes();
+    if let Some((last, _)) = modes.last().filter(|(last, _)| *last >= at) {
+        return Err(Rejection::ModeChangeOutOfOrder { instance: id.clone(), at, last: *last });
+    }
+    if modes.len() >= MODE_CHANGES_MAX {
+        return Err(Rejection::ModeChangesFull { instance: id.clone() });
+    }
+    let (tenant, currency) = (view.tenant(), view.currency());
+    let priced = priced_from(state, cell, tenant, currency, &view.sku().platform, mode, at)?;
+    if priced > at {
+        let model = if matches!(mode, Mode::Spot { .. }) { PurchaseModel::Spot } else { PurchaseModel::OnDemand };
+        return Err(Rejection::Unpriced { sku: sku(cell, &view.sku().platform, model), currency, at });
+    }
+    Ok(Event::ModeChanged { instance: id.clone(), mode: mode.clone(), at })
+}
+
+fn reserve(
+    state: &State,
+    tenant: &TenantId,
+    draft: &ReservationDraft,
+    now: Instant,
+) -> Result<Event, Rejection> {
+    find_tenant(state, tenant)?;
+    let reservation = Reservation::check(draft.clone())?;
+    if state.reservations.find(&draft.reservation).is_some() {
+        return Err(Rejection::ReservationExists { reservation: draft.reservation.clone() });
+    }
+    check_future(&draft.reservation, draft.from, now)?;
+    Ok(Event::ReservationMade { tenant: tenant.clone(), reservation: Box::new(reservation) })
+}
+
+fn amend(
+    state: &State,
+    tenant: &TenantId,
+    id: &ReservationId,
+    until: Instant,
+    now: Instant,
+) -> Result<Event, Rejection> {
+    let held = find_reservation(state, tenant, id)?;
+    // Neither what ended may begin to run again, nor may hours that have passed change.
+    for at in [held.reservation.interval().end(), until] {
+        check_future(id, at, now)?;
+    }
+    held.reservation.amended(until)?;
+    Ok(Event::ReservationAmended { reservation: id.clone(), until })
+}
+
+/// Reservations begin and end with full hours; the hour that runs may still be chosen.
+fn check_future(id: &ReservationId, at: Instant, now: Instant) -> Result<(), Rejection> {
+    let earliest = Hour::containing(now).start();
+    if at < earliest {
+        return Err(Rejection::ReservationInThePast { reservation: id.clone(), at, earliest });
+    }
+    Ok(())
+}
+
+fn void_usage(
+    state: &State,
+    id: &InstanceId,
+    (from, until): (Instant, Instant),
+    reason: &str,
+) -> Result<Event, Rejection> {
+    check_text("the reason", reason)?;
+    let instance = find(state, id)?;
+    let interval = Interval::between(from, until).ok_or(Rejection::IntervalReversed { from, until })?;
+    if instance.billed().within(interval).next().is_none() {
+        return Err(Rejection::NothingToVoid { instance: id.clone(), interval });
+    }
+    Ok(Event::UsageVoided { instance: id.clone(), interval, reason: reason.to_owned() })
+}
+
+fn grant_credit(
+    state: &State,
+    id: &TenantId,
+    draft: &CreditDraft,
+    now: Instant,
+) -> Result<Event, Rejection> {
+    check_text("the note", &draft.note)?;
+    let tenant = find_tenant(state, id)?;
+    let valid = credits::check(id, &tenant.credits, draft, state.first_open(id, now).start(), now)?;
+    let CreditDraft { credit, kind, amount, priority, project, platform, note, .. } = draft.clone();
+    let credit = Grant {
+        credit,
+        kind,
+        amount,
+        priority,
+        valid,
+        project,
+        platform,
+        note,
+        position: Position::ZERO,
+        drawn: Amount::ZERO,
+        expired: Amount::ZERO,
+        closed: false,
+    };
+    Ok(Event::CreditGranted { tenant: id.clone(), credit: Box::new(credit) })
+}
+
+/// Checks a re-rating, as for a commit.
+pub(super) fn check_rerating(state: &State, draft: &RerateDraft, now: Instant) -> Result<Rerating, Rejection> {
+    let rerating = rerating_of(state, draft, now)?;
+    let repriced = rerating::repriced(state, &rerating);
+    match rerating::closed_period(state, &repriced, rerating.interval) {
+        Some((tenant, period)) if !draft.into_closed => Err(Rejection::RerateIntoClosed { tenant, period }),
+        _ => Ok(rerating),
+    }
+}
+
+/// Checks a re-rating, as for a preview: closed periods may be looked at.
+pub(super) fn rerating_of(state: &State, draft: &RerateDraft, now: Instant) -> Result<Rerating, Rejection> {
+    let RerateDraft { card, from, until, tenant, into_closed: _ } = draft.clone();
+    let interval = Interval::between(from, until).ok_or(Rejection::IntervalReversed { from, until })?;
+    if until > now {
+        return Err(Rejection::RerateTheFuture { until });
+    }
+    let card = RateCard::check(card)?;
+    let currency = match &tenant {
+        Some(tenant) => find_tenant(state, tenant)?.currency,
+        None => card.currency(),
+    };
+    let rerating = Rerating { card, interval, tenant };
+    state.prices.check_rerating(&rerating, currency)?;
+    Ok(rerating)
+}
+
+fn pay(
+    state: &State,
+    id: &TenantId,
+    number: u64,
+    amount: Amount,
+    reference: &str,
+) -> Result<Event, Rejection> {
+    let (tenant, invoice) = find_invoice(state, id, number)?;
+    let open = invoice.open();
+    let whole = amount.floor_to_minor(tenant.currency).1 == 0;
+    if amount <= Amount::ZERO || amount > open || !whole {
+        return Err(Rejection::PaymentDoesNotFit { tenant: id.clone(), number, amount, open });
+    }
+    Ok(Event::PaymentRecorded { tenant: id.clone(), number, amount, reference: reference.to_owned() })
+}
+
+/// An invoice that holds.
+fn find_invoice<'a>(
+    state: &'a State,
+    id: &TenantId,
+    number: u64,
+) -> Result<(&'a Tenant, &'a FinalisedInvoice), Rejection> {
+    let tenant = find_tenant(state, id)?;
+    let unknown = || Rejection::InvoiceUnknown { tenant: id.clone(), number };
+    let invoice = tenant.invoices.get(&number).ok_or_else(unknown)?;
+    if invoice.status == InvoiceStatus::Void {
+        return Err(Rejection::InvoiceVoid { tenant: id.clone(), number });
+    }
+    Ok((tenant, invoice))
+}
+
+fn find_tenant<'a>(state: &'a State, tenant: &TenantId) -> Result<&'a Tenant, Rejection> {
+    state.tenants.get(tenant).ok_or_else(|| unknown_tenant(tenant))
+}
+
+fn find_reservation<'a>(
+    state: &'a State,
+    tenant: &TenantId,
+    id: &ReservationId,
+) -> Result<&'a super::reservations::Held, Rejection> {
+    find_tenant(state, tenant)?;
+    let held = state.reservations.find(id).map(|(_, held)| held).filter(|held| held.tenant == *tenant);
+    held.ok_or_else(|| Rejection::ReservationUnknown { tenant: tenant.clone(), reservation: id.clone() })
+}
+
+fn sku(cell: &Cell, platform: &Platform, model: PurchaseModel) -> Sku {
+    Sku { platform: platform.clone(), region: cell.region.clone(), model }
 }
 
 fn start(state: &State, cell: &Cell, id: &InstanceId, at: Instant, now: Instant) -> Result<Event, Rejection> {
@@ -175,8 +453,12 @@ fn start(state: &State, cell: &Cell, id: &InstanceId, at: Instant, now: Instant)
     if let Some(last) = instance.running.last().filter(|last| last.end() > at) {
         return Err(Rejection::StartsBeforeLastStop { instance: id.clone(), until: last.end(), at });
     }
-    let group = state.groups.get(instance.group);
-    let priced = group.and_then(|group| group.prices.priced_from()).is_some_and(|from| from <= at);
+    // At the start it is in one of its modes; all of them have a price from some time on.
+    let step = instance.modes.at(at).map(|(step, _)| step);
+    let tariff = step.and_then(|step| state.rates().tariff(step));
+    let group = step.and_then(|step| state.groups.get(step.group));
+    let window = Interval::between(at, at.saturating_add_ms(1));
+    let priced = window.and_then(|window| tariff?.pieces(window).next()).is_some();
     match group {
         Some(group) if !priced => {
             Err(Rejection::Unpriced { sku: group.sku.clone(), currency: group.currency, at })
@@ -293,6 +575,27 @@ fn digest(command: &Command) -> [u8; 16] {
         }
         Command::Tick => add(b"tick"),
         Command::FinaliseInvoice { tenant, period } => add(&encoded(&("invoice", tenant, period))),
+        Command::SetSpotPrice { platform, currency, price, from } => {
+            add(&encoded(&("spot_price", platform, currency, price, from)));
+        }
+        Command::ChangeMode { instance, mode, at } => add(&encoded(&("mode", instance, mode, at))),
+        Command::Reserve { tenant, reservation } => add(&encoded(&("reserve", tenant, reservation))),
+        Command::AmendReservation { tenant, reservation, until } => {
+            add(&encoded(&("amend_reservation", tenant, reservation, until)));
+        }
+        Command::GrantCredit { tenant, credit } => add(&encoded(&("credit", tenant, credit))),
+        Command::SetTax { tenant, tax } => add(&encoded(&("tax", tenant, tax))),
+        Command::RecordPayment { tenant, number, amount, reference } => {
+            add(&encoded(&("payment", tenant, number, amount, reference)));
+        }
+        Command::VoidInvoice { tenant, number, reason } => {
+            add(&encoded(&("void_invoice", tenant, number, reason)));
+        }
+        Command::IssueCreditNote { tenant } => add(&encoded(&("credit_note", tenant))),
+        Command::VoidUsage { instance, from, until, reason } => {
+            add(&encoded(&("void_usage", instance, from, until, reason)));
+        }
+        Command::Rerate(draft) => add(&encoded(&("rerate", draft))),
         // The id and the hash are drawn anew for each attempt: they are no part of what was asked for.
         Command::CreateKey(KeyGrant { id: _, hash: _, name, role, tenant, agent, scopes, expires_at }) => {
             add(&encoded(&("create_key", name, role, tenant, agent, scopes, expires_at)));

@@ -3,17 +3,21 @@
 //! Each event is one protobuf message in the log (`proto/hourglass/ledger/v1/event.proto`). Reading
 //! one back runs the same checks that made it, so a changed byte cannot pass for an event.
 
-use hourglass_pricing::{Contract, ContractDraft, PriceDraft, PriceTimeline, RateCard, RateCardDraft, Sku};
-use hourglass_proto::ledger::v1 as wire;
-use hourglass_units::{Currency, INSTANT_MAX, InstanceId, Instant, Price, Region, TenantId};
-use prost::Message;
+use hourglass_pricing::calendar::Calendar;
+use hourglass_pricing::reservation::Reservation;
+use hourglass_pricing::tax::Tax;
+use hourglass_pricing::{Contract, RateCard, Rerating};
+use hourglass_units::{
+    Amount, Currency, InstanceId, Instant, Interval, Platform, Price, Region, ReservationId, TenantId,
+};
 use prost::bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::command::{IdempotencyKey, Registration};
-use super::credentials::{KeyGrant, KeyHash, KeyId};
-use super::invoicing::Invoice;
-use super::usage::{BATCH_BYTES_MAX, UsageBatch};
+use super::command::{IdempotencyKey, Mode, Registration};
+use super::credentials::{KeyGrant, KeyId};
+use super::credits::Grant;
+use super::invoice::Invoice;
+use super::usage::UsageBatch;
 
 /// The rules of a cell, fixed when it opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +71,12 @@ pub enum Event {
     /// A rate card is in force.
     RateCardPublished(RateCard),
     /// A contract is in force.
-    ContractSigned(Contract),
+    ContractSigned {
+        /// Which.
+        contract: Contract,
+        /// The billing calendar that it brings, its boundaries computed once and for all.
+        calendar: Option<Calendar>,
+    },
     /// An instance is known.
     InstanceRegistered(Registration),
     /// An instance runs.
@@ -86,8 +95,51 @@ pub enum Event {
         /// Why.
         cause: String,
     },
+    /// An instance is sold differently.
+    ModeChanged {
+        /// Which.
+        instance: InstanceId,
+        /// How.
+        mode: Mode,
+        /// Since when.
+        at: Instant,
+    },
+    /// GPUs were sold for a time.
+    ReservationMade {
+        /// To whom.
+        tenant: TenantId,
+        /// What.
+        reservation: Box<Reservation>,
+    },
+    /// A reservation has another end.
+    ReservationAmended {
+        /// Which.
+        reservation: ReservationId,
+        /// The new end.
+        until: Instant,
+    },
+    /// Spot GPU-hours have another price.
+    SpotPriceSet {
+        /// On which platform.
+        platform: Platform,
+        /// In which currency.
+        currency: Currency,
+        /// Per GPU-hour.
+        price: Price,
+        /// From when.
+        from: Instant,
+    },
     /// A batch of usage was taken.
     UsageAccepted(UsageBatch),
+    /// Usage was found to be wrong.
+    UsageVoided {
+        /// Of which instance.
+        instance: InstanceId,
+        /// When.
+        interval: Interval,
+        /// Why.
+        reason: String,
+    },
     /// Bytes that should have been usage are kept.
     UsageQuarantined {
         /// A stable code.
@@ -99,8 +151,44 @@ pub enum Event {
     },
     /// Time passed.
     Ticked,
-    /// A month is closed and its invoice numbered.
+    /// A tenant got credit. Its position is that of the event.
+    CreditGranted {
+        /// Who.
+        tenant: TenantId,
+        /// What.
+        credit: Box<Grant>,
+    },
+    /// A tenant's invoices are taxed differently.
+    TaxSet {
+        /// Whose.
+        tenant: TenantId,
+        /// How.
+        tax: Option<Tax>,
+    },
+    /// Prices of the past changed.
+    PricesRerated(Box<Rerating>),
+    /// A period is closed and its invoice numbered, or a credit note.
     InvoiceFinalised(Box<Invoice>),
+    /// An invoice was paid for, in part or in full.
+    PaymentRecorded {
+        /// Who.
+        tenant: TenantId,
+        /// Which invoice.
+        number: u64,
+        /// How much.
+        amount: Amount,
+        /// As it stands on the bank's statement.
+        reference: String,
+    },
+    /// An invoice was taken back.
+    InvoiceVoided {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        number: u64,
+        /// Why.
+        reason: String,
+    },
     /// Whoever knows a key may come in.
     KeyCreated(Box<KeyGrant>),
     /// A key holds no longer.
@@ -116,7 +204,7 @@ pub enum Event {
 pub struct EventError(String);
 
 impl EventError {
-    fn new(error: impl std::fmt::Display) -> Self {
+    pub(super) fn new(error: impl std::fmt::Display) -> Self {
         Self(error.to_string())
     }
 }
@@ -128,7 +216,7 @@ impl Event {
             Self::CellOpened { .. } => EventKind::CellOpened,
             Self::TenantOpened { .. } => EventKind::TenantOpened,
             Self::RateCardPublished(_) => EventKind::RateCardPublished,
-            Self::ContractSigned(_) => EventKind::ContractSigned,
+            Self::ContractSigned { .. } => EventKind::ContractSigned,
             Self::InstanceRegistered(_) => EventKind::InstanceRegistered,
             Self::InstanceStarted { .. } => EventKind::InstanceStarted,
             Self::InstanceStopped { .. } => EventKind::InstanceStopped,
@@ -138,6 +226,16 @@ impl Event {
             Self::InvoiceFinalised(_) => EventKind::InvoiceFinalised,
             Self::KeyCreated(_) => EventKind::KeyCreated,
             Self::KeyRevoked { .. } => EventKind::KeyRevoked,
+            Self::ModeChanged { .. } => EventKind::ModeChanged,
+            Self::ReservationMade { .. } => EventKind::ReservationMade,
+            Self::ReservationAmended { .. } => EventKind::ReservationAmended,
+            Self::SpotPriceSet { .. } => EventKind::SpotPriceSet,
+            Self::UsageVoided { .. } => EventKind::UsageVoided,
+            Self::CreditGranted { .. } => EventKind::CreditGranted,
+            Self::TaxSet { .. } => EventKind::TaxSet,
+            Self::PricesRerated(_) => EventKind::PricesRerated,
+            Self::PaymentRecorded { .. } => EventKind::PaymentRecorded,
+            Self::InvoiceVoided { .. } => EventKind::InvoiceVoided,
         }
     }
 }
@@ -161,11 +259,21 @@ pub enum EventKind {
     InvoiceFinalised = 20,
     KeyCreated = 21,
     KeyRevoked = 22,
+    ModeChanged = 23,
+    ReservationMade = 24,
+    ReservationAmended = 25,
+    SpotPriceSet = 26,
+    UsageVoided = 27,
+    CreditGranted = 28,
+    TaxSet = 29,
+    PricesRerated = 30,
+    PaymentRecorded = 31,
+    InvoiceVoided = 32,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 23] = [
         Self::CellOpened,
         Self::TenantOpened,
         Self::RateCardPublished,
@@ -179,6 +287,16 @@ impl EventKind {
         Self::InvoiceFinalised,
         Self::KeyCreated,
         Self::KeyRevoked,
+        Self::ModeChanged,
+        Self::ReservationMade,
+        Self::ReservationAmended,
+        Self::SpotPriceSet,
+        Self::UsageVoided,
+        Self::CreditGranted,
+        Self::TaxSet,
+        Self::PricesRerated,
+        Self::PaymentRecorded,
+        Self::InvoiceVoided,
     ];
 
     /// The number in the log.
@@ -207,234 +325,16 @@ impl EventKind {
             Self::InvoiceFinalised => "invoice_finalised",
             Self::KeyCreated => "key_created",
             Self::KeyRevoked => "key_revoked",
+            Self::ModeChanged => "mode_changed",
+            Self::ReservationMade => "reservation_made",
+            Self::ReservationAmended => "reservation_amended",
+            Self::SpotPriceSet => "spot_price_set",
+            Self::UsageVoided => "usage_voided",
+            Self::CreditGranted => "credit_granted",
+            Self::TaxSet => "tax_set",
+            Self::PricesRerated => "prices_rerated",
+            Self::PaymentRecorded => "payment_recorded",
+            Self::InvoiceVoided => "invoice_voided",
         }
     }
-}
-
-impl Recorded {
-    /// The bytes that go into the log.
-    pub fn encode(&self) -> Vec<u8> {
-        let (idempotency_key, request_digest) = match &self.key {
-            Some((key, digest)) => (key.bytes().to_vec(), digest.to_vec()),
-            None => (Vec::new(), Vec::new()),
-        };
-        wire::Event { idempotency_key, request_digest, kind: Some(to_wire(&self.event)) }.encode_to_vec()
-    }
-
-    /// Reads bytes from the log, with every check that the event passed when it was made.
-    pub fn decode(payload: &[u8]) -> Result<Self, EventError> {
-        let message = wire::Event::decode(payload).map_err(EventError::new)?;
-        let sixteen = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).map_err(EventError::new);
-        let key = match (message.idempotency_key.is_empty(), message.request_digest.is_empty()) {
-            (true, true) => None,
-            _ => Some((
-                IdempotencyKey::from_bytes(sixteen(&message.idempotency_key)?),
-                sixteen(&message.request_digest)?,
-            )),
-        };
-        let kind = message.kind.ok_or_else(|| EventError::new("no kind"))?;
-        Ok(Self { key, event: from_wire(kind)? })
-    }
-}
-
-fn to_wire(event: &Event) -> wire::event::Kind {
-    use wire::event::Kind;
-    match event {
-        Event::CellOpened { region, policy } => Kind::CellOpened(wire::CellOpened {
-            region: region.to_string(),
-            clock_skew_max_ms: policy.clock_skew_max_ms,
-            acceptance_window_ms: policy.acceptance_window_ms,
-            grace_ms: policy.grace_ms,
-        }),
-        Event::TenantOpened { tenant, currency, display_name } => Kind::TenantOpened(wire::TenantOpened {
-            tenant: tenant.to_string(),
-            currency: currency.to_string(),
-            display_name: display_name.clone(),
-        }),
-        Event::RateCardPublished(card) => Kind::RateCardPublished(wire::RateCardPublished {
-            name: card.id().name.to_string(),
-            version: card.id().version,
-            currency: card.currency().to_string(),
-            effective_from_ms: card.effective_from().unix_ms(),
-            prices: prices_to_wire(card.prices()),
-        }),
-        Event::ContractSigned(contract) => Kind::ContractSigned(wire::ContractSigned {
-            tenant: contract.tenant().to_string(),
-            name: contract.id().name.to_string(),
-            version: contract.id().version,
-            effective_from_ms: contract.effective().start().unix_ms(),
-            effective_until_ms: until_to_wire(contract.effective().end()),
-            prices: prices_to_wire(contract.prices()),
-        }),
-        Event::InstanceRegistered(it) => Kind::InstanceRegistered(wire::InstanceRegistered {
-            instance: it.instance.to_string(),
-            tenant: it.tenant.to_string(),
-            project: it.project.to_string(),
-            platform: it.platform.to_string(),
-            model: it.model.to_string(),
-            gpus: it.gpus,
-            agent: it.agent.as_ref().map(ToString::to_string).unwrap_or_default(),
-        }),
-        Event::InstanceStarted { instance, at } => Kind::InstanceStarted(wire::InstanceStarted {
-            instance: instance.to_string(),
-            at_ms: at.unix_ms(),
-        }),
-        Event::InstanceStopped { instance, at, cause } => Kind::InstanceStopped(wire::InstanceStopped {
-            instance: instance.to_string(),
-            at_ms: at.unix_ms(),
-            cause: cause.clone(),
-        }),
-        Event::UsageAccepted(batch) => {
-            Kind::UsageAccepted(wire::UsageAccepted { batch_lz4: batch.compressed().clone() })
-        }
-        Event::UsageQuarantined { reason, content_type, original } => {
-            Kind::UsageQuarantined(wire::UsageQuarantined {
-                reason: reason.clone(),
-                content_type: content_type.clone(),
-                original_lz4: lz4_flex::compress_prepend_size(original).into(),
-            })
-        }
-        Event::Ticked => Kind::Ticked(wire::Ticked {}),
-        Event::InvoiceFinalised(invoice) => {
-            Kind::InvoiceFinalised(wire::InvoiceFinalised { document: invoice.to_document().into() })
-        }
-        Event::KeyCreated(grant) => Kind::KeyCreated(wire::KeyCreated {
-            id: grant.id.to_string(),
-            hash: grant.hash.bytes().to_vec(),
-            name: grant.name.clone(),
-            role: grant.role.to_string(),
-            tenant: grant.tenant.as_ref().map(ToString::to_string).unwrap_or_default(),
-            agent: grant.agent.as_ref().map(ToString::to_string).unwrap_or_default(),
-            scopes: grant.scopes.iter().map(ToString::to_string).collect(),
-            expires_at_ms: grant.expires_at.map(Instant::unix_ms),
-        }),
-        Event::KeyRevoked { id } => Kind::KeyRevoked(wire::KeyRevoked { id: id.to_string() }),
-    }
-}
-
-fn from_wire(kind: wire::event::Kind) -> Result<Event, EventError> {
-    use wire::event::Kind;
-    Ok(match kind {
-        Kind::CellOpened(it) => Event::CellOpened {
-            region: id(&it.region)?,
-            policy: Policy {
-                clock_skew_max_ms: it.clock_skew_max_ms,
-                acceptance_window_ms: it.acceptance_window_ms,
-                grace_ms: it.grace_ms,
-            },
-        },
-        Kind::TenantOpened(it) => Event::TenantOpened {
-            tenant: id(&it.tenant)?,
-            currency: id(&it.currency)?,
-            display_name: it.display_name,
-        },
-        Kind::RateCardPublished(it) => {
-            let draft = RateCardDraft {
-                name: id(&it.name)?,
-                version: it.version,
-                currency: id(&it.currency)?,
-                effective_from: instant(it.effective_from_ms)?,
-                prices: prices_from_wire(it.prices)?,
-            };
-            Event::RateCardPublished(RateCard::check(draft).map_err(EventError::new)?)
-        }
-        Kind::ContractSigned(it) => {
-            let draft = ContractDraft {
-                name: id(&it.name)?,
-                version: it.version,
-                effective_from: instant(it.effective_from_ms)?,
-                effective_until: it.effective_until_ms.map(instant).transpose()?,
-                prices: prices_from_wire(it.prices)?,
-            };
-            Event::ContractSigned(Contract::check(id(&it.tenant)?, draft).map_err(EventError::new)?)
-        }
-        Kind::InstanceRegistered(it) => Event::InstanceRegistered(Registration {
-            instance: id(&it.instance)?,
-            tenant: id(&it.tenant)?,
-            project: id(&it.project)?,
-            platform: id(&it.platform)?,
-            model: id(&it.model)?,
-            gpus: it.gpus,
-            agent: if it.agent.is_empty() { None } else { Some(id(&it.agent)?) },
-        }),
-        Kind::InstanceStarted(it) => {
-            Event::InstanceStarted { instance: id(&it.instance)?, at: instant(it.at_ms)? }
-        }
-        Kind::InstanceStopped(it) => {
-            Event::InstanceStopped { instance: id(&it.instance)?, at: instant(it.at_ms)?, cause: it.cause }
-        }
-        Kind::UsageAccepted(it) => {
-            Event::UsageAccepted(UsageBatch::parse(decompress(&it.batch_lz4)?).map_err(EventError::new)?)
-        }
-        Kind::UsageQuarantined(it) => Event::UsageQuarantined {
-            reason: it.reason,
-            content_type: it.content_type,
-            original: decompress(&it.original_lz4)?,
-        },
-        Kind::Ticked(wire::Ticked {}) => Event::Ticked,
-        Kind::InvoiceFinalised(it) => {
-            Event::InvoiceFinalised(Box::new(Invoice::from_document(&it.document).map_err(EventError::new)?))
-        }
-        Kind::KeyCreated(it) => Event::KeyCreated(Box::new(KeyGrant {
-            id: id(&it.id)?,
-            hash: KeyHash::from_bytes(it.hash.as_slice().try_into().map_err(EventError::new)?),
-            name: it.name,
-            role: id(&it.role)?,
-            tenant: if it.tenant.is_empty() { None } else { Some(id(&it.tenant)?) },
-            agent: if it.agent.is_empty() { None } else { Some(id(&it.agent)?) },
-            scopes: it.scopes.iter().map(|scope| id(scope)).collect::<Result<_, _>>()?,
-            expires_at: it.expires_at_ms.map(instant).transpose()?,
-        })),
-        Kind::KeyRevoked(it) => Event::KeyRevoked { id: id(&it.id)? },
-    })
-}
-
-fn prices_to_wire(prices: &std::collections::BTreeMap<Sku, PriceTimeline>) -> Vec<wire::CardPrice> {
-    let steps =
-        prices.iter().flat_map(|(sku, timeline)| timeline.steps().iter().map(move |step| (sku, step)));
-    steps
-        .map(|(sku, step)| wire::CardPrice {
-            platform: sku.platform.to_string(),
-            region: sku.region.to_string(),
-            model: sku.model.to_string(),
-            price_nanos: step.price.nanos(),
-            from_ms: step.interval.start().unix_ms(),
-            until_ms: until_to_wire(step.interval.end()),
-        })
-        .collect()
-}
-
-fn prices_from_wire(prices: Vec<wire::CardPrice>) -> Result<Vec<PriceDraft>, EventError> {
-    let draft = |it: wire::CardPrice| {
-        Ok(PriceDraft {
-            platform: id(&it.platform)?,
-            region: id(&it.region)?,
-            model: id(&it.model)?,
-            price: Price::from_nanos(it.price_nanos).map_err(EventError::new)?,
-            from: Some(instant(it.from_ms)?),
-            until: it.until_ms.map(instant).transpose()?,
-        })
-    };
-    prices.into_iter().map(draft).collect()
-}
-
-fn until_to_wire(end: Instant) -> Option<i64> {
-    (end != INSTANT_MAX).then_some(end.unix_ms())
-}
-
-fn id<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, EventError> {
-    text.parse().map_err(EventError::new)
-}
-
-fn instant(ms: i64) -> Result<Instant, EventError> {
-    Instant::from_unix_ms(ms).map_err(EventError::new)
-}
-
-/// Decompresses at most [`BATCH_BYTES_MAX`]: a forged length must not make us allocate.
-fn decompress(lz4: &[u8]) -> Result<Bytes, EventError> {
-    let (length, block) = lz4_flex::block::uncompressed_size(lz4).map_err(EventError::new)?;
-    if length > BATCH_BYTES_MAX {
-        return Err(EventError::new("a compressed block that says it is too large"));
-    }
-    lz4_flex::block::decompress(block, length).map(Bytes::from).map_err(EventError::new)
 }

@@ -1,16 +1,21 @@
 //! Charge groups: what is priced alike and stands on one invoice line.
 //!
-//! A group is `(tenant, project, SKU)`. It knows its prices over time, and for each month and price
-//! a bucket with the quantity charged so far. Rating adds to a bucket; accrual and invoicing take
-//! differences from it, so neither needs to look at an instance or a line.
+//! A group is `(tenant, project, SKU)`, or that within one reservation. It knows its prices over time,
+//! and for each segment of a billing period and each price a bucket with the quantity charged so far.
+//! Rating adds to a bucket; settlement turns buckets into what is owed, so neither accrual nor an
+//! invoice needs to look at an instance or a line.
 
 use std::collections::BTreeMap;
 
-use hourglass_pricing::{PriceBook, PriceTimeline, Sku};
-use hourglass_units::{Amount, Currency, Instant, Interval, Month, Price, ProjectId, Quantity, TenantId};
+use hourglass_pricing::rating::Tariff;
+use hourglass_pricing::{PriceBook, PriceTimeline, PurchaseModel, Sku};
+use hourglass_units::{Currency, Hour, Interval, Month, Price, ProjectId, Quantity, TenantId};
 use serde::{Deserialize, Serialize};
 
-use super::command::Position;
+use super::calendars::Calendars;
+use super::metering::InstanceIx;
+use super::modes::ModeStep;
+use super::reservations::ReservationIx;
 
 /// Index of a group.
 pub(crate) type GroupIx = u32;
@@ -19,8 +24,10 @@ pub(crate) type GroupIx = u32;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct ChargeGroups {
     all: Vec<ChargeGroup>,
-    by_tenant: BTreeMap<TenantId, BTreeMap<(ProjectId, Sku), GroupIx>>,
+    by_tenant: BTreeMap<TenantId, BTreeMap<GroupKey, GroupIx>>,
 }
+
+type GroupKey = (ProjectId, Sku, Option<ReservationIx>);
 
 /// What is priced alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,77 +36,121 @@ pub(crate) struct ChargeGroup {
     pub(crate) project: ProjectId,
     pub(crate) sku: Sku,
     pub(crate) currency: Currency,
+    /// Out of which reservation.
+    pub(crate) reservation: Option<ReservationIx>,
+    /// Of the contract or the list, or the usage price of the reservation.
     pub(crate) prices: PriceTimeline,
-    pub(crate) buckets: Vec<Bucket>,
-    unaccrued: bool,
+    /// By segment and price.
+    buckets: Vec<Bucket>,
+    /// The bucket charged last: nearly always the next one too.
+    recent: usize,
+    /// Instances that were in it at any time.
+    pub(crate) members: Vec<InstanceIx>,
+    changed: bool,
 }
 
-/// What a group was charged in one month at one price.
+/// What a group was charged in one segment at one price.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Bucket {
     pub(crate) period: Month,
-    span: Interval,
+    pub(crate) segment: Interval,
     pub(crate) price: Price,
     /// Sum of the quantities of all lines.
     pub(crate) charged: Quantity,
-    /// The part of it that stands in the book.
-    accrued: Quantity,
-    accrued_at: Option<Position>,
-    /// The part of it that stands on invoices.
-    pub(crate) invoiced: Quantity,
+    changed: bool,
 }
 
-/// What accrual takes from a bucket.
-pub(crate) struct Unaccrued {
-    pub(crate) amount: Amount,
-    pub(crate) accrued_before: Option<Position>,
+/// What rating looks at: the prices of every group, some of them replaced for a comparison.
+#[derive(Clone, Copy)]
+pub(crate) struct Rates<'a> {
+    pub(crate) groups: &'a ChargeGroups,
+    pub(crate) prices: &'a PriceBook,
+    pub(crate) instead: Option<&'a BTreeMap<GroupIx, PriceTimeline>>,
 }
 
-impl Bucket {
-    pub(crate) fn take_unaccrued(&mut self, position: Position) -> Option<Unaccrued> {
-        let difference = self.charged.checked_sub(self.accrued)?;
-        let accrued_before = self.accrued_at;
-        if !difference.is_zero() {
-            self.accrued = self.charged;
-            self.accrued_at = Some(position);
-        }
-        Some(Unaccrued { amount: self.price.times(difference), accrued_before })
+impl<'a> Rates<'a> {
+    pub(crate) fn new(groups: &'a ChargeGroups, prices: &'a PriceBook) -> Self {
+        Self { groups, prices, instead: None }
     }
 
-    /// What no transfer holds yet.
-    pub(crate) fn unaccrued(&self) -> Option<Amount> {
-        Some(self.price.times(self.charged.checked_sub(self.accrued)?))
-    }
-
-    /// What no invoice holds yet.
-    pub(crate) fn uninvoiced(&self) -> Option<Quantity> {
-        self.charged.checked_sub(self.invoiced)
+    /// What GPU-hours cost under a mode.
+    pub(crate) fn tariff(self, step: ModeStep) -> Option<Tariff<'a>> {
+        let group = self.groups.get(step.group)?;
+        let prices = self.instead.and_then(|instead| instead.get(&step.group)).unwrap_or(&group.prices);
+        let spot = group.sku.model == PurchaseModel::Spot;
+        let pool = if spot { self.prices.spot(group.currency, &group.sku) } else { None };
+        Some(Tariff { prices, pool, limit: step.limit })
     }
 }
 
 impl ChargeGroup {
-    /// Adds to the bucket of the month and price. `None` when the quantity leaves its range.
-    pub(crate) fn charge(&mut self, at: Instant, price: Price, difference: Quantity) -> Option<()> {
-        self.unaccrued = true;
-        let found =
-            self.buckets.iter_mut().rev().find(|bucket| bucket.price == price && bucket.span.contains(at));
-        match found {
-            Some(bucket) => bucket.charged = bucket.charged.checked_add(difference)?,
-            None => {
-                let period = Month::containing(at);
-                let (accrued, invoiced) = (Quantity::ZERO, Quantity::ZERO);
-                let span = period.interval();
-                self.buckets.push(Bucket {
-                    period,
-                    span,
-                    price,
-                    charged: difference,
-                    accrued,
-                    accrued_at: None,
-                    invoiced,
-                });
+    /// Adds to the bucket of the hour's segment and the price. `None` when the quantity leaves its
+    /// range.
+    pub(crate) fn charge(
+        &mut self,
+        calendars: &Calendars,
+        hour: Hour,
+        price: Price,
+        difference: Quantity,
+    ) -> Option<()> {
+        self.changed = true;
+        let at = hour.start();
+        let is_it = |bucket: &Bucket| bucket.price == price && bucket.segment.contains(at);
+        if !self.buckets.get(self.recent).is_some_and(is_it) {
+            let (period, segment) = calendars.segment(&self.tenant, at);
+            self.recent = self.find_or_insert(period, segment, price);
+        }
+        let bucket = self.buckets.get_mut(self.recent)?;
+        bucket.charged = bucket.charged.checked_add(difference)?;
+        bucket.changed = true;
+        Some(())
+    }
+
+    fn find_or_insert(&mut self, period: Month, segment: Interval, price: Price) -> usize {
+        let key = (segment.start(), price);
+        match self.buckets.binary_search_by_key(&key, |bucket| (bucket.segment.start(), bucket.price)) {
+            Ok(found) => found,
+            Err(place) => {
+                let bucket = Bucket { period, segment, price, charged: Quantity::ZERO, changed: true };
+                self.buckets.insert(place, bucket);
+                place
             }
         }
+    }
+
+    /// All buckets, by segment and price.
+    pub(crate) fn buckets(&self) -> &[Bucket] {
+        &self.buckets
+    }
+
+    /// Whether a bucket spans more than the segment that now holds its start.
+    pub(crate) fn spans(&self, at: hourglass_units::Instant) -> bool {
+        self.buckets.iter().any(|bucket| bucket.segment.start() < at && at < bucket.segment.end())
+    }
+
+    /// Cuts buckets at an instant: `before` says how much of each price was charged before it.
+    pub(crate) fn split(
+        &mut self,
+        at: hourglass_units::Instant,
+        before: &BTreeMap<Price, Quantity>,
+    ) -> Option<()> {
+        self.recent = 0;
+        for mut bucket in std::mem::take(&mut self.buckets) {
+            let (first, second) = (bucket.segment.start(), bucket.segment.end());
+            match (Interval::between(first, at), Interval::between(at, second)) {
+                (Some(first), Some(second)) if first.end() == at && second.start() == at => {
+                    let charged = before.get(&bucket.price).copied().unwrap_or_default();
+                    let rest = bucket.charged.checked_sub(charged)?;
+                    self.buckets.push(Bucket { segment: first, charged, ..bucket.clone() });
+                    bucket.segment = second;
+                    bucket.charged = rest;
+                    self.buckets.push(bucket);
+                }
+                _ => self.buckets.push(bucket),
+            }
+        }
+        self.buckets.sort_by_key(|bucket| (bucket.segment.start(), bucket.price));
+        self.changed = true;
         Some(())
     }
 }
@@ -113,69 +164,131 @@ impl ChargeGroups {
         self.all.get_mut(group as usize)
     }
 
-    /// The group of the key, made where it is new. `None` beyond 2^32 groups.
+    /// The group of the key, made where it is new with the prices that `resolve` gives. `None` beyond
+    /// 2^32 groups.
     pub(crate) fn of(
         &mut self,
         tenant: &TenantId,
-        project: &ProjectId,
-        sku: &Sku,
+        key: GroupKey,
         currency: Currency,
-        prices: &PriceBook,
+        resolve: impl FnOnce(&Sku) -> PriceTimeline,
     ) -> Option<GroupIx> {
-        let key = (project.clone(), sku.clone());
         if let Some(group) = self.by_tenant.get(tenant).and_then(|groups| groups.get(&key)) {
             return Some(*group);
         }
         let group = GroupIx::try_from(self.all.len()).ok()?;
+        let (project, sku, reservation) = key.clone();
         self.all.push(ChargeGroup {
             tenant: tenant.clone(),
-            project: project.clone(),
-            sku: sku.clone(),
+            project,
+            prices: resolve(&sku),
+            sku,
             currency,
-            prices: prices.timeline(tenant, currency, sku),
+            reservation,
             buckets: Vec::new(),
-            unaccrued: false,
+            recent: 0,
+            members: Vec::new(),
+            changed: false,
         });
         self.by_tenant.entry(tenant.clone()).or_default().insert(key, group);
         Some(group)
     }
 
-    /// Resolves all prices again, after a card or contract came into force.
-    pub(crate) fn reprice(&mut self, prices: &PriceBook) {
-        for group in &mut self.all {
-            group.prices = prices.timeline(&group.tenant, group.currency, &group.sku);
+    /// Resolves prices again, after a card, a contract or a re-rating: of one tenant, or of all. A
+    /// reservation's stay as they are. Answers with the groups whose prices changed, and what they were.
+    pub(crate) fn reprice(
+        &mut self,
+        prices: &PriceBook,
+        only: Option<&TenantId>,
+    ) -> BTreeMap<GroupIx, PriceTimeline> {
+        let mut before = BTreeMap::new();
+        for (ix, group) in (0..).zip(&mut self.all) {
+            if group.reservation.is_some() || only.is_some_and(|tenant| *tenant != group.tenant) {
+                continue;
+            }
+            let resolved = prices.timeline(&group.tenant, group.currency, &group.sku);
+            if resolved != group.prices {
+                before.insert(ix, std::mem::replace(&mut group.prices, resolved));
+            }
+        }
+        before
+    }
+
+    /// What prices would be under another book, where they would differ.
+    pub(crate) fn repriced(
+        &self,
+        prices: &PriceBook,
+        only: Option<&TenantId>,
+    ) -> BTreeMap<GroupIx, PriceTimeline> {
+        let wanted = |group: &&ChargeGroup| {
+            group.reservation.is_none() && only.is_none_or(|tenant| *tenant == group.tenant)
+        };
+        let groups = self.iter().filter(|(_, group)| wanted(group));
+        let resolved =
+            groups.map(|(ix, it)| (ix, &it.prices, prices.timeline(&it.tenant, it.currency, &it.sku)));
+        resolved.filter(|(_, old, new)| *old != new).map(|(ix, _, new)| (ix, new)).collect()
+    }
+
+    /// Gives the groups of a reservation its prices.
+    pub(crate) fn set_reservation_prices(&mut self, reservation: ReservationIx, prices: &PriceTimeline) {
+        for group in self.all.iter_mut().filter(|group| group.reservation == Some(reservation)) {
+            group.prices = prices.clone();
         }
     }
 
-    /// The groups charged since the last accrual, of one tenant or of all; they count as accrued.
-    pub(crate) fn with_unaccrued(
-        &mut self,
-        only: Option<&TenantId>,
-    ) -> impl Iterator<Item = &mut ChargeGroup> {
-        self.all.iter_mut().filter_map(move |group| {
-            let wanted = group.unaccrued && only.is_none_or(|tenant| *tenant == group.tenant);
-            group.unaccrued &= !wanted;
-            wanted.then_some(group)
-        })
+    /// Whether a tenant has a group.
+    pub(crate) fn has_any(&self, tenant: &TenantId) -> bool {
+        self.by_tenant.get(tenant).is_some_and(|groups| !groups.is_empty())
     }
 
-    /// The groups of a tenant, by project and SKU.
-    pub(crate) fn of_tenant(&self, tenant: &TenantId) -> impl Iterator<Item = &ChargeGroup> {
-        self.by_tenant.get(tenant).into_iter().flat_map(BTreeMap::values).filter_map(|group| self.get(*group))
+    /// The tenants charged since the last call, of one or of all, and the first period in which they
+    /// were; they count as settled.
+    pub(crate) fn take_changed(&mut self, only: Option<&TenantId>) -> BTreeMap<TenantId, Month> {
+        let mut changed = BTreeMap::new();
+        for group in &mut self.all {
+            if !group.changed || only.is_some_and(|tenant| *tenant != group.tenant) {
+                continue;
+            }
+            group.changed = false;
+            let mut first: Option<Month> = None;
+            for bucket in group.buckets.iter_mut().filter(|bucket| bucket.changed) {
+                bucket.changed = false;
+                first = Some(first.map_or(bucket.period, |first| first.min(bucket.period)));
+            }
+            if let Some(first) = first {
+                match changed.get_mut(&group.tenant) {
+                    Some(known) => *known = first.min(*known),
+                    None => drop(changed.insert(group.tenant.clone(), first)),
+                }
+            }
+        }
+        changed
+    }
+
+    /// The tenants charged since they were last settled, and the first period in which they were.
+    pub(crate) fn changed(&self, only: Option<&TenantId>) -> BTreeMap<&TenantId, Month> {
+        let mut changed: BTreeMap<&TenantId, Month> = BTreeMap::new();
+        for group in self.all.iter().filter(|group| group.changed) {
+            if only.is_some_and(|tenant| *tenant != group.tenant) {
+                continue;
+            }
+            let first = group.buckets.iter().filter(|bucket| bucket.changed).map(|bucket| bucket.period).min();
+            if let Some(first) = first {
+                let known = changed.entry(&group.tenant).or_insert(first);
+                *known = first.min(*known);
+            }
+        }
+        changed
+    }
+
+    /// The groups of a tenant, by project, SKU and reservation.
+    pub(crate) fn of_tenant(&self, tenant: &TenantId) -> impl Iterator<Item = (GroupIx, &ChargeGroup)> {
+        let groups = self.by_tenant.get(tenant).into_iter().flat_map(BTreeMap::values);
+        groups.filter_map(|ix| Some((*ix, self.get(*ix)?)))
     }
 
     /// All groups, in the order in which they came up.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &ChargeGroup> {
-        self.all.iter()
-    }
-
-    /// Runs over the buckets of a tenant.
-    pub(crate) fn for_each_bucket_of(&mut self, tenant: &TenantId, mut then: impl FnMut(&mut Bucket)) {
-        let Self { all, by_tenant } = self;
-        for group in by_tenant.get(tenant).into_iter().flat_map(BTreeMap::values) {
-            if let Some(group) = all.get_mut(*group as usize) {
-                group.buckets.iter_mut().for_each(&mut then);
-            }
-        }
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (GroupIx, &ChargeGroup)> {
+        (0..).zip(&self.all)
     }
 }

@@ -1,280 +1,331 @@
 //! Invoices: drawn by a pure function of the state, so that a preview, the finalised document and a
 //! later recomputation are the same bytes (I-2).
+//!
+//! An invoice takes whatever is owed for periods up to its own and no invoice holds yet: of its own
+//! period all of it, of earlier ones the difference, which is a correction (I-3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hourglass_pricing::invoice::apportion;
-use hourglass_pricing::{PurchaseModel, Sku};
-use hourglass_units::{
-    Amount, Currency, Instant, Month, Platform, Price, ProjectId, Quantity, Region, TenantId,
-};
-use serde::{Deserialize, Serialize};
+use hourglass_pricing::settle::{Item, ItemKey, Source};
+use hourglass_pricing::tax::{TaxKind, Taxed};
+use hourglass_units::{Amount, Instant, Interval, Month, TenantId};
 
 use super::Inconsistent;
-use super::book::{Account, TransferCode, accrue};
-use super::command::{Position, Rejection};
+use super::accounts::{Booking, Ground, Reach, accrue, differences, items, some_quantity, transfer};
+use super::book::{Account, TransferCode};
+use super::command::Position;
+use super::credits::CreditKind;
+use super::rejection::Rejection;
 use super::rows::{InvoiceRow, Rows, TransferRow};
-use super::state::{FinalisedInvoice, State, Tenant};
+use super::state::{FinalisedInvoice, InvoiceStatus, State, Tenant};
 
-/// The version of the arithmetic. It changes when, and only when, the same log would give another
-/// document.
-pub const ENGINE: &str = "hourglass-rating/1";
+pub use super::invoice::{
+    CommitmentStatus, ENGINE, Invoice, InvoiceError, InvoiceKind, InvoiceLine, InvoiceTax, LineKind, Provenance,
+};
 
-/// An invoice. Its canonical form is the JSON of its fields in this order, without white space.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Invoice {
-    /// Who pays.
-    pub tenant: TenantId,
-    /// Gapless per tenant, from 1; 0 in a draft.
-    pub number: u64,
-    /// The month that it closes.
-    pub period: Month,
-    /// Of every amount on it.
-    pub currency: Currency,
-    /// When it was drawn.
-    pub issued_at: Instant,
-    /// Usage of the month, then corrections of earlier months.
-    pub lines: Vec<InvoiceLine>,
-    /// Σ of the lines' exact amounts.
-    pub exact_total: Amount,
-    /// Total less exact total.
-    pub rounding: Amount,
-    /// What is to be paid: Σ of the lines' amounts, and the exact total rounded half to even (I-1).
-    pub total: Amount,
-    /// From what it was computed.
-    pub provenance: Provenance,
-}
+/// What an invoice holds of each item.
+pub(crate) type HeldItems = Vec<(ItemKey, Item)>;
 
-/// One line: what was used of one SKU in one project at one price.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct InvoiceLine {
-    /// Usage of the month, or a correction of an earlier one.
-    pub kind: LineKind,
-    /// The month of the usage (I-3: a correction names its period).
-    pub period: Month,
-    /// For which project.
-    pub project: ProjectId,
-    /// On which platform.
-    pub platform: Platform,
-    /// In which region.
-    pub region: Region,
-    /// How it was sold.
-    pub model: PurchaseModel,
-    /// Per GPU-hour.
-    pub price: Price,
-    /// GPU-hours.
-    pub quantity: Quantity,
-    /// Price × quantity, exactly.
-    pub exact_amount: Amount,
-    /// In minor units, by largest remainder.
-    pub amount: Amount,
-}
-
-/// What a line is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LineKind {
-    /// Usage of the invoice's month.
-    Usage,
-    /// What an earlier, closed month turned out to lack or to have too much.
-    Correction,
-}
-
-/// I-2: what an invoice was computed from, so that anyone with the log can do it again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Provenance {
-    /// The log up to here.
-    pub position: Position,
-    /// The hash of the chain there: it commits to every input.
-    pub chain_hash: String,
-    /// The versions of rate cards and contracts in force for what was billed.
-    pub prices: Vec<String>,
-    /// The version of the arithmetic.
-    pub engine: String,
-}
-
-/// Bytes that are no invoice in canonical form.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not an invoice: {0}")]
-pub struct InvoiceError(String);
-
-impl Invoice {
-    /// The canonical bytes.
-    pub fn to_document(&self) -> Vec<u8> {
-        // A struct of strings and numbers has no value that JSON lacks.
-        serde_json::to_vec(self).unwrap_or_default()
-    }
-
-    /// Reads canonical bytes; refuses any others, so that there is one text for an invoice.
-    pub fn from_document(document: &[u8]) -> Result<Self, InvoiceError> {
-        let invoice: Self =
-            serde_json::from_slice(document).map_err(|error| InvoiceError(error.to_string()))?;
-        if invoice.to_document() != document {
-            return Err(InvoiceError("it is not in canonical form".to_owned()));
-        }
-        Ok(invoice)
-    }
-
-    /// BLAKE3 of what it says: all but when and from which log it was drawn.
-    pub fn content_hash(&self) -> [u8; 32] {
-        let said = (
-            &self.tenant,
-            self.number,
-            self.period,
-            self.currency,
-            &self.lines,
-            self.exact_total,
-            self.total,
-        );
-        *blake3::hash(&serde_json::to_vec(&said).unwrap_or_default()).as_bytes()
-    }
-}
-
-/// Draws the invoice of a tenant's month from the state: everything charged up to the end of the
-/// month that no invoice holds yet. `number` 0 makes a draft.
+/// Draws the invoice of a tenant's period from the state. `number` 0 makes a draft.
 pub fn draw(
     state: &State,
-    tenant_id: &TenantId,
+    id: &TenantId,
     period: Month,
     number: u64,
     issued_at: Instant,
     chain_hash: &blake3::Hash,
 ) -> Result<Invoice, Rejection> {
-    let unknown = || Rejection::TenantUnknown { tenant: tenant_id.clone() };
-    let tenant = state.tenants.get(tenant_id).ok_or_else(unknown)?;
-    let overflow = || Rejection::AmountOverflow;
+    draw_kind(state, InvoiceKind::Invoice, id, period, number, issued_at, chain_hash)
+}
 
-    let mut quantities: BTreeMap<(LineKind, Month, ProjectId, Sku, Price), Quantity> = BTreeMap::new();
-    let mut prices = std::collections::BTreeSet::new();
-    for group in state.groups.of_tenant(tenant_id) {
-        for bucket in group.buckets.iter().filter(|bucket| bucket.period <= period) {
-            let open = bucket.uninvoiced().ok_or_else(overflow)?;
-            if open.is_zero() {
-                continue;
-            }
-            let kind = if bucket.period == period { LineKind::Usage } else { LineKind::Correction };
-            let key = (kind, bucket.period, group.project.clone(), group.sku.clone(), bucket.price);
-            let sum = quantities.entry(key).or_default();
-            *sum = sum.checked_add(open).ok_or_else(overflow)?;
-            let in_force =
-                group.prices.within(bucket.period.interval()).filter(|step| step.price == bucket.price);
-            prices.extend(in_force.map(|step| step.source.to_string()));
-        }
-    }
-    let exact: Vec<Amount> =
-        quantities.iter().map(|((.., price), quantity)| price.times(*quantity)).collect();
+/// Draws a document of either kind.
+pub fn draw_kind(
+    state: &State,
+    kind: InvoiceKind,
+    id: &TenantId,
+    period: Month,
+    number: u64,
+    issued_at: Instant,
+    chain_hash: &blake3::Hash,
+) -> Result<Invoice, Rejection> {
+    let tenant = state.tenants.get(id).ok_or_else(|| Rejection::TenantUnknown { tenant: id.clone() })?;
+    let held = open_items(state, id, tenant, period, issued_at)?;
+    let overflow = || Rejection::AmountOverflow;
+    let mut drafts: Vec<InvoiceLine> =
+        held.iter().filter_map(|(key, item)| line(state, id, tenant, period, *key, *item)).collect();
+    drafts.sort_by(|a, b| sort_key(a).cmp(&sort_key(b)));
+
+    let exact: Vec<Amount> = drafts.iter().map(|line| line.exact_amount).collect();
     let rounded = apportion(&exact, tenant.currency).ok_or_else(overflow)?;
     let payable = |minor| Amount::from_minor_units(minor, tenant.currency).ok_or_else(overflow);
     let total = payable(rounded.total)?;
-    let lines = quantities.into_iter().zip(exact).zip(rounded.lines).map(
-        |((((kind, period, project, sku, price), quantity), exact_amount), minor)| {
-            let Sku { platform, region, model } = sku;
-            let amount = payable(minor)?;
-            Ok(InvoiceLine {
-                kind,
-                period,
-                project,
-                platform,
-                region,
-                model,
-                price,
-                quantity,
-                exact_amount,
-                amount,
-            })
-        },
-    );
+    let taxed = drafts.iter().zip(&rounded.lines).filter(|(line, _)| line.kind.is_taxed());
+    let taxed: Vec<i128> = taxed.map(|(_, minor)| *minor).collect();
+    let tax = tenant.tax.as_ref().map(|rule| Ok::<_, Rejection>((rule, rule.of(&taxed).ok_or_else(overflow)?)));
+    let tax = tax.transpose()?;
+    let mut line_taxes = tax.as_ref().and_then(|(_, taxed)| taxed.lines.clone()).map(Vec::into_iter);
+    for (line, minor) in drafts.iter_mut().zip(rounded.lines) {
+        line.amount = payable(minor)?;
+        if let Some(taxes) = line_taxes.as_mut().filter(|_| line.kind.is_taxed()) {
+            line.tax = taxes.next().map(payable).transpose()?;
+        }
+    }
+    let tax = match tax {
+        None => None,
+        Some((rule, Taxed { total, .. })) => {
+            let base = taxed.iter().try_fold(0_i128, |sum, minor| sum.checked_add(*minor)).ok_or_else(overflow)?;
+            Some(InvoiceTax { rule: rule.clone(), base: payable(base)?, amount: payable(total)? })
+        }
+    };
+    let on_top = tax.as_ref().map_or(Amount::ZERO, InvoiceTax::on_top);
+    let interval = state.calendars.of(id).interval(period);
     Ok(Invoice {
-        tenant: tenant_id.clone(),
+        kind,
+        tenant: id.clone(),
         number,
         period,
+        period_start: interval.start(),
+        period_end: interval.end(),
         currency: tenant.currency,
         issued_at,
-        lines: lines.collect::<Result<_, Rejection>>()?,
         exact_total: total.checked_sub(rounded.rounding).ok_or_else(overflow)?,
         rounding: rounded.rounding,
         total,
+        due: total.checked_add(on_top).ok_or_else(overflow)?,
+        tax,
+        commitments: commitments(state, id, tenant, period, issued_at)?,
         provenance: Provenance {
             position: state.position,
             chain_hash: chain_hash.to_hex().to_string(),
-            prices: prices.into_iter().collect(),
+            prices: sources(state, id, &drafts),
             engine: ENGINE.to_owned(),
         },
+        lines: drafts,
     })
 }
 
-/// Checks that the month can be finalised and draws its invoice.
+/// What is owed for periods up to one, with that one over, and no invoice holds yet.
+fn open_items(
+    state: &State,
+    id: &TenantId,
+    tenant: &Tenant,
+    period: Month,
+    now: Instant,
+) -> Result<HeldItems, Rejection> {
+    let items = all_items(state, id, tenant, period, now)?;
+    let everything = Month::containing(hourglass_units::INSTANT_MIN);
+    let open = differences(tenant, everything, &items, |posted| posted.invoiced);
+    let mut open = open.map_err(|_| Rejection::AmountOverflow)?;
+    open.retain(|(key, _)| key.period <= period);
+    Ok(open)
+}
+
+/// All that is owed, with a period over.
+fn all_items(
+    state: &State,
+    id: &TenantId,
+    tenant: &Tenant,
+    period: Month,
+    now: Instant,
+) -> Result<BTreeMap<ItemKey, Item>, Rejection> {
+    let mut reach = Reach::all(&state.calendars, id, now);
+    reach.over = reach.over.max(Some(period));
+    items(state.ground(), id, tenant, reach, &[]).map_err(|_| Rejection::AmountOverflow)
+}
+
+/// The line of an item; none where nobody owes it.
+fn line(
+    state: &State,
+    id: &TenantId,
+    tenant: &Tenant,
+    period: Month,
+    key: ItemKey,
+    item: Item,
+) -> Option<InvoiceLine> {
+    let mut line = InvoiceLine {
+        kind: LineKind::Usage,
+        period: key.period,
+        correction: key.period < period,
+        project: None,
+        platform: None,
+        region: None,
+        model: None,
+        reservation: None,
+        credit: None,
+        rule: None,
+        price: None,
+        quantity: some_quantity(item.quantity),
+        exact_amount: item.amount,
+        amount: Amount::ZERO,
+        tax: None,
+    };
+    match key.source {
+        Source::Usage { group, price, step } => {
+            let group = state.groups.get(group)?;
+            line.project = Some(group.project.clone());
+            line.platform = Some(group.sku.platform.clone());
+            line.region = Some(group.sku.region.clone());
+            line.model = Some(group.sku.model);
+            line.price = Some(price);
+            let held = group.reservation.and_then(|ix| state.reservations.get(ix));
+            line.reservation = held.map(|held| held.reservation.draft().reservation.clone());
+            line.rule = state.rule_of(id, key.period, step);
+        }
+        Source::Fee { reservation } => {
+            let held = state.reservations.get(reservation)?;
+            line.kind = LineKind::Fee;
+            line.project = Some(held.reservation.draft().project.clone());
+            line.platform = Some(held.reservation.draft().platform.clone());
+            line.region = state.cell.as_ref().map(|cell| cell.region.clone());
+            line.reservation = Some(held.reservation.draft().reservation.clone());
+        }
+        Source::Minimum | Source::TrueUp => {
+            let (kind, rule) = match key.source {
+                Source::Minimum => (LineKind::Minimum, "minimum"),
+                _ => (LineKind::TrueUp, "commitment"),
+            };
+            line.kind = kind;
+            line.rule = state.agreement_at(id, key.period).map(|source| format!("{rule} of {source}"));
+        }
+        Source::Credit { grant } => {
+            let grant = tenant.credits.get(grant as usize)?;
+            line.kind = match grant.kind {
+                CreditKind::Prepaid => LineKind::Prepaid,
+                CreditKind::Promotional | CreditKind::Sla => LineKind::Promotion,
+            };
+            line.credit = Some(grant.credit.clone());
+            line.exact_amount = item.amount.checked_neg()?;
+        }
+        Source::Drawdown => return None,
+    }
+    Some(line)
+}
+
+/// What is owed, what is corrected, and then what credit paid.
+fn sort_key(line: &InvoiceLine) -> impl Ord + '_ {
+    let paid = matches!(line.kind, LineKind::Promotion | LineKind::Prepaid);
+    let place = (&line.project, &line.platform, line.model, &line.reservation, &line.credit);
+    ((paid, line.correction, line.kind, line.period), place, (line.price, &line.rule, line.quantity))
+}
+
+/// How far the commitments are that run in the period.
+fn commitments(
+    state: &State,
+    id: &TenantId,
+    tenant: &Tenant,
+    period: Month,
+    now: Instant,
+) -> Result<Vec<CommitmentStatus>, Rejection> {
+    let agreements = state.prices.agreements(id, state.calendars.of(id));
+    let holds = |first: Month, last: Option<Month>| first <= period && last.is_none_or(|last| period <= last);
+    let mut running =
+        agreements.iter().filter(|it| holds(it.first, it.last) && it.terms.commitment.is_some()).peekable();
+    if running.peek().is_none() {
+        return Ok(Vec::new());
+    }
+    let items = all_items(state, id, tenant, period, now)?;
+    let mut found = Vec::new();
+    for agreement in running {
+        let Some(commitment) = &agreement.terms.commitment else { continue };
+        let drawn = items.iter().filter(|(key, _)| {
+            key.source == Source::Drawdown && agreement.first <= key.period && key.period <= period
+        });
+        let drawn = drawn.map(|(_, item)| item.amount).try_fold(Amount::ZERO, |sum, it| sum.checked_add(it));
+        found.push(CommitmentStatus {
+            contract: agreement.source.to_string(),
+            amount: commitment.amount,
+            drawn: drawn.ok_or(Rejection::AmountOverflow)?,
+        });
+    }
+    Ok(found)
+}
+
+/// The versions of cards and contracts that bear on the lines.
+fn sources(state: &State, id: &TenantId, lines: &[InvoiceLine]) -> Vec<String> {
+    let calendar = state.calendars.of(id);
+    let periods: BTreeSet<Month> =
+        lines.iter().filter(|line| line.kind == LineKind::Usage).map(|line| line.period).collect();
+    let mut sources = BTreeSet::new();
+    for (_, group) in state.groups.of_tenant(id) {
+        let charged = group.buckets().iter().filter(|it| periods.contains(&it.period) && !it.charged.is_zero());
+        let charged: BTreeSet<Month> = charged.map(|bucket| bucket.period).collect();
+        for interval in charged.into_iter().map(|period| calendar.interval(period)) {
+            for step in group.prices.within(interval) {
+                sources.insert(step.source.to_string());
+                sources.extend(step.list.as_ref().map(|(list, _)| list.to_string()));
+            }
+        }
+    }
+    sources.extend(periods.into_iter().filter_map(|period| state.agreement_at(id, period)));
+    sources.into_iter().collect()
+}
+
+/// Checks that the period can be finalised and draws its invoice.
 pub(crate) fn plan(
     state: &State,
-    tenant: &TenantId,
+    id: &TenantId,
     period: Month,
     now: Instant,
     chain_hash: &blake3::Hash,
 ) -> Result<Invoice, Rejection> {
-    let account =
-        state.tenants.get(tenant).ok_or_else(|| Rejection::TenantUnknown { tenant: tenant.clone() })?;
-    if let Some(invoice) = account.invoices.get(&period) {
-        let number = invoice.number;
-        return Err(Rejection::PeriodFinalised { tenant: tenant.clone(), period, number });
+    let tenant = state.tenants.get(id).ok_or_else(|| Rejection::TenantUnknown { tenant: id.clone() })?;
+    let closed = tenant.invoices.iter().find(|(_, it)| it.closes() && it.period == period);
+    if let Some((number, _)) = closed {
+        return Err(Rejection::PeriodFinalised { tenant: id.clone(), period, number: *number });
     }
     let grace_ms = state.cell.as_ref().ok_or(Rejection::CellNotOpen)?.policy.grace_ms;
-    let from = period.end().saturating_add_ms(grace_ms);
+    let from = state.calendars.of(id).interval(period).end().saturating_add_ms(grace_ms);
     if now < from {
         return Err(Rejection::PeriodOpen { period, from });
     }
-    let last = account.invoices.last_key_value().map(|(last, _)| *last);
-    if let Some(later) = last.filter(|last| *last > period) {
-        return Err(Rejection::LaterPeriodFinalised { tenant: tenant.clone(), period, later });
+    if let Some(later) = tenant.closed_until().filter(|last| *last > period) {
+        return Err(Rejection::LaterPeriodFinalised { tenant: id.clone(), period, later });
     }
-    if let Some(earlier) = open_periods(state, tenant).find(|open| *open < period) {
-        return Err(Rejection::EarlierPeriodOpen { tenant: tenant.clone(), earlier });
+    let open = open_items(state, id, tenant, period, now)?;
+    let earlier = open.iter().map(|(key, _)| key.period).filter(|it| *it < period);
+    if let Some(earlier) = earlier.filter(|it| tenant.closed_until().is_none_or(|last| *it > last)).min() {
+        return Err(Rejection::EarlierPeriodOpen { tenant: id.clone(), earlier });
     }
-    let number = u64::try_from(account.invoices.len()).unwrap_or(u64::MAX).saturating_add(1);
-    draw(state, tenant, period, number, now, chain_hash)
+    draw(state, id, period, tenant.next_number(), now, chain_hash)
 }
 
-/// The months of a tenant that have charges and no invoice, and come after its last one.
-fn open_periods(state: &State, tenant: &TenantId) -> impl Iterator<Item = Month> {
-    let last = state
-        .tenants
-        .get(tenant)
-        .and_then(|account| account.invoices.last_key_value())
-        .map(|(last, _)| *last);
-    let charged = state.groups.of_tenant(tenant).flat_map(|group| &group.buckets);
-    let open: std::collections::BTreeSet<Month> = charged
-        .filter(|bucket| last.is_none_or(|last| bucket.period > last))
-        .filter(|bucket| bucket.uninvoiced().is_none_or(|open| !open.is_zero()))
-        .map(|bucket| bucket.period)
-        .collect();
-    open.into_iter()
+/// Checks that closed periods were charged too much and draws the credit note.
+pub(crate) fn plan_credit_note(
+    state: &State,
+    id: &TenantId,
+    now: Instant,
+    chain_hash: &blake3::Hash,
+) -> Result<Invoice, Rejection> {
+    let tenant = state.tenants.get(id).ok_or_else(|| Rejection::TenantUnknown { tenant: id.clone() })?;
+    let nothing = || Rejection::NothingToCredit { tenant: id.clone() };
+    let last = tenant.closed_until().ok_or_else(nothing)?;
+    let kind = InvoiceKind::CreditNote;
+    let note = draw_kind(state, kind, id, last, tenant.next_number(), now, chain_hash)?;
+    if note.due < Amount::ZERO { Ok(note) } else { Err(nothing()) }
 }
 
-/// Every invoice that can be finalised at `now`, in an order in which that works.
+/// Every invoice that can be finalised at `now`, in an order in which that works. Knows what was
+/// accrued: ask after a `Tick`.
 pub fn due(state: &State, now: Instant) -> Vec<(TenantId, Month)> {
     let grace_ms = state.cell.as_ref().map_or(0, |cell| cell.policy.grace_ms);
     let mut due = Vec::new();
-    for (tenant, account) in &state.tenants {
-        let mut months: std::collections::BTreeSet<Month> = open_periods(state, tenant).collect();
-        months.extend(correcting_period(state, tenant, account));
-        let ended = months.into_iter().filter(|period| period.end().saturating_add_ms(grace_ms) <= now);
-        due.extend(ended.map(|period| (tenant.clone(), period)));
+    for (id, tenant) in &state.tenants {
+        let last = tenant.closed_until();
+        // I-3: where a closed period turned out to be different, the period after the last invoice is due
+        // even without usage of its own, or nothing would ever bring the correction to who left.
+        let open = tenant.items.uninvoiced().map(|key| last.map_or(key.period, |last| key.period.max(last.next())));
+        let periods: BTreeSet<Month> = open.collect();
+        let calendar = state.calendars.of(id);
+        let ended = periods
+            .into_iter()
+            .filter(|period| calendar.interval(*period).end().saturating_add_ms(grace_ms) <= now);
+        due.extend(ended.map(|period| (id.clone(), period)));
     }
     due
 }
 
-/// I-3: where a closed month turned out to be different, the month after the last invoice is due even
-/// without usage of its own, or nothing would ever bring the correction to who left.
-fn correcting_period(state: &State, id: &TenantId, account: &Tenant) -> Option<Month> {
-    let (last, _) = account.invoices.last_key_value()?;
-    let mut closed =
-        state.groups.of_tenant(id).flat_map(|group| &group.buckets).filter(|bucket| bucket.period <= *last);
-    closed.any(|bucket| bucket.uninvoiced().is_none_or(|open| !open.is_zero())).then(|| last.next())
-}
-
-/// Books a finalised invoice.
+/// Books a finalised invoice or credit note.
 pub(crate) fn finalise(
     state: &mut State,
     invoice: &Invoice,
@@ -282,56 +333,157 @@ pub(crate) fn finalise(
     at: Instant,
     rows: &mut impl Rows,
 ) -> Result<(), Inconsistent> {
-    let State { tenants, groups, book, .. } = state;
-    let tenant = &invoice.tenant;
-    let account =
-        tenants.get_mut(tenant).ok_or_else(|| Inconsistent::new("an invoice of an unknown tenant"))?;
-    let expected = u64::try_from(account.invoices.len()).unwrap_or(u64::MAX).saturating_add(1);
-    if invoice.number != expected || account.invoices.contains_key(&invoice.period) {
-        return Err(Inconsistent::new("an invoice out of sequence"));
-    }
-    accrue(groups, book, Some(tenant), position, at, rows)?;
-    groups.for_each_bucket_of(tenant, |bucket| {
-        if bucket.period <= invoice.period {
-            bucket.invoiced = bucket.charged;
+    let id = &invoice.tenant;
+    let held = {
+        let tenant = state.tenants.get(id).ok_or_else(|| Inconsistent::new("an invoice of an unknown tenant"))?;
+        if invoice.number != tenant.next_number() {
+            return Err(Inconsistent::new("an invoice out of sequence"));
         }
-    });
-
-    let last_invoice = account.invoices.last_key_value().map(|(_, invoice)| invoice.position);
-    let receivable = Account::Receivable(tenant.clone());
-    let unbilled = Account::Unbilled(tenant.clone());
-    let mut move_to_receivable = |from: Account, amount: Amount, [code, reversed_code]: [TransferCode; 2]| {
-        let (debit, credit, amount, code) = if amount < Amount::ZERO {
-            let amount = amount.checked_neg().ok_or_else(|| Inconsistent::new("an amount out of range"))?;
-            (from, receivable.clone(), amount, reversed_code)
-        } else {
-            (receivable.clone(), from, amount, code)
-        };
-        if amount.is_zero() {
-            return Ok(());
-        }
-        let (tenant, currency) = (tenant.clone(), invoice.currency);
-        // B-2: what is credited was charged on an earlier invoice, the last one at the latest.
-        let reverses = if code == TransferCode::CreditNote { last_invoice } else { None };
-        book.post(TransferRow { tenant, debit, credit, amount, currency, code, at, reverses }, rows)
+        open_items(state, id, tenant, invoice.period, at).map_err(|error| Inconsistent::new(error.to_string()))?
     };
-    move_to_receivable(unbilled, invoice.exact_total, [TransferCode::Invoice, TransferCode::CreditNote])?;
-    move_to_receivable(Account::Rounding, invoice.rounding, [TransferCode::Rounding; 2])?;
+    let mut reach = Reach::all(&state.calendars, id, at);
+    reach.over = reach.over.max(Some(invoice.period));
+    let State { tenants, groups, prices, calendars, reservations, book, .. } = state;
+    let tenant = tenants.get_mut(id).ok_or_else(|| Inconsistent::new("an invoice of an unknown tenant"))?;
+    let ground = Ground { groups, prices, calendars, reservations };
+    accrue(ground, book, (id, tenant), reach, Booking { position, at }, rows)?;
+    for (key, item) in &held {
+        tenant.items.update(*key, |posted| posted.invoiced = add(posted.invoiced, *item).unwrap_or(posted.accrued));
+    }
 
-    account.invoices.insert(
-        invoice.period,
-        FinalisedInvoice {
-            number: invoice.number,
-            position,
-            total: invoice.total,
-            content: invoice.content_hash(),
-        },
-    );
+    let last = tenant.invoices.last_key_value().map(|(_, invoice)| invoice.position);
+    let mut moves = Moves { id, tenant_currency: invoice.currency, at, reverses: None, book, rows };
+    let receivable = Account::Receivable(id.clone());
+    let billed = [TransferCode::Invoice, TransferCode::CreditNote];
+    // B-2: what is credited was charged on an earlier invoice, the last one at the latest.
+    moves.reverses = last.filter(|_| invoice.exact_total < Amount::ZERO);
+    moves.post(&receivable, &Account::Unbilled(id.clone()), invoice.exact_total, billed)?;
+    moves.reverses = None;
+    moves.post(&receivable, &Account::Rounding, invoice.rounding, [TransferCode::Rounding; 2])?;
+    if let Some(tax) = &invoice.tax {
+        let from = match tax.rule.kind {
+            TaxKind::Exclusive => &receivable,
+            TaxKind::Inclusive => &Account::IncludedTax,
+        };
+        moves.post(from, &Account::Tax, tax.amount, [TransferCode::Tax; 2])?;
+    }
+    let finalised = FinalisedInvoice {
+        kind: invoice.kind,
+        period: invoice.period,
+        position,
+        total: invoice.total,
+        due: invoice.due,
+        paid: Amount::ZERO,
+        status: if invoice.due > Amount::ZERO { InvoiceStatus::Open } else { InvoiceStatus::Paid },
+        content: invoice.content_hash(),
+        exact_total: invoice.exact_total,
+        rounding: invoice.rounding,
+        tax: invoice.tax.as_ref().map(|tax| (tax.rule.kind, tax.amount)),
+        held,
+    };
+    tenant.invoices.insert(invoice.number, finalised);
     rows.invoice(InvoiceRow {
-        tenant: tenant.clone(),
+        tenant: id.clone(),
         number: invoice.number,
         period: invoice.period,
         document: invoice.to_document().into(),
     });
     Ok(())
+}
+
+/// Books a payment.
+pub(crate) fn pay(
+    state: &mut State,
+    id: &TenantId,
+    number: u64,
+    amount: Amount,
+    at: Instant,
+    rows: &mut impl Rows,
+) -> Result<(), Inconsistent> {
+    let unknown = || Inconsistent::new("a payment of an unknown invoice");
+    let State { tenants, book, .. } = state;
+    let tenant = tenants.get_mut(id).ok_or_else(unknown)?;
+    let currency = tenant.currency;
+    let invoice = tenant.invoices.get_mut(&number).ok_or_else(unknown)?;
+    invoice.paid = invoice.paid.checked_add(amount).ok_or_else(unknown)?;
+    if invoice.paid >= invoice.due {
+        invoice.status = InvoiceStatus::Paid;
+    }
+    let accounts = (Account::Cash, Account::Receivable(id.clone()));
+    book.post(transfer(id, accounts, (amount, currency), TransferCode::Payment, at), rows)
+}
+
+/// Takes an invoice back: what it held is open again.
+pub(crate) fn void(
+    state: &mut State,
+    id: &TenantId,
+    number: u64,
+    at: Instant,
+    rows: &mut impl Rows,
+) -> Result<(), Inconsistent> {
+    let unknown = || Inconsistent::new("the voiding of an unknown invoice");
+    let State { tenants, book, .. } = state;
+    let tenant = tenants.get_mut(id).ok_or_else(unknown)?;
+    let currency = tenant.currency;
+    let invoice = tenant.invoices.get_mut(&number).ok_or_else(unknown)?;
+    invoice.status = InvoiceStatus::Void;
+    for (key, item) in std::mem::take(&mut invoice.held) {
+        tenant.items.update(key, |posted| posted.invoiced = sub(posted.invoiced, item).unwrap_or(posted.invoiced));
+    }
+    let mut moves = Moves { id, tenant_currency: currency, at, reverses: Some(invoice.position), book, rows };
+    let receivable = Account::Receivable(id.clone());
+    let code = [TransferCode::Void; 2];
+    moves.post(&Account::Unbilled(id.clone()), &receivable, invoice.exact_total, code)?;
+    moves.post(&Account::Rounding, &receivable, invoice.rounding, code)?;
+    match invoice.tax {
+        Some((TaxKind::Exclusive, tax)) => moves.post(&Account::Tax, &receivable, tax, code),
+        Some((TaxKind::Inclusive, tax)) => moves.post(&Account::Tax, &Account::IncludedTax, tax, code),
+        None => Ok(()),
+    }
+}
+
+fn add(a: Item, b: Item) -> Option<Item> {
+    Some(Item { quantity: a.quantity.checked_add(b.quantity)?, amount: a.amount.checked_add(b.amount)? })
+}
+
+fn sub(a: Item, b: Item) -> Option<Item> {
+    Some(Item { quantity: a.quantity.checked_sub(b.quantity)?, amount: a.amount.checked_sub(b.amount)? })
+}
+
+/// Posts what an invoice moves, in the direction of its sign.
+struct Moves<'a, R: Rows> {
+    id: &'a TenantId,
+    tenant_currency: hourglass_units::Currency,
+    at: Instant,
+    reverses: Option<Position>,
+    book: &'a mut super::book::Book,
+    rows: &'a mut R,
+}
+
+impl<R: Rows> Moves<'_, R> {
+    fn post(
+        &mut self,
+        debit: &Account,
+        credit: &Account,
+        amount: Amount,
+        [code, negative]: [TransferCode; 2],
+    ) -> Result<(), Inconsistent> {
+        if amount.is_zero() {
+            return Ok(());
+        }
+        let (debit, credit, amount, code) = if amount < Amount::ZERO {
+            let amount = amount.checked_neg().ok_or_else(|| Inconsistent::new("an amount out of range"))?;
+            (credit, debit, amount, negative)
+        } else {
+            (debit, credit, amount, code)
+        };
+        let accounts = (debit.clone(), credit.clone());
+        let row = transfer(self.id, accounts, (amount, self.tenant_currency), code, self.at);
+        self.book.post(TransferRow { reverses: self.reverses, ..row }, self.rows)
+    }
+}
+
+/// A billing period of a tenant, by its own calendar.
+pub fn period_interval(state: &State, tenant: &TenantId, period: Month) -> Interval {
+    state.calendars.of(tenant).interval(period)
 }

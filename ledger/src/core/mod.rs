@@ -12,38 +12,56 @@
 //! * There is no clock, no randomness, no I/O and no iteration over hash maps here: time and ids come
 //!   inside the command, so one log always makes one state, bit for bit (B-3).
 
+mod accounts;
 mod apply;
 mod book;
+mod calendars;
 mod command;
 mod credentials;
+mod credits;
 mod decide;
 mod digest;
 mod event;
+mod grants;
 mod groups;
+mod invoice;
 pub mod invoicing;
+mod lifecycle;
 mod metering;
+mod modes;
+mod rejection;
+pub mod rerating;
+mod reservations;
 pub mod rows;
+mod sla;
 mod state;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tick;
 pub mod usage;
 mod watermark;
+mod wire;
 
-pub use apply::{LINES_A_TICK_MAX, apply};
+pub use apply::apply;
 pub use book::{Account, Book, TransferCode, UnknownAccount};
 pub use command::{
-    Answer, Command, Detail, IDEMPOTENCY_KEY_LENGTH_MAX, IdempotencyKey, Outcome, Position,
-    QUARANTINE_BYTES_MAX, Registration, Rejection, SUSPENSE_INSTANCES_MAX, TEXT_LENGTH_MAX,
+    Answer, Command, Detail, IDEMPOTENCY_KEY_LENGTH_MAX, IdempotencyKey, Mode, Outcome, Position,
+    QUARANTINE_BYTES_MAX, Registration, RerateDraft, SUSPENSE_INSTANCES_MAX, TEXT_LENGTH_MAX,
 };
 pub use credentials::{
     Credential, Credentials, KEY_ID_LENGTH, KEY_LIFETIME_MS_MAX, KEYS_MAX, KeyGrant, KeyHash, KeyId,
     KeyIdError, Role, Scope, UnknownName,
 };
+pub use credits::{CREDIT_PRIORITY_DEFAULT, CREDITS_MAX, CreditDraft, CreditKind, Grant};
 pub use decide::{Decision, Request, decide};
 pub use digest::digest;
 pub use event::{Event, EventError, EventKind, Policy, Recorded};
 pub use metering::{Accounting, Exclusion, Line};
-pub use state::{Cell, Counts, FinalisedInvoice, InstanceView, LineView, State, Tenant};
+pub use modes::MODE_CHANGES_MAX;
+pub use rejection::Rejection;
+pub use reservations::Held;
+pub use tick::LINES_A_TICK_MAX;
+pub use state::{Cell, Counts, FinalisedInvoice, InstanceView, InvoiceStatus, LineView, State, Tenant};
 
 /// An event that no decision can have made: the log was changed, or is another engine's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,14 +4,14 @@
 use hourglass_pricing::PurchaseModel;
 use hourglass_units::{
     Amount, Currency, Hour, InstanceId, Instant, Month, Platform, Price, ProjectId, Quantity, Region,
-    TenantId,
+    ReservationId, TenantId,
 };
 use prost::bytes::Bytes;
 
 use super::book::{Account, TransferCode};
 use super::command::Position;
 
-/// A difference to one line `(instance, model, price, hour)`. A line is the sum of its rows.
+/// A difference to one line `(instance, mode, price, hour)`. A line is the sum of its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChargeRow {
     /// Who pays.
@@ -26,8 +26,13 @@ pub struct ChargeRow {
     pub region: Region,
     /// How it was sold.
     pub model: PurchaseModel,
+    /// Out of which reservation, where it was sold so.
+    pub reservation: Option<ReservationId>,
     /// Per GPU-hour.
     pub price: Price,
+    /// What a GPU-hour costs with what was paid for it otherwise: the price, and the amortised price of
+    /// the reservation.
+    pub effective_price: Price,
     /// In which UTC hour.
     pub hour: Hour,
     /// GPUs that the instance held.
@@ -38,6 +43,32 @@ pub struct ChargeRow {
     pub quantity: Quantity,
     /// What this row adds.
     pub amount: Amount,
+    /// Of what.
+    pub currency: Currency,
+}
+
+/// A difference to the unused hours of a reservation within one UTC hour (P-2: used and unused are what
+/// is reserved).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnusedRow {
+    /// Who pays.
+    pub tenant: TenantId,
+    /// For which project.
+    pub project: ProjectId,
+    /// Of which reservation.
+    pub reservation: ReservationId,
+    /// On which platform.
+    pub platform: Platform,
+    /// In which region.
+    pub region: Region,
+    /// In which UTC hour.
+    pub hour: Hour,
+    /// GPU-hours that this row adds, negative where usage came late.
+    pub quantity: Quantity,
+    /// The amortised price of a GPU-hour.
+    pub effective_price: Price,
+    /// Effective price × quantity; in the last hour also what a total leaves over.
+    pub effective_cost: Amount,
     /// Of what.
     pub currency: Currency,
 }
@@ -89,6 +120,8 @@ pub struct QuarantineRow {
 pub trait Rows {
     /// A charge.
     fn charge(&mut self, row: ChargeRow);
+    /// Unused hours of a reservation.
+    fn unused(&mut self, row: UnusedRow);
     /// A transfer.
     fn transfer(&mut self, row: TransferRow);
     /// An invoice.
@@ -102,6 +135,8 @@ pub trait Rows {
 pub struct EventRows {
     /// Charges.
     pub charges: Vec<ChargeRow>,
+    /// Unused hours of reservations.
+    pub unused: Vec<UnusedRow>,
     /// Transfers.
     pub transfers: Vec<TransferRow>,
     /// Invoices.
@@ -113,6 +148,9 @@ pub struct EventRows {
 impl Rows for EventRows {
     fn charge(&mut self, row: ChargeRow) {
         self.charges.push(row);
+    }
+    fn unused(&mut self, row: UnusedRow) {
+        self.unused.push(row);
     }
     fn transfer(&mut self, row: TransferRow) {
         self.transfers.push(row);
@@ -131,6 +169,7 @@ pub struct NoRows;
 
 impl Rows for NoRows {
     fn charge(&mut self, _: ChargeRow) {}
+    fn unused(&mut self, _: UnusedRow) {}
     fn transfer(&mut self, _: TransferRow) {}
     fn invoice(&mut self, _: InvoiceRow) {}
     fn quarantine(&mut self, _: QuarantineRow) {}

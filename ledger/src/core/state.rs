@@ -3,23 +3,34 @@
 use std::collections::BTreeMap;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
+use hourglass_pricing::settle::Step;
+use hourglass_pricing::tax::{Tax, TaxKind};
 use hourglass_pricing::{PriceBook, Sku};
 use hourglass_units::{
-    AgentId, Amount, Currency, Hour, InstanceId, Instant, Month, ProjectId, Region, TenantId,
+    AgentId, Amount, Currency, Hour, InstanceId, Instant, Interval, Month, ProjectId, Region, ReservationId,
+    TenantId,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::hash::BuildHasher;
 
 use super::Inconsistent;
+use super::accounts::{Ground, PostedItems, Reach, differences, items, posting};
 use super::book::{Account, Book};
-use super::command::{Answer, IdempotencyKey, Position};
+use super::calendars::Calendars;
+use super::command::{Answer, IdempotencyKey, Mode, Position};
 use super::credentials::Credentials;
+use super::credits::Grant;
 use super::event::Policy;
-use super::groups::{ChargeGroup, ChargeGroups};
+use super::groups::{ChargeGroup, ChargeGroups, Rates};
+use super::invoice::InvoiceKind;
+use super::invoicing::HeldItems;
 use super::metering::{
-    Accounting, AgentIx, Instance, InstanceIx, Line, LineDifference, PendingLines, Suspended,
+    Accounting, AgentIx, Instance, InstanceIx, Line, LineDifference, LineKey, PendingLines, Suspended,
     account_suspense,
 };
+use super::modes::Modes;
+use super::reservations::{Held, Reservations};
+use super::sla::Incidents;
 use super::watermark::Received;
 
 /// The fold of the log up to a position.
@@ -30,7 +41,14 @@ pub struct State {
     pub(crate) cell: Option<Cell>,
     pub(crate) tenants: BTreeMap<TenantId, Tenant>,
     pub(crate) prices: PriceBook,
+    pub(crate) calendars: Calendars,
     pub(crate) groups: ChargeGroups,
+    pub(crate) reservations: Reservations,
+    /// Tenants whose items changed otherwise than by usage, and the first period in which they did.
+    pub(crate) touched: BTreeMap<TenantId, Month>,
+    /// When all tenants were settled last.
+    pub(crate) settled_at: Instant,
+    pub(crate) incidents: Incidents,
     pub(crate) instances: Instances,
     /// Agents to which instances are bound.
     pub(crate) agents: Vec<AgentId>,
@@ -61,21 +79,95 @@ pub struct Tenant {
     pub currency: Currency,
     /// For people.
     pub display_name: String,
-    /// Its finalised months.
-    pub invoices: BTreeMap<Month, FinalisedInvoice>,
+    /// How its invoices are taxed.
+    pub tax: Option<Tax>,
+    /// Its invoices and credit notes, by number.
+    pub invoices: BTreeMap<u64, FinalisedInvoice>,
+    /// Its credit, in the order of the grants.
+    pub credits: Vec<Grant>,
+    /// What it owes, as the book and the invoices hold it.
+    pub(crate) items: PostedItems,
+}
+
+impl Tenant {
+    pub(crate) fn new(currency: Currency, display_name: String) -> Self {
+        let (tax, invoices, credits, items) = (None, BTreeMap::new(), Vec::new(), PostedItems::default());
+        Self { currency, display_name, tax, invoices, credits, items }
+    }
+
+    /// The last billing period that is closed.
+    pub fn closed_until(&self) -> Option<Month> {
+        self.invoices.values().filter(|invoice| invoice.closes()).map(|invoice| invoice.period).max()
+    }
+
+    /// The number of the next invoice or credit note.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.invoices.last_key_value().map_or(0, |(number, _)| *number).saturating_add(1)
+    }
+}
+
+/// What became of an invoice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InvoiceStatus {
+    /// Something of it is to be paid.
+    Open,
+    /// Nothing of it is to be paid.
+    Paid,
+    /// It was taken back.
+    Void,
+}
+
+impl InvoiceStatus {
+    /// The name in answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Paid => "paid",
+            Self::Void => "void",
+        }
+    }
 }
 
 /// What the state keeps of an invoice; the document itself stands in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinalisedInvoice {
-    /// Gapless per tenant, from 1.
-    pub number: u64,
+    /// What it is.
+    pub kind: InvoiceKind,
+    /// The period that it closes.
+    pub period: Month,
     /// Where it was finalised.
     pub position: Position,
-    /// What is to be paid.
+    /// Σ of its lines.
     pub total: Amount,
+    /// What is to be paid, tax included.
+    pub due: Amount,
+    /// What was paid.
+    pub paid: Amount,
+    /// What became of it.
+    pub status: InvoiceStatus,
     /// BLAKE3 of what it says, its provenance left out.
     pub content: [u8; 32],
+    pub(crate) exact_total: Amount,
+    pub(crate) rounding: Amount,
+    pub(crate) tax: Option<(TaxKind, Amount)>,
+    /// What it holds of each item, so that it can be taken back.
+    pub(crate) held: HeldItems,
+}
+
+impl FinalisedInvoice {
+    /// Whether it closes its period.
+    pub fn closes(&self) -> bool {
+        self.kind == InvoiceKind::Invoice && self.status != InvoiceStatus::Void
+    }
+
+    /// What is still to be paid.
+    pub fn open(&self) -> Amount {
+        match self.status {
+            InvoiceStatus::Open => self.due.checked_sub(self.paid).unwrap_or_default(),
+            InvoiceStatus::Paid | InvoiceStatus::Void => Amount::ZERO,
+        }
+    }
 }
 
 /// The answer that every repeat of a request gets.
@@ -111,6 +203,25 @@ pub struct LineView<'a> {
     pub instance: InstanceView<'a>,
     /// What.
     pub line: Line,
+    group: &'a ChargeGroup,
+    reservation: Option<&'a Held>,
+}
+
+impl<'a> LineView<'a> {
+    /// For which project.
+    pub fn project(&self) -> &'a ProjectId {
+        &self.group.project
+    }
+
+    /// On what, where, and how it was sold.
+    pub fn sku(&self) -> &'a Sku {
+        &self.group.sku
+    }
+
+    /// Out of which reservation.
+    pub fn reservation(&self) -> Option<&'a ReservationId> {
+        self.reservation.map(|held| &held.reservation.draft().reservation)
+    }
 }
 
 impl State {
@@ -122,7 +233,12 @@ impl State {
             cell: None,
             tenants: BTreeMap::new(),
             prices: PriceBook::default(),
+            calendars: Calendars::default(),
             groups: ChargeGroups::default(),
+            reservations: Reservations::default(),
+            touched: BTreeMap::new(),
+            settled_at: hourglass_units::INSTANT_MIN,
+            incidents: Incidents::default(),
             instances: Instances::default(),
             agents: Vec::new(),
             suspense: BTreeMap::new(),
@@ -217,15 +333,86 @@ impl State {
     fn view(&self, ix: InstanceIx) -> Option<InstanceView<'_>> {
         let instance = self.instances.get(ix)?;
         let agent = instance.agent.and_then(|agent| self.agents.get(agent as usize));
-        Some(InstanceView { instance, group: self.groups.get(instance.group)?, agent })
+        Some(InstanceView { instance, group: self.groups.get(instance.modes.newest()?.group)?, agent })
+    }
+
+    pub(crate) fn rates(&self) -> Rates<'_> {
+        Rates::new(&self.groups, &self.prices)
+    }
+
+    pub(crate) fn ground(&self) -> Ground<'_> {
+        let Self { groups, prices, calendars, reservations, .. } = self;
+        Ground { groups, prices, calendars, reservations }
+    }
+
+    /// Every reservation, in the order in which they were made.
+    pub fn reservations(&self) -> impl Iterator<Item = &Held> {
+        self.reservations.iter()
+    }
+
+    /// The billing period of a tenant that holds the instant.
+    pub fn period_at(&self, tenant: &TenantId, at: Instant) -> Month {
+        self.calendars.of(tenant).containing(at)
+    }
+
+    /// The time of a tenant's billing period.
+    pub fn period_interval(&self, tenant: &TenantId, period: Month) -> Interval {
+        self.calendars.of(tenant).interval(period)
+    }
+
+    /// The contract whose rules hold in a period, where one has any.
+    pub(crate) fn agreement_at(&self, tenant: &TenantId, period: Month) -> Option<String> {
+        let agreements = self.prices.agreements(tenant, self.calendars.of(tenant));
+        let holds = agreements
+            .iter()
+            .find(|it| it.first <= period && it.last.is_none_or(|last| period <= last));
+        holds.map(|it| it.source.to_string())
+    }
+
+    /// The rule that a GPU-hour ended up under, such as `tier 2 of deal@1`.
+    pub(crate) fn rule_of(&self, tenant: &TenantId, period: Month, step: Step) -> Option<String> {
+        if step == Step::default() {
+            return None;
+        }
+        let mut names = Vec::new();
+        if step.allowance > 0 {
+            names.push(format!("allowance {}", step.allowance));
+        }
+        if step.tier > 0 {
+            names.push(format!("tier {}", step.tier));
+        }
+        if step.overage {
+            names.push("overage".to_owned());
+        }
+        let source = self.agreement_at(tenant, period).unwrap_or_default();
+        Some(format!("{} of {source}", names.join(", ")))
     }
 
     /// Every line of every instance, as coverage and life cycle say that they are.
     pub fn lines(&self) -> impl Iterator<Item = Result<LineView<'_>, Inconsistent>> {
-        self.instances().flat_map(|instance| match instance.lines() {
-            Ok(lines) => lines.into_iter().map(|line| Ok(LineView { instance, line })).collect::<Vec<_>>(),
+        self.instances().flat_map(|instance| match self.lines_of(instance) {
+            Ok(lines) => lines.into_iter().map(Ok).collect::<Vec<_>>(),
             Err(error) => vec![Err(error)],
         })
+    }
+
+    /// Every line of an instance.
+    pub fn lines_of<'a>(&'a self, of: InstanceView<'a>) -> Result<Vec<LineView<'a>>, Inconsistent> {
+        let lines = of.instance.lines(self.rates())?;
+        let lost = || Inconsistent::new("a line without a group");
+        lines.into_iter().map(|(key, line)| self.line_view(of, key, line).ok_or_else(lost)).collect()
+    }
+
+    fn line_view<'a>(
+        &'a self,
+        instance: InstanceView<'a>,
+        key: LineKey,
+        LineDifference { milliseconds, quantity }: LineDifference,
+    ) -> Option<LineView<'a>> {
+        let group = self.groups.get(key.group)?;
+        let line = Line { hour: key.hour, price: key.price, milliseconds, quantity };
+        let reservation = group.reservation.and_then(|ix| self.reservations.get(ix));
+        Some(LineView { instance, line, group, reservation })
     }
 
     /// What no row holds yet: the open hour of each instance, and late differences until the next
@@ -233,20 +420,17 @@ impl State {
     pub fn unwritten_lines(&self) -> impl Iterator<Item = LineView<'_>> {
         let growing = (0..self.instances.len()).filter_map(|ix| {
             let line = self.instances.get(ix)?.growing?;
-            Some((ix, line.hour, line.price, line.unwritten))
+            Some((ix, line.key, line.unwritten))
         });
-        let pending =
-            self.pending.iter().map(|((ix, hour, price), unwritten)| (*ix, *hour, *price, *unwritten));
-        growing.chain(pending).filter_map(|(ix, hour, price, unwritten)| {
-            let LineDifference { milliseconds, quantity } = unwritten;
-            let line = Line { hour, price, milliseconds, quantity };
-            self.view(ix).map(|instance| LineView { instance, line })
-        })
+        let pending = self.pending.iter().map(|((ix, key), unwritten)| (*ix, *key, *unwritten));
+        growing
+            .chain(pending)
+            .filter_map(|(ix, key, unwritten)| self.line_view(self.view(ix)?, key, unwritten))
     }
 
     /// Whether lines of hours that are over wait for further ticks to be written.
     pub fn has_lines_to_write(&self) -> bool {
-        self.pending.keys().any(|(_, hour, _)| *hour < self.written_until)
+        self.pending.keys().any(|(_, key)| key.hour < self.written_until)
     }
 
     /// What was priced and no transfer holds yet, by account, debits less credits: what a `Tick` now
@@ -257,23 +441,54 @@ impl State {
             let sum = sums.entry((account, currency)).or_insert(Some(Amount::ZERO));
             *sum = sum.zip(more).and_then(|(sum, more): (Amount, Amount)| sum.checked_add(more));
         };
-        let groups: Box<dyn Iterator<Item = &ChargeGroup>> = match tenant {
-            Some(tenant) => Box::new(self.groups.of_tenant(tenant)),
-            None => Box::new(self.groups.iter()),
-        };
-        for group in groups {
-            for bucket in &group.buckets {
-                let amount = bucket.unaccrued();
-                if amount.is_some_and(Amount::is_zero) {
-                    continue;
-                }
-                let income = Account::Revenue(group.sku.platform.clone(), group.sku.model);
-                add(Account::Unbilled(group.tenant.clone()), group.currency, amount);
-                let credit = amount.and_then(|amount| Amount::ZERO.checked_sub(amount));
-                add(income, group.currency, credit);
+        for (id, from) in self.to_settle(tenant, self.now) {
+            let Some(tenant) = self.tenants.get(id) else { continue };
+            let reach = Reach::from(from, &self.calendars, id, self.now);
+            let differences = items(self.ground(), id, tenant, reach, &[])
+                .and_then(|items| differences(tenant, from, &items, |posted| posted.accrued));
+            let Ok(differences) = differences else {
+                add(Account::Unbilled(id.clone()), tenant.currency, None);
+                continue;
+            };
+            for (key, difference) in differences {
+                let magnitude = if difference.amount < Amount::ZERO {
+                    difference.amount.checked_neg()
+                } else {
+                    Some(difference.amount)
+                };
+                let accounts = posting(self.ground(), id, &tenant.credits, key.source, difference.amount);
+                let Some((debit, credit, _)) = accounts.filter(|_| !difference.amount.is_zero()) else { continue };
+                add(debit, tenant.currency, magnitude);
+                add(credit, tenant.currency, magnitude.and_then(Amount::checked_neg));
             }
         }
         sums
+    }
+
+    /// The tenants, one or all, whose items may have changed since they were settled, and the first
+    /// period in which they may have.
+    pub(crate) fn to_settle(&self, only: Option<&TenantId>, now: Instant) -> BTreeMap<&TenantId, Month> {
+        let mut tenants = self.groups.changed(only);
+        let mut touch = |tenant, period: Month| {
+            let first = tenants.entry(tenant).or_insert(period);
+            *first = period.min(*first);
+        };
+        let wanted = |tenant: &TenantId| only.is_none_or(|only| only == tenant);
+        for (tenant, period) in self.touched.iter().filter(|(tenant, _)| wanted(tenant)) {
+            touch(tenant, *period);
+        }
+        // What the clock alone changes: hours of reservations, and what is due when a period is over.
+        let mut by_clock = |tenant| touch(tenant, self.calendars.of(tenant).containing(self.settled_at));
+        for held in self.reservations.iter().filter(|held| wanted(&held.tenant) && !held.is_over(self.settled_at)) {
+            by_clock(&held.tenant);
+        }
+        for tenant in self.prices.tenants_with_contracts().filter(|tenant| wanted(tenant)) {
+            let calendar = self.calendars.of(tenant);
+            if calendar.containing(self.settled_at) < calendar.containing(now) {
+                by_clock(tenant);
+            }
+        }
+        tenants
     }
 
     /// M-3: where every reported millisecond of the instances is for which `wanted` holds, those in
@@ -346,9 +561,23 @@ impl<'a> InstanceView<'a> {
         self.instance.reported.intervals()
     }
 
-    /// Its lines.
-    pub fn lines(self) -> Result<Vec<Line>, Inconsistent> {
-        self.instance.lines(&self.group.prices)
+    /// How it is sold over time, as it was said: since when, and how.
+    pub fn modes(self) -> Vec<(Instant, Mode)> {
+        match &self.instance.modes {
+            Modes::Many(many) => many.assigned.clone(),
+            Modes::One(step) => {
+                let mode = match self.group.sku.model {
+                    hourglass_pricing::PurchaseModel::Spot => Mode::Spot { bid: None, limit: step.limit },
+                    _ => Mode::OnDemand,
+                };
+                vec![(step.from, mode)]
+            }
+        }
+    }
+
+    /// What was voided of it.
+    pub fn voided(self) -> &'a [Interval] {
+        self.instance.voided().map_or(&[], |voided| voided.intervals())
     }
 }
 

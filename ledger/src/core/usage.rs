@@ -34,6 +34,8 @@ struct Content {
     record_count: u32,
     records: Vec<Placed>,
     quarantined: Vec<(u32, ContractBreach)>,
+    /// XID errors: the place among `records`, and the code.
+    xids: Vec<(usize, u32)>,
     compressed: OnceLock<Bytes>,
 }
 
@@ -143,6 +145,7 @@ impl UsageBatch {
         let mut record_count = 0_usize;
         let mut records = Vec::with_capacity((raw.len() / 40).min(BATCH_RECORDS_MAX));
         let mut quarantined = Vec::new();
+        let mut xids = Vec::new();
 
         let mut wire = Wire { bytes: &raw, at: 0 };
         while let Some((field, kind)) = wire.key()? {
@@ -156,8 +159,12 @@ impl UsageBatch {
                     if record_count > BATCH_RECORDS_MAX {
                         return Err(BatchError::TooManyRecords);
                     }
-                    match record(&mut wire)?.check() {
-                        Ok(placed) => records.push(placed),
+                    let record = record(&mut wire)?;
+                    match record.check() {
+                        Ok(placed) => {
+                            xids.extend(record.xids().into_iter().map(|code| (records.len(), code)));
+                            records.push(placed);
+                        }
                         // At most BATCH_RECORDS_MAX, which fits.
                         Err(breach) => quarantined.push((u32::try_from(index).unwrap_or(u32::MAX), breach)),
                     }
@@ -176,6 +183,7 @@ impl UsageBatch {
             record_count,
             records,
             quarantined,
+            xids,
             raw,
             compressed: OnceLock::new(),
         })))
@@ -228,6 +236,11 @@ impl UsageBatch {
         })
     }
 
+    /// XID errors that records report as evidence: the place among [`Self::records`], and the code.
+    pub fn xids(&self) -> &[(usize, u32)] {
+        &self.0.xids
+    }
+
     /// Records that broke the contract: their place in the batch, and how.
     pub fn quarantined(&self) -> &[(u32, ContractBreach)] {
         &self.0.quarantined
@@ -257,9 +270,22 @@ struct RawRecord<'a> {
     start: i64,
     end: i64,
     gpus: u32,
+    evidence: &'a [u8],
 }
 
 impl RawRecord<'_> {
+    /// The XID errors in the evidence. It is never priced: where it cannot be read, it has none.
+    fn xids(&self) -> Vec<u32> {
+        let mut xids = Vec::new();
+        if !self.evidence.is_empty() {
+            let read = read_xids(Wire { bytes: self.evidence, at: 0 }, &mut xids);
+            if read.is_err() {
+                xids.clear();
+            }
+        }
+        xids
+    }
+
     /// The contract, in order of precedence.
     fn check(&self) -> Result<Placed, ContractBreach> {
         if !InstanceId::is_id(self.id) {
@@ -288,7 +314,7 @@ impl RawRecord<'_> {
 fn record<'a>(wire: &mut Wire<'a>) -> Result<RawRecord<'a>, BatchError> {
     let end_at = wire.length()?;
     let mut inner = Wire { bytes: wire.bytes.get(..end_at).unwrap_or_default(), at: wire.at };
-    let mut record = RawRecord { id: b"", id_from: 0, start: 0, end: 0, gpus: 0 };
+    let mut record = RawRecord { id: b"", id_from: 0, start: 0, end: 0, gpus: 0, evidence: b"" };
     while let Some((field, kind)) = inner.key()? {
         match (field, kind) {
             (1, LENGTH) => {
@@ -302,11 +328,33 @@ fn record<'a>(wire: &mut Wire<'a>) -> Result<RawRecord<'a>, BatchError> {
             // As protobuf has it, the low 32 bits count.
             (5, VARINT) => record.gpus = (inner.varint()? & u64::from(u32::MAX)) as u32,
             (1..=5, _) => return Err(inner.error("a field of the wrong wire type")),
+            (15, LENGTH) => {
+                let end = inner.length()?;
+                record.evidence = inner.bytes.get(inner.at..end).unwrap_or_default();
+                inner.at = end;
+            }
             (_, kind) => inner.skip(kind)?,
         }
     }
     wire.at = end_at;
     Ok(record)
+}
+
+/// Field 4 of the evidence, packed or one by one.
+fn read_xids(mut wire: Wire<'_>, xids: &mut Vec<u32>) -> Result<(), BatchError> {
+    while let Some((field, kind)) = wire.key()? {
+        match (field, kind) {
+            (4, VARINT) => xids.push((wire.varint()? & u64::from(u32::MAX)) as u32),
+            (4, LENGTH) => {
+                let end = wire.length()?;
+                while wire.at < end {
+                    xids.push((wire.varint()? & u64::from(u32::MAX)) as u32);
+                }
+            }
+            (_, kind) => wire.skip(kind)?,
+        }
+    }
+    Ok(())
 }
 
 const VARINT: u8 = 0;

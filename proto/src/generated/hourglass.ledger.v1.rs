@@ -9,7 +9,7 @@ pub struct Event {
     pub request_digest: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "event::Kind",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32"
     )]
     pub kind: ::core::option::Option<event::Kind>,
 }
@@ -43,6 +43,26 @@ pub mod event {
         KeyCreated(super::KeyCreated),
         #[prost(message, tag = "22")]
         KeyRevoked(super::KeyRevoked),
+        #[prost(message, tag = "23")]
+        ModeChanged(super::ModeChanged),
+        #[prost(message, tag = "24")]
+        ReservationMade(super::ReservationMade),
+        #[prost(message, tag = "25")]
+        ReservationAmended(super::ReservationAmended),
+        #[prost(message, tag = "26")]
+        SpotPriceSet(super::SpotPriceSet),
+        #[prost(message, tag = "27")]
+        UsageVoided(super::UsageVoided),
+        #[prost(message, tag = "28")]
+        CreditGranted(super::CreditGranted),
+        #[prost(message, tag = "29")]
+        TaxSet(super::TaxSet),
+        #[prost(message, tag = "30")]
+        PricesRerated(super::PricesRerated),
+        #[prost(message, tag = "31")]
+        PaymentRecorded(super::PaymentRecorded),
+        #[prost(message, tag = "32")]
+        InvoiceVoided(super::InvoiceVoided),
     }
 }
 /// The first event of every log: whose books these are, and by which rules.
@@ -72,7 +92,7 @@ pub struct TenantOpened {
 }
 /// One price of a card: nano-currency per GPU-hour, from `from_ms` on, until
 /// `until_ms` where that is set.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CardPrice {
     #[prost(string, tag = "1")]
     pub platform: ::prost::alloc::string::String,
@@ -86,6 +106,19 @@ pub struct CardPrice {
     pub from_ms: i64,
     #[prost(int64, optional, tag = "6")]
     pub until_ms: ::core::option::Option<i64>,
+    /// What the price is made of; empty where the card does not say.
+    #[prost(message, repeated, tag = "7")]
+    pub components: ::prost::alloc::vec::Vec<PriceComponent>,
+}
+/// A part of a price: so much of something per GPU-hour, at its own price.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PriceComponent {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(int64, tag = "2")]
+    pub quantity_nanos: i64,
+    #[prost(int64, tag = "3")]
+    pub price_nanos: i64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RateCardPublished {
@@ -114,6 +147,15 @@ pub struct ContractSigned {
     pub effective_until_ms: ::core::option::Option<i64>,
     #[prost(message, repeated, tag = "6")]
     pub prices: ::prost::alloc::vec::Vec<CardPrice>,
+    /// The rules beside the prices, as canonical JSON; empty where there are none.
+    #[prost(bytes = "vec", tag = "7")]
+    pub terms: ::prost::alloc::vec::Vec<u8>,
+    /// Of a contract that brings a billing calendar: the name of the first period whose start was
+    /// computed, as YYYY-MM, and the starts from there on.
+    #[prost(string, tag = "8")]
+    pub first_period: ::prost::alloc::string::String,
+    #[prost(int64, repeated, tag = "9")]
+    pub period_starts_ms: ::prost::alloc::vec::Vec<i64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InstanceRegistered {
@@ -132,6 +174,9 @@ pub struct InstanceRegistered {
     /// The only agent whose reports count; empty where any agent's do.
     #[prost(string, tag = "7")]
     pub agent: ::prost::alloc::string::String,
+    /// The mode as canonical JSON, where the model does not say all of it.
+    #[prost(bytes = "vec", tag = "8")]
+    pub mode: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InstanceStarted {
@@ -172,7 +217,7 @@ pub struct UsageQuarantined {
 pub struct Ticked {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InvoiceFinalised {
-    /// The invoice as canonical JSON: exactly the bytes that the customer gets.
+    /// The invoice or credit note as canonical JSON: exactly the bytes that the customer gets.
     #[prost(bytes = "bytes", tag = "1")]
     pub document: ::prost::bytes::Bytes,
 }
@@ -204,4 +249,106 @@ pub struct KeyCreated {
 pub struct KeyRevoked {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
+}
+/// From `at_ms` on the instance is sold differently.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModeChanged {
+    #[prost(string, tag = "1")]
+    pub instance: ::prost::alloc::string::String,
+    /// As canonical JSON.
+    #[prost(bytes = "vec", tag = "2")]
+    pub mode: ::prost::alloc::vec::Vec<u8>,
+    #[prost(int64, tag = "3")]
+    pub at_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReservationMade {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    /// What was sold, as canonical JSON.
+    #[prost(bytes = "vec", tag = "2")]
+    pub draft: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReservationAmended {
+    #[prost(string, tag = "1")]
+    pub reservation: ::prost::alloc::string::String,
+    /// The new end.
+    #[prost(int64, tag = "2")]
+    pub until_ms: i64,
+}
+/// What a spot GPU-hour of the cell's region costs from `from_ms` on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SpotPriceSet {
+    #[prost(string, tag = "1")]
+    pub platform: ::prost::alloc::string::String,
+    /// ISO 4217.
+    #[prost(string, tag = "2")]
+    pub currency: ::prost::alloc::string::String,
+    #[prost(int64, tag = "3")]
+    pub price_nanos: i64,
+    #[prost(int64, tag = "4")]
+    pub from_ms: i64,
+}
+/// What was reported of the instance over an interval is not billed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageVoided {
+    #[prost(string, tag = "1")]
+    pub instance: ::prost::alloc::string::String,
+    #[prost(int64, tag = "2")]
+    pub from_ms: i64,
+    #[prost(int64, tag = "3")]
+    pub until_ms: i64,
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreditGranted {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    /// As canonical JSON.
+    #[prost(bytes = "vec", tag = "2")]
+    pub credit: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaxSet {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    /// As canonical JSON; empty where the tenant is not taxed any more.
+    #[prost(bytes = "vec", tag = "2")]
+    pub tax: ::prost::alloc::vec::Vec<u8>,
+}
+/// Prices of the past changed: those of the card hold over an interval.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PricesRerated {
+    #[prost(message, optional, tag = "1")]
+    pub card: ::core::option::Option<RateCardPublished>,
+    #[prost(int64, tag = "2")]
+    pub from_ms: i64,
+    #[prost(int64, tag = "3")]
+    pub until_ms: i64,
+    /// For this tenant alone; of the list where empty.
+    #[prost(string, tag = "4")]
+    pub tenant: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PaymentRecorded {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    /// A decimal, in the tenant's currency.
+    #[prost(string, tag = "3")]
+    pub amount: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub reference: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InvoiceVoided {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
 }

@@ -1,0 +1,203 @@
+//! Credit of a tenant: what was granted, and what is left of it.
+
+use hourglass_pricing::settle::Credit;
+use hourglass_units::{Amount, CreditId, HOUR_MILLISECONDS, INSTANT_MAX, Instant, Interval, Platform, ProjectId, TenantId};
+use serde::{Deserialize, Serialize};
+
+use super::book::{Account, TransferCode};
+use super::command::Position;
+use super::rejection::Rejection;
+
+/// Most credits of a tenant that have not expired.
+pub const CREDITS_MAX: usize = 1_000;
+/// The priority of credit that names none.
+pub const CREDIT_PRIORITY_DEFAULT: u32 = 100;
+
+/// Where credit comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CreditKind {
+    /// The tenant paid for it.
+    Prepaid,
+    /// It was given.
+    Promotional,
+    /// It makes good for trouble.
+    Sla,
+}
+
+impl CreditKind {
+    /// The name in answers and documents.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Prepaid => "prepaid",
+            Self::Promotional => "promotional",
+            Self::Sla => "sla",
+        }
+    }
+
+    /// Where the tenant's credit stands.
+    pub(crate) fn account(self, tenant: &TenantId) -> Account {
+        match self {
+            Self::Prepaid => Account::PrepaidCredit(tenant.clone()),
+            Self::Promotional | Self::Sla => Account::PromotionalCredit(tenant.clone()),
+        }
+    }
+
+    /// What pays for the grant.
+    pub(crate) const fn funding(self) -> Account {
+        match self {
+            Self::Prepaid => Account::Cash,
+            Self::Promotional => Account::Promotions,
+            Self::Sla => Account::SlaCredits,
+        }
+    }
+
+    /// What gains when the rest of it expires.
+    pub(crate) const fn breakage(self) -> Account {
+        match self {
+            Self::Prepaid => Account::Breakage,
+            Self::Promotional => Account::Promotions,
+            Self::Sla => Account::SlaCredits,
+        }
+    }
+}
+
+/// Credit as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreditDraft {
+    /// Its id, unique in its tenant.
+    pub credit: CreditId,
+    /// Where it comes from.
+    pub kind: CreditKind,
+    /// How much, in the tenant's currency.
+    pub amount: Amount,
+    /// Lower ones are drawn first.
+    #[serde(default = "default_priority")]
+    pub priority: u32,
+    /// Pays for usage from this full UTC hour on; of the first period without an invoice where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_from: Option<Instant>,
+    /// Pays for usage before this full UTC hour; it never expires where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_until: Option<Instant>,
+    /// Pays only for usage of this project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<ProjectId>,
+    /// Pays only for usage on this platform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+    /// For people.
+    #[serde(default)]
+    pub note: String,
+}
+
+fn default_priority() -> u32 {
+    CREDIT_PRIORITY_DEFAULT
+}
+
+/// Credit that was granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Its id.
+    pub credit: CreditId,
+    /// Where it comes from.
+    pub kind: CreditKind,
+    /// How much was granted.
+    pub amount: Amount,
+    /// Lower ones are drawn first.
+    pub priority: u32,
+    /// Pays for usage of this time.
+    pub valid: Interval,
+    /// Pays only for usage of this project.
+    pub project: Option<ProjectId>,
+    /// Pays only for usage on this platform.
+    pub platform: Option<Platform>,
+    /// For people; of an SLA credit the evidence.
+    pub note: String,
+    /// Where it was granted.
+    pub position: Position,
+    /// What it has paid for, as the book holds it.
+    pub drawn: Amount,
+    /// What expired of it unused. More than zero only once it is closed.
+    pub expired: Amount,
+    /// Whether its time and the grace for late usage are over: nothing more can be drawn.
+    pub closed: bool,
+}
+
+impl Grant {
+    /// What is left.
+    pub fn remaining(&self) -> Option<Amount> {
+        self.amount.checked_sub(self.drawn)?.checked_sub(self.expired)
+    }
+
+    /// As settlement sees it. What is closed can pay for what it has paid for, and no more.
+    pub(crate) fn as_credit(&self, index: u32) -> Credit {
+        Credit {
+            grant: index,
+            priority: self.priority,
+            valid: self.valid,
+            project: self.project.clone(),
+            platform: self.platform.clone(),
+            available: if self.closed { self.drawn } else { self.amount },
+        }
+    }
+}
+
+/// Checks a draft against the tenant's credits. `open_from` is the start of its first period that has
+/// no invoice. Answers with the time that it pays for.
+pub(crate) fn check(
+    tenant: &TenantId,
+    grants: &[Grant],
+    draft: &CreditDraft,
+    open_from: Instant,
+    now: Instant,
+) -> Result<Interval, Rejection> {
+    let invalid = |why| Rejection::CreditInvalid { credit: draft.credit.clone(), why };
+    if grants.iter().any(|grant| grant.credit == draft.credit) {
+        return Err(Rejection::CreditExists { tenant: tenant.clone(), credit: draft.credit.clone() });
+    }
+    if draft.kind == CreditKind::Sla {
+        return Err(invalid("SLA credits come of a contract's rule and its evidence, nobody grants them"));
+    }
+    if draft.amount <= Amount::ZERO {
+        return Err(invalid("the amount must be above zero"));
+    }
+    let (from, until) = (draft.valid_from.unwrap_or(open_from), draft.valid_until.unwrap_or(INSTANT_MAX));
+    let valid = Interval::between(from, until).ok_or_else(|| invalid("it ends before it begins"))?;
+    let full_hour = |at: Instant| at.unix_ms().checked_rem(HOUR_MILLISECONDS) == Some(0);
+    if !full_hour(from) || !full_hour(until) {
+        return Err(invalid("it must begin and end with a full UTC hour, since an hour is the finest line"));
+    }
+    if until <= now {
+        return Err(invalid("it has expired already"));
+    }
+    if from < open_from {
+        return Err(Rejection::CreditInClosedPeriod { credit: draft.credit.clone(), from, earliest: open_from });
+    }
+    let open = grants.iter().filter(|grant| !grant.closed);
+    if open.clone().count() >= CREDITS_MAX {
+        return Err(Rejection::CreditsFull { tenant: tenant.clone() });
+    }
+    let meet = |a: Option<&str>, b: Option<&str>| a.zip(b).is_none_or(|(a, b)| a == b);
+    // Those of one kind and scope are drawn in the order of their grant, and it does not matter.
+    let interchangeable = |grant: &Grant| {
+        (grant.kind, &grant.project, &grant.platform) == (draft.kind, &draft.project, &draft.platform)
+    };
+    let alike = |grant: &&Grant| {
+        grant.kind != CreditKind::Sla
+            && !interchangeable(grant)
+            && grant.priority == draft.priority
+            && grant.valid.end() == until
+            && grant.valid.intersection(valid).is_some()
+            && meet(grant.project.as_ref().map(|it| it.as_str()), draft.project.as_ref().map(|it| it.as_str()))
+            && meet(grant.platform.as_ref().map(|it| it.as_str()), draft.platform.as_ref().map(|it| it.as_str()))
+    };
+    if let Some(other) = open.into_iter().find(alike) {
+        return Err(Rejection::CreditsOverlap { credit: draft.credit.clone(), other: other.credit.clone() });
+    }
+    Ok(valid)
+}
+
+/// The code of a transfer that draws on credit.
+pub(crate) const DRAW: [TransferCode; 2] = [TransferCode::CreditDraw, TransferCode::CreditDrawReversal];

@@ -1,0 +1,94 @@
+//! How an instance is sold over time: its mode timeline (P-1).
+//!
+//! What was *assigned* is what the caller said. What was *resolved* is what is billed: where a
+//! reservation has no room for the whole instance, the instance is billed on demand. Nearly every
+//! instance has one mode for all its life, which is kept in place.
+
+use hourglass_units::{INSTANT_MAX, INSTANT_MIN, Instant, Interval, Price};
+use serde::{Deserialize, Serialize};
+
+use super::command::Mode;
+use super::groups::GroupIx;
+
+/// Most changes of one instance's mode.
+pub const MODE_CHANGES_MAX: usize = 10_000;
+
+/// From an instant on, billed in a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ModeStep {
+    pub(crate) from: Instant,
+    pub(crate) group: GroupIx,
+    /// A spot instance never costs more.
+    pub(crate) limit: Option<Price>,
+}
+
+/// The timeline of one instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Modes {
+    /// One for all time.
+    One(ModeStep),
+    /// Several.
+    Many(Box<ManyModes>),
+}
+
+/// More than one mode, or one that depends on a reservation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ManyModes {
+    /// What the caller said, in order of time.
+    pub(crate) assigned: Vec<(Instant, Mode)>,
+    /// What is billed, in order of time; the first begins at the beginning of time.
+    pub(crate) resolved: Vec<ModeStep>,
+}
+
+impl Modes {
+    /// A single mode from the beginning of time.
+    pub(crate) fn one(group: GroupIx, limit: Option<Price>) -> Self {
+        Self::One(ModeStep { from: INSTANT_MIN, group, limit })
+    }
+
+    /// What is billed, in order of time.
+    pub(crate) fn steps(&self) -> &[ModeStep] {
+        match self {
+            Self::One(step) => std::slice::from_ref(step),
+            Self::Many(many) => &many.resolved,
+        }
+    }
+
+    /// The step that holds at the instant, and until when it does.
+    pub(crate) fn at(&self, at: Instant) -> Option<(ModeStep, Instant)> {
+        match self {
+            Self::One(step) => Some((*step, INSTANT_MAX)),
+            Self::Many(many) => {
+                let next = many.resolved.partition_point(|step| step.from <= at);
+                let until = many.resolved.get(next).map_or(INSTANT_MAX, |step| step.from);
+                Some((*many.resolved.get(next.checked_sub(1)?)?, until))
+            }
+        }
+    }
+
+    /// The parts of the window with one step each, in order: a partition of it.
+    pub(crate) fn within(&self, window: Interval) -> impl Iterator<Item = (Interval, ModeStep)> {
+        let steps = self.steps();
+        let first = steps.partition_point(|step| step.from <= window.start()).saturating_sub(1);
+        let steps = steps.get(first..).unwrap_or_default();
+        let ends = steps.iter().skip(1).map(|step| step.from).chain([INSTANT_MAX]);
+        steps
+            .iter()
+            .zip(ends)
+            .take_while(move |(step, _)| step.from < window.end())
+            .filter_map(move |(step, end)| Some((Interval::between(step.from, end)?.intersection(window)?, *step)))
+    }
+
+    /// The step of the newest mode.
+    pub(crate) fn newest(&self) -> Option<&ModeStep> {
+        self.steps().last()
+    }
+}
+
+impl ManyModes {
+    /// When each assigned mode holds, in order of time.
+    pub(crate) fn assigned(&self) -> impl Iterator<Item = (Interval, &Mode)> {
+        let ends = self.assigned.iter().skip(1).map(|(from, _)| *from).chain([INSTANT_MAX]);
+        self.assigned.iter().zip(ends).filter_map(|((from, mode), end)| Some((Interval::between(*from, end)?, mode)))
+    }
+}
