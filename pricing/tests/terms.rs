@@ -235,6 +235,10 @@ fn discounts_follow_the_list_and_versions_lie_over_one_another() {
     assert_eq!(paid(&book, &h100(), "2026-05"), "2.5 by deal@2");
     assert_eq!(paid(&book, &h100(), "2026-07"), "1.8 by deal@1 off 2 of goodwill@1");
     assert_eq!(book.reratings().len(), 3);
+    // What is published afterwards holds from its start on, for what was re-rated as well.
+    book.publish(card("list", 3, "2027", vec![price(&h100(), "8"), price(&b200, "6"), price(&spot, "1")]));
+    assert_eq!(paid(&book, &h100(), "2027"), "8 by list@3");
+    assert_eq!(paid(&book, &h100(), "2026-07"), "1.8 by deal@1 off 2 of goodwill@1");
 
     // Snapshots are binary, and know fields by place.
     let bytes = postcard::to_stdvec(&book).unwrap();

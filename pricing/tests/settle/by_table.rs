@@ -18,6 +18,13 @@ fn check(terms: &str, usage: &[(u32, &str, &str)], expected: &[&str]) {
 }
 
 fn settle_one(terms: &str, usage: &[(u32, &str, &str)], credits: &[Credit], over: Option<Month>) -> Items {
+    let groups = groups();
+    let usage: Vec<Rated<'_>> =
+        usage.iter().map(|(group, price, hours)| rated(&groups, *group, price, hours)).collect();
+    settle_rated(terms, &usage, credits, over)
+}
+
+fn settle_rated(terms: &str, usage: &[Rated<'_>], credits: &[Credit], over: Option<Month>) -> Items {
     let terms = checked(toml::from_str::<Terms>(terms).unwrap());
     let source = CardVersion { name: "deal".parse().unwrap(), version: 1 };
     let agreements = [Agreement { first: month(0), last: Some(month(0)), source: &source, terms: &terms }];
@@ -30,10 +37,7 @@ fn settle_one(terms: &str, usage: &[(u32, &str, &str)], credits: &[Credit], over
         over,
         from: month(0),
     };
-    let groups = groups();
-    let usage: Vec<Rated<'_>> =
-        usage.iter().map(|(group, price, hours)| rated(&groups, *group, price, hours)).collect();
-    settle(&account, &usage, &[]).unwrap()
+    settle(&account, usage, &[]).unwrap()
 }
 
 fn rated<'a>(groups: &'a [(ProjectId, Sku)], group: u32, price: &str, hours: &str) -> Rated<'a> {
@@ -100,6 +104,23 @@ fn rules_by_table() {
     check("minimum = \"100\"", &[(0, "2", "3")], &["0: 3 h at 2 = 6", "Minimum 94"]);
     check("minimum = \"100\"", &[], &["Minimum 100"]);
     check("minimum = \"6\"", &[(0, "2", "3")], &["0: 3 h at 2 = 6"]);
+}
+
+/// Two tiers of one price: which of their hours is beyond the commitment is a matter of the tier, not
+/// of the segment, or another cut into segments would make other items.
+#[test]
+fn the_edge_of_a_commitment_does_not_see_segments() {
+    let groups = groups();
+    let terms = "[[tiers]]\ntiers = [{ above = \"0\", price = \"2\" }, { above = \"1\", price = \"2\" }]\n\
+                 [commitment]\namount = \"2\"\noverage_percent = \"120\"";
+    for segments in [(0, 0), (0, 2), (2, 0)] {
+        let of = |price, n| Rated { segment: segment(month(0), n), ..rated(&groups, 0, price, "1") };
+        let items = settle_rated(terms, &[of("8", segments.0), of("4", segments.1)], &[], Some(month(0)));
+        assert_eq!(
+            shown(&items),
+            ["0: 1 h at 2 = 2 tier 1", "0: 1 h at 2.4 = 2.4 tier 2 overage", "Drawdown 2"]
+        );
+    }
 }
 
 #[test]

@@ -194,7 +194,9 @@ fn scopes() -> impl Strategy<Value = Vec<Scope>> {
 }
 
 pub(crate) fn tiers(size: Size) -> impl Strategy<Value = Vec<Tier>> {
-    let tier = (1..=size.quantity * 2, any::<bool>(), price(size), 0..=1_000_000_u32);
+    // Shares that make the price of one tier meet that of another.
+    let share = prop_oneof![Just(0), Just(500_000), 0..=1_000_000_u32];
+    let tier = (1..=size.quantity * 2, any::<bool>(), price(size), share);
     vec(tier, 1..4).prop_map(|tiers| {
         let mut above = 0;
         let mut made = Vec::new();
