@@ -120,5 +120,45 @@ mod tests {
                 }
             }
         }
+
+        /// P-1 for spot, against an oracle that asks for one millisecond at a time: the list holds until
+        /// the pool's first price, then the pool; and nothing costs more than the bid's limit.
+        #[test]
+        fn p1_spot_is_a_partition_below_the_limit(
+            changes in btree_set(1..60_i64, 0..6),
+            pool in proptest::collection::btree_map(0..60_i64, 0..9_i64, 0..8),
+            limit in proptest::option::of(0..9_i64),
+            start in 0..60_i64,
+            length in 1..60_i64,
+        ) {
+            let price = |nanos| Price::from_nanos(nanos).unwrap();
+            let (prices, mut spot) = (timeline(&changes), SpotPrices::default());
+            for (from, nanos) in &pool {
+                prop_assert!(spot.push(at(*from), price(*nanos)));
+                prop_assert!(spot.last().unwrap().0 < at(*from) || !spot.push(at(*from), price(9)));
+            }
+            let limit = limit.map(price);
+            let tariff = Tariff { prices: &prices, pool: Some(&spot), limit };
+            let window = Interval::new(at(start), at(start + length)).unwrap();
+            let pieces: Vec<_> = tariff.pieces(window).collect();
+            prop_assert_eq!(pieces.first().unwrap().0.start(), window.start());
+            prop_assert_eq!(pieces.last().unwrap().0.end(), window.end());
+            prop_assert!(pieces.windows(2).all(|pair| pair[0].0.end() == pair[1].0.start()));
+            for ms in start..start + length {
+                let market = pool.range(..=ms).next_back().map(|(_, nanos)| *nanos);
+                let listed = 1 + i64::try_from(changes.range(..=ms).count() % 2).unwrap();
+                let uncapped = price(market.unwrap_or(listed));
+                let expected = limit.map_or(uncapped, |limit| limit.min(uncapped));
+                let (_, got) = pieces.iter().find(|(part, _)| part.contains(at(ms))).unwrap();
+                prop_assert_eq!(*got, expected);
+                prop_assert!(limit.is_none_or(|limit| *got <= limit));
+            }
+            let lines: i64 = (0..9)
+                .flat_map(|nanos| tariff.line_domain(Hour::containing(at(0)), price(nanos)))
+                .filter_map(|part| part.intersection(window))
+                .map(Interval::milliseconds)
+                .sum();
+            prop_assert_eq!(lines, length);
+        }
     }
 }

@@ -17,6 +17,13 @@
 //! * Credits pay items in order of time: segment by segment of the period, and in each segment by
 //!   priority, then earliest expiry, then the order of their grant. Minimum and true-up are due at the
 //!   last instant of their period, after all else.
+//!
+//! Within a period more usage never costs less, whatever the allowances and tiers, and under a
+//! commitment for everything whose overage rate is at least 100 percent. Else there are exceptions, all
+//! of them stated here. A minimum beside a commitment: usage fills up both. A commitment for a part
+//! of what a tier table counts: other usage can push its part into a cheaper tier. And from period to
+//! period what is left of a commitment can shift by less than a nano-GPU-hour, and with it what is
+//! beyond.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -381,6 +388,3 @@ impl Commitments {
         Ok((left > Amount::ZERO).then_some(left))
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct SpotPrices(Vec<(Instant, Price)>);
 
 impl SpotPrices {
-    /// The last step.
+    /// The last step: since when the price is what it is. Later steps of the same price are no steps.
     pub fn last(&self) -> Option<(Instant, Price)> {
         self.0.last().copied()
     }

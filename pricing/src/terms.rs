@@ -8,7 +8,7 @@
 //! 6. **True-up**: what the commitment lacks when its term is over is charged then.
 //!
 //! Within a period the dearest GPU-hours come first in each of the steps 2 to 4, so that more usage
-//! can never cost less. Every rule counts whole billing periods, so a contract that has any begins
+//! does not cost less; [`crate::settle`] says exactly when. Every rule counts whole billing periods, so a contract that has any begins
 //! and ends with one.
 
 use hourglass_units::{Amount, Percent, Price, Quantity};

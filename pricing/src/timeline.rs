@@ -143,3 +143,37 @@ impl PriceTimeline {
         Self(before.chain(other.0.iter().cloned()).chain(after).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hourglass_units::INSTANT_MAX;
+    use proptest::prelude::{prop_assert_eq, proptest};
+
+    use super::*;
+
+    proptest! {
+        /// A gap is where the first millisecond without a price is, up to the next that has one.
+        #[test]
+        fn the_first_gap_is_found(
+            cuts in proptest::collection::btree_set(0..40_i64, 0..10),
+            start in 0..40_i64,
+            length in 1..40_i64,
+        ) {
+            let at = |ms| Instant::from_unix_ms(ms).unwrap();
+            let source = CardVersion { name: "list".parse().unwrap(), version: 1 };
+            let ends: Vec<Instant> = cuts.into_iter().map(at).chain([INSTANT_MAX]).collect();
+            let step = |pair: &[Instant]| {
+                let (price, source) = (Price::ZERO, source.clone());
+                let interval = Interval::new(pair[0], pair[1]).unwrap();
+                PriceStep { interval, price, source, list: None, components: Components::default() }
+            };
+            let timeline = PriceTimeline(ends.chunks_exact(2).map(step).collect());
+            let has = |ms: &i64| timeline.at(at(*ms)).is_some();
+            let gap = (start..start + length).find(|ms| !has(ms)).map(|from| {
+                let until = (from..start + length).find(has).unwrap_or(start + length);
+                Interval::new(at(from), at(until)).unwrap()
+            });
+            prop_assert_eq!(timeline.first_gap(Interval::new(at(start), at(start + length)).unwrap()), gap);
+        }
+    }
+}

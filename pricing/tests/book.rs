@@ -119,11 +119,11 @@ proptest! {
         }
         let error = check(prices).expect("it does not tile");
         let expected = match fault {
-            0 => matches!(error, CardError::Gap { .. } | CardError::Empty { .. }),
+            0 => matches!(error, CardError::Gap { .. } | CardError::SaysNothing { .. }),
             1 => matches!(error, CardError::Overlap { .. }),
             2 | 3 => matches!(error, CardError::Gap { .. } | CardError::Reversed { .. }),
             _ => {
-                let beyond = matches!(error, CardError::Outside { .. } | CardError::Empty { .. });
+                let beyond = matches!(error, CardError::Outside { .. } | CardError::SaysNothing { .. });
                 beyond || matches!(error, CardError::Overlap { .. })
             }
         };

@@ -54,3 +54,54 @@ impl<T: Clone> Layers<T> {
         self.0.into_iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hourglass_units::Instant;
+    use proptest::collection::vec;
+    use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, proptest};
+
+    use super::*;
+
+    /// The whole world in milliseconds.
+    const WORLD: i64 = 40;
+
+    fn between(a: i64, b: i64) -> Option<Interval> {
+        let at = |ms| Instant::from_unix_ms(ms).unwrap();
+        Interval::between(at(a.min(b)), at(a.max(b)))
+    }
+
+    /// A window, and spans that may leave time between them.
+    fn layer() -> impl Strategy<Value = (Option<Interval>, Vec<Interval>)> {
+        (0..WORLD, 0..WORLD, proptest::collection::btree_set(0..WORLD, 0..10)).prop_map(|(a, b, cuts)| {
+            let cuts: Vec<i64> = cuts.into_iter().collect();
+            (between(a, b), cuts.chunks_exact(2).filter_map(|pair| between(pair[0], pair[1])).collect())
+        })
+    }
+
+    proptest! {
+        /// At each instant the last layer that has anything there holds.
+        #[test]
+        fn the_last_word_holds_at_each_instant(layers in vec(layer(), 0..8)) {
+            let mut laid = Layers::default();
+            let mut expected = vec![None; usize::try_from(WORLD).unwrap()];
+            for (n, (window, spans)) in layers.into_iter().enumerate() {
+                let Some(window) = window else { continue };
+                laid.lay(window, spans.iter().map(|span| (*span, n)));
+                for (ms, holds) in (0..).zip(&mut expected) {
+                    let at = Instant::from_unix_ms(ms).unwrap();
+                    if window.contains(at) && spans.iter().any(|span| span.contains(at)) {
+                        *holds = Some(n);
+                    }
+                }
+            }
+            let spans: Vec<_> = laid.into_spans().collect();
+            prop_assert!(spans.windows(2).all(|pair| pair[0].0.end() <= pair[1].0.start()));
+            for (ms, holds) in (0..).zip(expected) {
+                let at = Instant::from_unix_ms(ms).unwrap();
+                let got = spans.iter().find(|(interval, _)| interval.contains(at)).map(|(_, n)| *n);
+                prop_assert_eq!(got, holds);
+            }
+        }
+    }
+}

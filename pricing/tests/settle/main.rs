@@ -1,0 +1,8 @@
+//! What settlement promises, whatever the rules; and a second rater that shares no code with it.
+
+#![cfg(test)]
+
+mod by_table;
+mod oracle;
+mod properties;
+mod world;
