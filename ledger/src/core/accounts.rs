@@ -163,6 +163,7 @@ pub(crate) fn items(
     let usage = with_more(rated(ground, id, reach.from), more)?;
     let fees = ground.reservations.fees(id, ground.calendars, reach.from, reach.elapsed).ok_or(OutOfRange)?;
     let account = settle::Account {
+        calendar,
         agreements: &agreements,
         credits: &credits,
         carried: &carried,

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use hourglass_units::{AgentId, Instant, TenantId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::command::Rejection;
+use super::rejection::Rejection;
 
 /// Most keys that a cell remembers. When so many are there, a new one takes the place of the one that
 /// ended first; where none has ended there is no room.

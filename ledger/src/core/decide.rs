@@ -382,16 +382,13 @@ pub(super) fn check_rerating(state: &State, draft: &RerateDraft, now: Instant) -
 pub(super) fn rerating_of(state: &State, draft: &RerateDraft, now: Instant) -> Result<Rerating, Rejection> {
     let RerateDraft { card, from, until, tenant, into_closed: _ } = draft.clone();
     let interval = Interval::between(from, until).ok_or(Rejection::IntervalReversed { from, until })?;
-    if until > now {
-        return Err(Rejection::RerateTheFuture { until });
-    }
     let card = RateCard::check(card)?;
     let currency = match &tenant {
         Some(tenant) => find_tenant(state, tenant)?.currency,
         None => card.currency(),
     };
     let rerating = Rerating { card, interval, tenant };
-    state.prices.check_rerating(&rerating, currency)?;
+    state.prices.check_rerating(&rerating, currency, now)?;
     Ok(rerating)
 }
 

@@ -9,7 +9,7 @@ use super::state::State;
 /// Digest of the state: lines by instance, hour and price with quantity and amount; balances by
 /// currency and account; invoices by tenant and number with their content.
 pub fn digest(state: &State) -> Result<blake3::Hash, Inconsistent> {
-    let mut hasher = blake3::Hasher::new_derive_key("hourglass 2026 ledger digest 1");
+    let mut hasher = blake3::Hasher::new_derive_key("hourglass 2026 ledger digest 2");
     let mut add = |text: String| {
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
@@ -17,12 +17,13 @@ pub fn digest(state: &State) -> Result<blake3::Hash, Inconsistent> {
     let mut instances: Vec<_> = state.instances().collect();
     instances.sort_by_key(|instance| instance.id());
     for instance in instances {
-        let sku = instance.sku();
-        for line in instance.lines()? {
+        for view in state.lines_of(instance)? {
+            let (sku, line) = (view.sku(), view.line);
+            let reservation = view.reservation().map(ToString::to_string).unwrap_or_default();
             add(format!(
-                "line {} {} {} {} {} {} {} {} {} {} {} {}",
+                "line {} {} {} {} {} {} {reservation} {} {} {} {} {} {}",
                 instance.tenant(),
-                instance.project(),
+                view.project(),
                 instance.id(),
                 sku.platform,
                 sku.region,
@@ -40,11 +41,12 @@ pub fn digest(state: &State) -> Result<blake3::Hash, Inconsistent> {
         add(format!("balance {account} {currency} {balance}"));
     }
     for (tenant, account) in state.tenants() {
-        for (period, invoice) in &account.invoices {
+        for (number, invoice) in &account.invoices {
             let content = blake3::Hash::from_bytes(invoice.content);
             add(format!(
-                "invoice {tenant} {} {period} {} {}",
-                invoice.number,
+                "invoice {tenant} {number} {} {} {} {}",
+                invoice.period,
+                invoice.status.as_str(),
                 invoice.total,
                 content.to_hex()
             ));

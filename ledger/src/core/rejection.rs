@@ -398,12 +398,6 @@ pub enum Rejection {
         /// Which period.
         period: Month,
     },
-    /// Re-rating of what has not been rated.
-    #[error("{until} has not passed yet: re-rating is for the past, publish a rate card for the future")]
-    RerateTheFuture {
-        /// The end asked for.
-        until: Instant,
-    },
     /// A sum left the range of the type.
     #[error("the amounts are too large to add up")]
     AmountOverflow,
@@ -466,7 +460,6 @@ impl Rejection {
             Self::ModeChangeOutOfOrder { .. } => "mode_change_out_of_order",
             Self::ModeChangesFull { .. } => "mode_changes_full",
             Self::RerateIntoClosed { .. } => "rerate_into_closed",
-            Self::RerateTheFuture { .. } => "rerate_the_future",
             Self::AmountOverflow => "amount_overflow",
         }
     }

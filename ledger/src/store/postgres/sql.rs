@@ -67,7 +67,7 @@ pub(super) const SNAPSHOTS_DROP: &str = "DELETE FROM snapshots";
 
 /// `$1` to `$5` filter (NULL means any), then the page: position, line, until, limit.
 pub(super) const CHARGES: &str = "SELECT position, line, tenant, project, instance, platform, region, model, \
-     price_nanos, hour, gpus, milliseconds, quantity_nanos, amount, currency FROM charges \
+     price_nanos, hour, gpus, milliseconds, quantity_nanos, amount, currency, reservation, effective_price_nanos FROM charges \
      WHERE ($1::text IS NULL OR tenant = $1) AND ($2::text IS NULL OR project = $2) \
      AND ($3::text IS NULL OR instance = $3) AND ($4::bigint IS NULL OR hour >= $4) \
      AND ($5::bigint IS NULL OR hour < $5) \

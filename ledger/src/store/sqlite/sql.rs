@@ -45,7 +45,7 @@ pub(super) const SNAPSHOTS_DROP: &str = "DELETE FROM snapshots";
 
 /// `?1` to `?5` filter (NULL means any), then the page: position, line, until, limit.
 pub(super) const CHARGES: &str = "SELECT position, line, tenant, project, instance, platform, region, model, \
-     price_nanos, hour, gpus, milliseconds, quantity_nanos, amount, currency FROM charges \
+     price_nanos, hour, gpus, milliseconds, quantity_nanos, amount, currency, reservation, effective_price_nanos FROM charges \
      WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR project = ?2) AND (?3 IS NULL OR instance = ?3) \
      AND (?4 IS NULL OR hour >= ?4) AND (?5 IS NULL OR hour < ?5) \
      AND (position, line) > (?6, ?7) AND position <= ?8 ORDER BY position, line LIMIT ?9";
@@ -79,7 +79,13 @@ pub(super) const fn raw_rows(table: Table) -> &'static str {
     match table {
         Table::Charges => {
             "SELECT position, line, concat_ws(char(31), tenant, project, instance, platform, region, model, \
-             price_nanos, hour, gpus, milliseconds, quantity_nanos, amount, currency) AS row FROM charges \
+             price_nanos, hour, gpus, milliseconds, quantity_nanos, amount, currency, coalesce(reservation, '-'), \
+             coalesce(effective_price_nanos, '-')) AS row FROM charges \
+             WHERE (position, line) > (?1, ?2) AND position <= ?3 ORDER BY position, line LIMIT ?4"
+        }
+        Table::Unused => {
+            "SELECT position, line, concat_ws(char(31), tenant, project, reservation, platform, region, hour, \
+             quantity_nanos, effective_price_nanos, effective_cost, currency) AS row FROM unused \
              WHERE (position, line) > (?1, ?2) AND position <= ?3 ORDER BY position, line LIMIT ?4"
         }
         Table::Transfers => {
