@@ -3,7 +3,7 @@
 use hourglass_ledger::core::rows::NoRows;
 use hourglass_ledger::core::usage::UsageBatch;
 use hourglass_ledger::core::{
-    Command, Decision, Policy, Recorded, Registration, Request, State, apply, decide,
+    Command, Decision, Mode, Policy, Recorded, Registration, Request, State, apply, decide,
 };
 use hourglass_pricing::{PriceDraft, PurchaseModel, RateCardDraft};
 use hourglass_proto::v1;
@@ -62,6 +62,7 @@ pub(crate) fn set_up_at(
         price: Price::from_nanos(card_price(n)).expect("a price"),
         from: None,
         until: None,
+        components: Vec::new(),
     };
     let card = RateCardDraft {
         name: "list".parse().expect("a name"),
@@ -83,7 +84,10 @@ pub(crate) fn set_up_at(
             tenant: tenant(n).parse().expect("a tenant"),
             project: format!("project-{}", n / 50 % 4).parse().expect("a project"),
             platform: platform(n / 200),
-            model: model(n / 800),
+            mode: match model(n / 800) {
+                PurchaseModel::Spot => Mode::Spot { bid: None, limit: None },
+                _ => Mode::OnDemand,
+            },
             gpus: GPUS,
             agent: agent(n),
         };

@@ -3,8 +3,8 @@
 use hourglass_ledger::core::rows::EventRows;
 use hourglass_ledger::core::usage::UsageBatch;
 use hourglass_ledger::core::{
-    Answer, Command, Decision, IdempotencyKey, KeyGrant, Outcome, Policy, Position, Registration, Rejection,
-    Request, Role, Scope, State, apply, decide,
+    Answer, Command, Decision, IdempotencyKey, KeyGrant, Mode, Outcome, Policy, Position, Registration,
+    Rejection, Request, Role, Scope, State, apply, decide,
 };
 use hourglass_ledger::log::{self, StoredEvent};
 use hourglass_pricing::{ContractDraft, PriceDraft, PurchaseModel, RateCardDraft};
@@ -111,6 +111,7 @@ pub(crate) fn price_draft(model: PurchaseModel, nanos: i64) -> PriceDraft {
         price: Price::from_nanos(nanos).unwrap(),
         from: None,
         until: None,
+        components: Vec::new(),
     }
 }
 
@@ -140,6 +141,7 @@ pub(crate) fn contract(version: u32, from: i64, until: Option<i64>, nanos: i64) 
         effective_from: at(from),
         effective_until: until.map(at),
         prices: vec![price_draft(PurchaseModel::OnDemand, nanos)],
+        terms: Default::default(),
     }
 }
 
@@ -149,7 +151,7 @@ pub(crate) fn registration(instance: &str, tenant: &str, gpus: u32) -> Registrat
         tenant: tenant.parse().unwrap(),
         project: "ml".parse().unwrap(),
         platform: "h100".parse().unwrap(),
-        model: PurchaseModel::OnDemand,
+        mode: Mode::OnDemand,
         gpus,
         agent: None,
     }

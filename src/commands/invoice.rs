@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hourglass_ledger::core::invoicing::{self, Invoice};
+use hourglass_ledger::core::invoicing::{self, Invoice, LineKind};
 use hourglass_ledger::core::{Command, Detail, Position, State};
 use hourglass_ledger::load::load_until;
 use hourglass_ledger::store::{PAGE_ROWS_MAX, Page, Reader, RowKey, StoredInvoice};
@@ -253,15 +253,31 @@ fn text(invoice: &Invoice) -> String {
         exact_total,
         rounding,
         provenance,
+        ..
     } = invoice;
     let name = if *number == 0 { "Draft invoice".to_owned() } else { format!("Invoice {number}") };
     let rows = lines.iter().map(|line| {
-        let what = format!("{} {}", line.platform, line.model);
-        let note =
-            if line.period == *period { String::new() } else { format!("correction of {}", line.period) };
-        let numbers =
-            [line.quantity.to_string(), line.price.to_string(), line.amount.to_minor_string(*currency)];
-        [line.project.to_string(), what].into_iter().chain(numbers).chain([note]).collect()
+        let or_empty = |text: Option<String>| text.unwrap_or_default();
+        let words = [
+            (line.kind != LineKind::Usage).then(|| line.kind.as_str().to_owned()),
+            line.platform.as_ref().map(ToString::to_string),
+            line.model.map(|model| model.to_string()),
+            line.reservation.as_ref().map(ToString::to_string),
+            line.credit.as_ref().map(ToString::to_string),
+        ];
+        let what = words.into_iter().flatten().collect::<Vec<_>>().join(" ");
+        let correction = line.correction.then(|| format!("correction of {}", line.period));
+        let note = [correction, line.rule.clone()].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        let numbers = [
+            or_empty(line.quantity.map(|quantity| quantity.to_string())),
+            or_empty(line.price.map(|price| price.to_string())),
+            line.amount.to_minor_string(*currency),
+        ];
+        [or_empty(line.project.as_ref().map(ToString::to_string)), what]
+            .into_iter()
+            .chain(numbers)
+            .chain([note])
+            .collect()
     });
     let table = table(&["project", "what", "GPU-hours", "price", "amount", ""], &[2, 3, 4], rows);
     format!(

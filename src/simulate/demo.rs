@@ -1,7 +1,6 @@
 //! A made-up month of a small region, the same for the same seed.
 
-use hourglass_ledger::core::Registration;
-use hourglass_pricing::PurchaseModel;
+use hourglass_ledger::core::{Mode, Registration};
 use hourglass_units::{AgentId, Currency, IdError, Instant, Interval};
 
 use super::{Job, PricesFile, Workload};
@@ -57,7 +56,7 @@ pub fn workload(seed: u64) -> Result<Workload, DemoError> {
                     tenant: random.choice(TENANTS).unwrap_or_default().parse()?,
                     project: random.choice(PROJECTS).unwrap_or_default().parse()?,
                     platform: platform.parse()?,
-                    model: if spot { PurchaseModel::Spot } else { PurchaseModel::OnDemand },
+                    mode: if spot { Mode::Spot { bid: None, limit: None } } else { Mode::OnDemand },
                     gpus,
                     agent: Some(agent.clone()),
                 };

@@ -96,13 +96,16 @@ pub struct TenantContract {
     version: u32,
     effective_from: Instant,
     effective_until: Option<Instant>,
+    #[serde(default)]
     prices: Vec<hourglass_pricing::PriceDraft>,
+    #[serde(default)]
+    terms: hourglass_pricing::terms::Terms,
 }
 
 impl TenantContract {
     /// The tenant and the draft.
     pub fn parts(self) -> (TenantId, ContractDraft) {
-        let Self { tenant, name, version, effective_from, effective_until, prices } = self;
-        (tenant, ContractDraft { name, version, effective_from, effective_until, prices })
+        let Self { tenant, name, version, effective_from, effective_until, prices, terms } = self;
+        (tenant, ContractDraft { name, version, effective_from, effective_until, prices, terms })
     }
 }

@@ -13,8 +13,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hourglass_ledger::core::Registration;
-use hourglass_pricing::PurchaseModel;
+use hourglass_ledger::core::{Mode, Registration};
 use hourglass_units::{AgentId, Instant, Interval, Platform, TenantId};
 use serde::Deserialize;
 
@@ -143,7 +142,7 @@ pub fn read(
                 .parse()
                 .map_err(|error| named("its project", &error))?,
             platform: node.platform.clone(),
-            model: if row.qos == "BE" { PurchaseModel::Spot } else { PurchaseModel::OnDemand },
+            mode: if row.qos == "BE" { Mode::Spot { bid: None, limit: None } } else { Mode::OnDemand },
             gpus: row.num_gpu,
             agent: Some(node.agent.clone()),
         };
@@ -218,7 +217,7 @@ mod tests {
             .iter()
             .map(|job| {
                 let it = &job.instance;
-                (it.instance.as_str(), it.platform.as_str(), it.model.as_str(), job.gpu_ms())
+                (it.instance.as_str(), it.platform.as_str(), it.mode.model().as_str(), job.gpu_ms())
             })
             .collect();
         let expected = [

@@ -3,9 +3,12 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use hourglass_ledger::core::{Command, InstanceView, Registration, Rejection};
+use hourglass_ledger::core::{Command, InstanceView, Mode, Registration, Rejection};
 use hourglass_pricing::PurchaseModel;
-use hourglass_units::{AgentId, INSTANT_MAX, InstanceId, Instant, Interval, Platform, ProjectId, TenantId};
+use hourglass_units::{
+    AgentId, BidId, INSTANT_MAX, InstanceId, Instant, Interval, Platform, Price, ProjectId, ReservationId,
+    TenantId,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -31,9 +34,21 @@ pub(super) struct InstanceDraft {
     /// On which platform.
     #[schema(value_type = String)]
     platform: Platform,
-    /// How it is sold: `on_demand` or `spot`.
+    /// How it is sold: `on_demand`, `reserved` or `spot`.
     #[schema(value_type = String)]
     model: PurchaseModel,
+    /// Of a reserved instance: out of which reservation.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    reservation: Option<ReservationId>,
+    /// Of a spot instance: by which bid.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    bid: Option<BidId>,
+    /// Of a spot instance: its GPU-hours never cost more, a decimal.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    limit: Option<Price>,
     /// GPUs that it holds.
     gpus: u32,
     /// The only agent whose reports count; any agent's do where absent.
@@ -145,6 +160,25 @@ fn of_tenant<'a>(
     found.ok_or_else(|| Rejection::InstanceUnknown { instance: id.clone() }.into())
 }
 
+/// The mode that the fields of a draft say together.
+fn mode(
+    model: PurchaseModel,
+    reservation: Option<ReservationId>,
+    bid: Option<BidId>,
+    limit: Option<Price>,
+) -> Result<Mode, Problem> {
+    match (model, reservation, bid, limit) {
+        (PurchaseModel::OnDemand, None, None, None) => Ok(Mode::OnDemand),
+        (PurchaseModel::Reserved, Some(reservation), None, None) => Ok(Mode::Reserved { reservation }),
+        (PurchaseModel::Spot, None, bid, limit) => Ok(Mode::Spot { bid, limit }),
+        _ => {
+            let detail = "a reserved instance names its reservation, a spot instance may name a bid and a \
+                          limit, an on-demand instance names none of them";
+            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "mode_invalid", detail))
+        }
+    }
+}
+
 /// Makes an instance known, so that its usage can be attributed.
 #[utoipa::path(
     post, path = "/v1/tenants/{tenant}/instances", tag = "instances", params(("tenant" = String, Path)),
@@ -156,9 +190,10 @@ pub(super) async fn register_instance(
     Idempotency(name): Idempotency,
     Json(draft): Json<InstanceDraft>,
 ) -> Result<Response, Problem> {
-    let InstanceDraft { instance, project, platform, model, gpus, agent } = draft;
+    let InstanceDraft { instance, project, platform, model, reservation, bid, limit, gpus, agent } = draft;
+    let mode = mode(model, reservation, bid, limit)?;
     let resource = format!("/v1/tenants/{tenant}/instances/{instance}");
-    let registration = Registration { instance, tenant, project, platform, model, gpus, agent };
+    let registration = Registration { instance, tenant, project, platform, mode, gpus, agent };
     let outcome = app.submit(Command::RegisterInstance(registration), name).await?;
     Ok(done(&outcome, true, resource))
 }

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_TYPE, ETAG};
 use axum::response::{IntoResponse, Response};
-use hourglass_ledger::core::invoicing::{Invoice, InvoiceLine, draw};
+use hourglass_ledger::core::invoicing::{Invoice, draw};
 use hourglass_ledger::core::{Command, Detail, Position};
 use hourglass_ledger::store::{Keyed, StoreError, StoredInvoice};
 use hourglass_units::{Month, TenantId};
@@ -125,42 +125,8 @@ pub(super) struct ProvenanceDocument {
 #[derive(Serialize, ToSchema)]
 pub(super) struct InvoiceDraft {
     as_of: AsOf,
-    invoice: InvoiceDocument,
-}
-
-fn document(invoice: Invoice) -> InvoiceDocument {
-    let line = |line: InvoiceLine| InvoiceLineDocument {
-        kind: match line.kind {
-            hourglass_ledger::core::invoicing::LineKind::Usage => "usage",
-            hourglass_ledger::core::invoicing::LineKind::Correction => "correction",
-        },
-        period: line.period.to_string(),
-        project: line.project.to_string(),
-        platform: line.platform.to_string(),
-        region: line.region.to_string(),
-        model: line.model.as_str(),
-        price: line.price.to_string(),
-        quantity: line.quantity.to_string(),
-        exact_amount: line.exact_amount.to_string(),
-        amount: line.amount.to_string(),
-    };
-    InvoiceDocument {
-        tenant: invoice.tenant.to_string(),
-        number: invoice.number,
-        period: invoice.period.to_string(),
-        currency: invoice.currency.code(),
-        issued_at: invoice.issued_at.to_string(),
-        lines: invoice.lines.into_iter().map(line).collect(),
-        exact_total: invoice.exact_total.to_string(),
-        rounding: invoice.rounding.to_string(),
-        total: invoice.total.to_string(),
-        provenance: ProvenanceDocument {
-            position: invoice.provenance.position.number(),
-            chain_hash: invoice.provenance.chain_hash,
-            prices: invoice.provenance.prices,
-            engine: invoice.provenance.engine,
-        },
-    }
+    #[schema(value_type = InvoiceDocument)]
+    invoice: Box<Invoice>,
 }
 
 /// Closes a month and numbers its invoice.
@@ -274,5 +240,5 @@ pub(super) async fn draft_invoice(
     let last =
         last.ok_or_else(|| StoreError("the log lacks the event that the state ends with".to_owned()))?;
     invoice.provenance.chain_hash = last.hash.to_hex().to_string();
-    Ok(axum::Json(InvoiceDraft { as_of, invoice: document(invoice) }))
+    Ok(axum::Json(InvoiceDraft { as_of, invoice: Box::new(invoice) }))
 }

@@ -181,9 +181,11 @@ impl From<Rejection> for Problem {
     fn from(rejection: Rejection) -> Self {
         use Rejection as R;
         let status = match &rejection {
-            R::TenantUnknown { .. } | R::InstanceUnknown { .. } | R::KeyUnknown { .. } => {
-                StatusCode::NOT_FOUND
-            }
+            R::TenantUnknown { .. }
+            | R::InstanceUnknown { .. }
+            | R::ReservationUnknown { .. }
+            | R::InvoiceUnknown { .. }
+            | R::KeyUnknown { .. } => StatusCode::NOT_FOUND,
             R::CellAlreadyOpen { .. }
             | R::IdempotencyKeyReused { .. }
             | R::TenantExists { .. }
@@ -198,6 +200,22 @@ impl From<Rejection> for Problem {
             | R::PeriodFinalised { .. }
             | R::EarlierPeriodOpen { .. }
             | R::LaterPeriodFinalised { .. }
+            | R::ReservationExists { .. }
+            | R::ReservationElsewhere { .. }
+            | R::ReservationInThePast { .. }
+            | R::CreditExists { .. }
+            | R::CreditsOverlap { .. }
+            | R::CreditInClosedPeriod { .. }
+            | R::CreditsFull { .. }
+            | R::CalendarFixed { .. }
+            | R::InvoiceVoid { .. }
+            | R::InvoicePaid { .. }
+            | R::PaymentDoesNotFit { .. }
+            | R::NothingToCredit { .. }
+            | R::NothingToVoid { .. }
+            | R::ModeChangeOutOfOrder { .. }
+            | R::ModeChangesFull { .. }
+            | R::RerateIntoClosed { .. }
             | R::KeyExists { .. }
             | R::KeysFull
             | R::KeyRevoked { .. } => StatusCode::CONFLICT,
@@ -208,6 +226,11 @@ impl From<Rejection> for Problem {
             | R::InTheFuture { .. }
             | R::TooOld { .. }
             | R::KeyGrantInvalid(_)
+            | R::Calendar(_)
+            | R::Reservation(_)
+            | R::CreditInvalid { .. }
+            | R::Tax(_)
+            | R::IntervalReversed { .. }
             | R::AmountOverflow => StatusCode::UNPROCESSABLE_ENTITY,
             R::MessageTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             R::CellNotOpen | R::SuspenseFull => StatusCode::SERVICE_UNAVAILABLE,

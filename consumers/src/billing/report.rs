@@ -204,14 +204,15 @@ pub fn unwritten(state: &State, query: &UsageQuery) -> Unwritten {
     // Ids are borrowed while lines are added up: there can be one for each instance.
     let mut sums: BTreeMap<(Vec<Cow<'_, str>>, &'static str), Option<Sums>> = BTreeMap::new();
     for view in state.unwritten_lines().filter(|view| is_wanted(&query.filter, view)) {
-        let LineView { instance, line } = view;
+        let LineView { instance, line, .. } = view;
+        let (project, sku) = (view.project(), view.sku());
         let values = query.group_by.iter().map(|key| match key {
             GroupBy::Tenant => Cow::Borrowed(instance.tenant().as_str()),
-            GroupBy::Project => Cow::Borrowed(instance.project().as_str()),
+            GroupBy::Project => Cow::Borrowed(project.as_str()),
             GroupBy::Instance => Cow::Borrowed(instance.id().as_str()),
-            GroupBy::Platform => Cow::Borrowed(instance.sku().platform.as_str()),
-            GroupBy::Region => Cow::Borrowed(instance.sku().region.as_str()),
-            GroupBy::Model => Cow::Borrowed(instance.sku().model.as_str()),
+            GroupBy::Platform => Cow::Borrowed(sku.platform.as_str()),
+            GroupBy::Region => Cow::Borrowed(sku.region.as_str()),
+            GroupBy::Model => Cow::Borrowed(sku.model.as_str()),
             GroupBy::Price => Cow::Owned(line.price.to_string()),
             GroupBy::Hour | GroupBy::Day | GroupBy::Month => Cow::Owned(span(*key, line.hour.start())),
         });
@@ -227,7 +228,7 @@ pub fn unwritten(state: &State, query: &UsageQuery) -> Unwritten {
 
 fn is_wanted(filter: &ChargeFilter, view: &LineView<'_>) -> bool {
     let ChargeFilter { tenant, project, instance, from, until } = filter;
-    let LineView { instance: of, line } = view;
+    let LineView { instance: of, line, .. } = view;
     tenant.as_ref().is_none_or(|tenant| tenant == of.tenant())
         && project.as_ref().is_none_or(|project| project == of.project())
         && instance.as_ref().is_none_or(|instance| instance == of.id())

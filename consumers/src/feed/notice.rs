@@ -179,7 +179,7 @@ fn of_event(event: Event, position: u64, state: &State, subjects: &Subjects) -> 
         Event::InstanceRegistered(it) => {
             let data = json!({
                 "position": position, "instance": it.instance, "tenant": it.tenant, "project": it.project,
-                "platform": it.platform, "model": it.model.as_str(), "gpus": it.gpus, "agent": it.agent,
+                "platform": it.platform, "model": it.mode.model().as_str(), "gpus": it.gpus, "agent": it.agent,
             });
             (subjects.lifecycle(it.tenant.as_str()), INSTANCE_REGISTERED, it.instance.to_string(), data)
         }
@@ -277,7 +277,8 @@ fn of_late(
         let Some(view) = state.instance(key.instance.as_str()) else { continue };
         // Closed before this event: what the state learnt since must not count.
         let closed = |tenant: &hourglass_ledger::core::Tenant| {
-            tenant.invoices.get(&key.period).is_some_and(|invoice| invoice.position < position)
+            let mut invoices = tenant.invoices.values();
+            invoices.any(|it| it.closes() && it.period == key.period && it.position < position)
         };
         let reason = if key.too_old {
             "too_old"

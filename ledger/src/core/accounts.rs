@@ -75,11 +75,6 @@ impl Reach {
 }
 
 impl PostedItems {
-    /// All of them, by key.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ItemKey, &Posted)> {
-        self.all.iter()
-    }
-
     pub(crate) fn get(&self, key: &ItemKey) -> Posted {
         self.all.get(key).copied().unwrap_or_default()
     }
@@ -118,7 +113,8 @@ fn first_key(period: Month) -> ItemKey {
 /// Adds what was rated up: the usage of a tenant in periods from one on.
 pub(crate) fn rated<'a>(ground: Ground<'a>, tenant: &TenantId, from: Month) -> Vec<Rated<'a>> {
     let groups = ground.groups.of_tenant(tenant);
-    let buckets = groups.flat_map(|(ix, group)| group.buckets().iter().map(move |bucket| (ix, group, bucket)));
+    let buckets =
+        groups.flat_map(|(ix, group)| group.buckets().iter().map(move |bucket| (ix, group, bucket)));
     buckets
         .filter(|(_, _, bucket)| bucket.period >= from && !bucket.charged.is_zero())
         .map(|(ix, group, bucket)| Rated {
@@ -266,8 +262,7 @@ impl Postings {
             TransferCode::CreditDrawReversal => 2,
             _ => u8::from(back),
         };
-        let (sum, reverses) =
-            self.0.entry((order, debit, credit, code)).or_insert((Amount::ZERO, None));
+        let (sum, reverses) = self.0.entry((order, debit, credit, code)).or_insert((Amount::ZERO, None));
         *sum = sum.checked_add(magnitude).ok_or_else(overflow)?;
         if back {
             *reverses = (*reverses).max(accrued_before);

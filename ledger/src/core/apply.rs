@@ -116,7 +116,10 @@ fn happen(
         }
         Event::PricesRerated(rerated) => {
             let Rerating { card, interval, tenant } = &**rerated;
-            rerating::commit(state, Rerating { card: card.clone(), interval: *interval, tenant: tenant.clone() })?;
+            rerating::commit(
+                state,
+                Rerating { card: card.clone(), interval: *interval, tenant: tenant.clone() },
+            )?;
         }
         Event::InvoiceFinalised(invoice) => {
             invoicing::finalise(state, invoice, position, at, rows)?;

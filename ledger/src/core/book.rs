@@ -53,8 +53,12 @@ impl Account {
     pub const fn class(&self) -> &'static str {
         match self {
             Self::Unbilled(_) | Self::Receivable(_) | Self::Cash => "assets",
-            Self::PrepaidCredit(_) | Self::PromotionalCredit(_) | Self::Deferred(_) | Self::Tax => "liabilities",
-            Self::Revenue(..) | Self::Shortfall | Self::Breakage | Self::Rounding | Self::IncludedTax => "income",
+            Self::PrepaidCredit(_) | Self::PromotionalCredit(_) | Self::Deferred(_) | Self::Tax => {
+                "liabilities"
+            }
+            Self::Revenue(..) | Self::Shortfall | Self::Breakage | Self::Rounding | Self::IncludedTax => {
+                "income"
+            }
             Self::Promotions | Self::SlaCredits => "expenses",
         }
     }
@@ -109,9 +113,8 @@ impl FromStr for Account {
 
     fn from_str(text: &str) -> Result<Self, UnknownAccount> {
         let unknown = || UnknownAccount(text.chars().take(160).collect());
-        let of_tenant = |tenant: &str, account: fn(TenantId) -> Self| {
-            tenant.parse().map(account).map_err(|_| unknown())
-        };
+        let of_tenant =
+            |tenant: &str, account: fn(TenantId) -> Self| tenant.parse().map(account).map_err(|_| unknown());
         let parts: Vec<&str> = text.split(':').collect();
         match parts.as_slice() {
             ["assets", "unbilled", tenant] => of_tenant(tenant, Self::Unbilled),

@@ -1,10 +1,12 @@
 //! Credit of a tenant: what was granted, and what is left of it.
 
 use hourglass_pricing::settle::Credit;
-use hourglass_units::{Amount, CreditId, HOUR_MILLISECONDS, INSTANT_MAX, Instant, Interval, Platform, ProjectId, TenantId};
+use hourglass_units::{
+    Amount, CreditId, HOUR_MILLISECONDS, INSTANT_MAX, Instant, Interval, Platform, ProjectId, TenantId,
+};
 use serde::{Deserialize, Serialize};
 
-use super::book::{Account, TransferCode};
+use super::book::Account;
 use super::command::Position;
 use super::rejection::Rejection;
 
@@ -173,7 +175,11 @@ pub(crate) fn check(
         return Err(invalid("it has expired already"));
     }
     if from < open_from {
-        return Err(Rejection::CreditInClosedPeriod { credit: draft.credit.clone(), from, earliest: open_from });
+        return Err(Rejection::CreditInClosedPeriod {
+            credit: draft.credit.clone(),
+            from,
+            earliest: open_from,
+        });
     }
     let open = grants.iter().filter(|grant| !grant.closed);
     if open.clone().count() >= CREDITS_MAX {
@@ -190,14 +196,17 @@ pub(crate) fn check(
             && grant.priority == draft.priority
             && grant.valid.end() == until
             && grant.valid.intersection(valid).is_some()
-            && meet(grant.project.as_ref().map(|it| it.as_str()), draft.project.as_ref().map(|it| it.as_str()))
-            && meet(grant.platform.as_ref().map(|it| it.as_str()), draft.platform.as_ref().map(|it| it.as_str()))
+            && meet(
+                grant.project.as_ref().map(|it| it.as_str()),
+                draft.project.as_ref().map(|it| it.as_str()),
+            )
+            && meet(
+                grant.platform.as_ref().map(|it| it.as_str()),
+                draft.platform.as_ref().map(|it| it.as_str()),
+            )
     };
     if let Some(other) = open.into_iter().find(alike) {
         return Err(Rejection::CreditsOverlap { credit: draft.credit.clone(), other: other.credit.clone() });
     }
     Ok(valid)
 }
-
-/// The code of a transfer that draws on credit.
-pub(crate) const DRAW: [TransferCode; 2] = [TransferCode::CreditDraw, TransferCode::CreditDrawReversal];

@@ -5,9 +5,7 @@
 
 use hourglass_pricing::calendar::Calendar;
 use hourglass_pricing::reservation::{Reservation, ReservationDraft};
-use hourglass_pricing::{
-    Contract, ContractDraft, PurchaseModel, RateCard, Rerating, Sku, check_periods,
-};
+use hourglass_pricing::{Contract, ContractDraft, PurchaseModel, RateCard, Rerating, Sku, check_periods};
 use hourglass_units::{
     Amount, Currency, Hour, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Platform, ReservationId,
     TenantId,
@@ -104,9 +102,7 @@ fn in_open_cell(
             state.prices.check_card(&card, unrated_from(cell.policy, now))?;
             Event::RateCardPublished(card)
         }
-        Command::SignContract { tenant, contract } => {
-            sign(state, cell, tenant, contract, now)?
-        }
+        Command::SignContract { tenant, contract } => sign(state, cell, tenant, contract, now)?,
         Command::RegisterInstance(registration) => register(state, cell, registration, now)?,
         Command::StartInstance { instance, at } => start(state, cell, instance, *at, now)?,
         Command::StopInstance { instance, at, cause } => stop(state, cell, instance, *at, cause, now)?,
@@ -280,7 +276,8 @@ fn change_mode(
     let (tenant, currency) = (view.tenant(), view.currency());
     let priced = priced_from(state, cell, tenant, currency, &view.sku().platform, mode, at)?;
     if priced > at {
-        let model = if matches!(mode, Mode::Spot { .. }) { PurchaseModel::Spot } else { PurchaseModel::OnDemand };
+        let model =
+            if matches!(mode, Mode::Spot { .. }) { PurchaseModel::Spot } else { PurchaseModel::OnDemand };
         return Err(Rejection::Unpriced { sku: sku(cell, &view.sku().platform, model), currency, at });
     }
     Ok(Event::ModeChanged { instance: id.clone(), mode: mode.clone(), at })
@@ -341,12 +338,7 @@ fn void_usage(
     Ok(Event::UsageVoided { instance: id.clone(), interval, reason: reason.to_owned() })
 }
 
-fn grant_credit(
-    state: &State,
-    id: &TenantId,
-    draft: &CreditDraft,
-    now: Instant,
-) -> Result<Event, Rejection> {
+fn grant_credit(state: &State, id: &TenantId, draft: &CreditDraft, now: Instant) -> Result<Event, Rejection> {
     check_text("the note", &draft.note)?;
     let tenant = find_tenant(state, id)?;
     let valid = credits::check(id, &tenant.credits, draft, state.first_open(id, now).start(), now)?;
@@ -369,7 +361,11 @@ fn grant_credit(
 }
 
 /// Checks a re-rating, as for a commit.
-pub(super) fn check_rerating(state: &State, draft: &RerateDraft, now: Instant) -> Result<Rerating, Rejection> {
+pub(super) fn check_rerating(
+    state: &State,
+    draft: &RerateDraft,
+    now: Instant,
+) -> Result<Rerating, Rejection> {
     let rerating = rerating_of(state, draft, now)?;
     let repriced = rerating::repriced(state, &rerating);
     match rerating::closed_period(state, &repriced, rerating.interval) {

@@ -272,7 +272,8 @@ impl ChargeGroups {
             if only.is_some_and(|tenant| *tenant != group.tenant) {
                 continue;
             }
-            let first = group.buckets.iter().filter(|bucket| bucket.changed).map(|bucket| bucket.period).min();
+            let first =
+                group.buckets.iter().filter(|bucket| bucket.changed).map(|bucket| bucket.period).min();
             if let Some(first) = first {
                 let known = changed.entry(&group.tenant).or_insert(first);
                 *known = first.min(*known);

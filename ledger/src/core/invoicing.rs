@@ -21,7 +21,8 @@ use super::rows::{InvoiceRow, Rows, TransferRow};
 use super::state::{FinalisedInvoice, InvoiceStatus, State, Tenant};
 
 pub use super::invoice::{
-    CommitmentStatus, ENGINE, Invoice, InvoiceError, InvoiceKind, InvoiceLine, InvoiceTax, LineKind, Provenance,
+    CommitmentStatus, ENGINE, Invoice, InvoiceError, InvoiceKind, InvoiceLine, InvoiceTax, LineKind,
+    Provenance,
 };
 
 /// What an invoice holds of each item.
@@ -62,7 +63,8 @@ pub fn draw_kind(
     let total = payable(rounded.total)?;
     let taxed = drafts.iter().zip(&rounded.lines).filter(|(line, _)| line.kind.is_taxed());
     let taxed: Vec<i128> = taxed.map(|(_, minor)| *minor).collect();
-    let tax = tenant.tax.as_ref().map(|rule| Ok::<_, Rejection>((rule, rule.of(&taxed).ok_or_else(overflow)?)));
+    let tax =
+        tenant.tax.as_ref().map(|rule| Ok::<_, Rejection>((rule, rule.of(&taxed).ok_or_else(overflow)?)));
     let tax = tax.transpose()?;
     let mut line_taxes = tax.as_ref().and_then(|(_, taxed)| taxed.lines.clone()).map(Vec::into_iter);
     for (line, minor) in drafts.iter_mut().zip(rounded.lines) {
@@ -74,7 +76,8 @@ pub fn draw_kind(
     let tax = match tax {
         None => None,
         Some((rule, Taxed { total, .. })) => {
-            let base = taxed.iter().try_fold(0_i128, |sum, minor| sum.checked_add(*minor)).ok_or_else(overflow)?;
+            let base =
+                taxed.iter().try_fold(0_i128, |sum, minor| sum.checked_add(*minor)).ok_or_else(overflow)?;
             Some(InvoiceTax { rule: rule.clone(), base: payable(base)?, amount: payable(total)? })
         }
     };
@@ -248,7 +251,8 @@ fn sources(state: &State, id: &TenantId, lines: &[InvoiceLine]) -> Vec<String> {
         lines.iter().filter(|line| line.kind == LineKind::Usage).map(|line| line.period).collect();
     let mut sources = BTreeSet::new();
     for (_, group) in state.groups.of_tenant(id) {
-        let charged = group.buckets().iter().filter(|it| periods.contains(&it.period) && !it.charged.is_zero());
+        let charged =
+            group.buckets().iter().filter(|it| periods.contains(&it.period) && !it.charged.is_zero());
         let charged: BTreeSet<Month> = charged.map(|bucket| bucket.period).collect();
         for interval in charged.into_iter().map(|period| calendar.interval(period)) {
             for step in group.prices.within(interval) {
@@ -314,7 +318,8 @@ pub fn due(state: &State, now: Instant) -> Vec<(TenantId, Month)> {
         let last = tenant.closed_until();
         // I-3: where a closed period turned out to be different, the period after the last invoice is due
         // even without usage of its own, or nothing would ever bring the correction to who left.
-        let open = tenant.items.uninvoiced().map(|key| last.map_or(key.period, |last| key.period.max(last.next())));
+        let open =
+            tenant.items.uninvoiced().map(|key| last.map_or(key.period, |last| key.period.max(last.next())));
         let periods: BTreeSet<Month> = open.collect();
         let calendar = state.calendars.of(id);
         let ended = periods
@@ -335,11 +340,13 @@ pub(crate) fn finalise(
 ) -> Result<(), Inconsistent> {
     let id = &invoice.tenant;
     let held = {
-        let tenant = state.tenants.get(id).ok_or_else(|| Inconsistent::new("an invoice of an unknown tenant"))?;
+        let tenant =
+            state.tenants.get(id).ok_or_else(|| Inconsistent::new("an invoice of an unknown tenant"))?;
         if invoice.number != tenant.next_number() {
             return Err(Inconsistent::new("an invoice out of sequence"));
         }
-        open_items(state, id, tenant, invoice.period, at).map_err(|error| Inconsistent::new(error.to_string()))?
+        open_items(state, id, tenant, invoice.period, at)
+            .map_err(|error| Inconsistent::new(error.to_string()))?
     };
     let mut reach = Reach::all(&state.calendars, id, at);
     reach.over = reach.over.max(Some(invoice.period));
@@ -348,7 +355,9 @@ pub(crate) fn finalise(
     let ground = Ground { groups, prices, calendars, reservations };
     accrue(ground, book, (id, tenant), reach, Booking { position, at }, rows)?;
     for (key, item) in &held {
-        tenant.items.update(*key, |posted| posted.invoiced = add(posted.invoiced, *item).unwrap_or(posted.accrued));
+        tenant
+            .items
+            .update(*key, |posted| posted.invoiced = add(posted.invoiced, *item).unwrap_or(posted.accrued));
     }
 
     let last = tenant.invoices.last_key_value().map(|(_, invoice)| invoice.position);
@@ -428,7 +437,9 @@ pub(crate) fn void(
     let invoice = tenant.invoices.get_mut(&number).ok_or_else(unknown)?;
     invoice.status = InvoiceStatus::Void;
     for (key, item) in std::mem::take(&mut invoice.held) {
-        tenant.items.update(key, |posted| posted.invoiced = sub(posted.invoiced, item).unwrap_or(posted.invoiced));
+        tenant
+            .items
+            .update(key, |posted| posted.invoiced = sub(posted.invoiced, item).unwrap_or(posted.invoiced));
     }
     let mut moves = Moves { id, tenant_currency: currency, at, reverses: Some(invoice.position), book, rows };
     let receivable = Account::Receivable(id.clone());

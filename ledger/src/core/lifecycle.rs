@@ -3,7 +3,8 @@
 use hourglass_pricing::reservation::Reservation;
 use hourglass_pricing::{CardVersion, PriceStep, PriceTimeline, PurchaseModel, Sku};
 use hourglass_units::{
-    Amount, Coverage, Currency, INSTANT_MIN, InstanceId, Instant, Interval, Price, RateCardName, ReservationId, TenantId,
+    Amount, Coverage, Currency, INSTANT_MIN, InstanceId, Instant, Interval, Price, RateCardName,
+    ReservationId, TenantId,
 };
 
 use super::Inconsistent;
@@ -22,11 +23,8 @@ pub(crate) fn register(state: &mut State, it: &Registration) -> Result<(), Incon
     }
     let full = || Inconsistent::new("more instances than an index holds");
     let agent = it.agent.as_ref().map(|agent| state.bind_agent(agent).ok_or_else(full)).transpose()?;
-    let owner = Owner {
-        tenant: it.tenant.clone(),
-        project: it.project.clone(),
-        platform: it.platform.clone(),
-    };
+    let owner =
+        Owner { tenant: it.tenant.clone(), project: it.project.clone(), platform: it.platform.clone() };
     // What has room in a reservation is found out below.
     let group = owner.group(state, it.mode.model_without_room(), None)?;
     let modes = match &it.mode {
@@ -300,7 +298,8 @@ pub(crate) fn reserve(
     position: Position,
     at: Instant,
 ) -> Result<(), Inconsistent> {
-    let upfront = reservation.upfront().map(|amount| Purchase { at, quantity: reservation.quantity(), amount });
+    let upfront =
+        reservation.upfront().map(|amount| Purchase { at, quantity: reservation.quantity(), amount });
     let held = Held {
         tenant: tenant.clone(),
         reservation: reservation.clone(),
@@ -350,7 +349,10 @@ pub(crate) fn look_again_from(state: &mut State, at: Instant) {
 }
 
 fn find(state: &State, id: &InstanceId) -> Result<InstanceIx, Inconsistent> {
-    state.instances.find(id.as_str()).ok_or_else(|| Inconsistent::new("the life cycle of an unknown instance"))
+    state
+        .instances
+        .find(id.as_str())
+        .ok_or_else(|| Inconsistent::new("the life cycle of an unknown instance"))
 }
 
 fn lost() -> Inconsistent {

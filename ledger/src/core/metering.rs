@@ -12,7 +12,9 @@
 
 use std::collections::BTreeMap;
 
-use hourglass_units::{AgentId, Coverage, Hour, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Pieces, Price, Quantity};
+use hourglass_units::{
+    AgentId, Coverage, Hour, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Pieces, Price, Quantity,
+};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
@@ -41,8 +43,14 @@ pub enum Exclusion {
 
 impl Exclusion {
     /// Every reason, in order of precedence.
-    pub const ALL: [Self; 6] =
-        [Self::Voided, Self::NotRunning, Self::GpusDiffer, Self::ForeignAgent, Self::InTheFuture, Self::TooOld];
+    pub const ALL: [Self; 6] = [
+        Self::Voided,
+        Self::NotRunning,
+        Self::GpusDiffer,
+        Self::ForeignAgent,
+        Self::InTheFuture,
+        Self::TooOld,
+    ];
 
     /// The stable code.
     pub const fn as_str(self) -> &'static str {
@@ -221,10 +229,16 @@ impl Instance {
     }
 
     /// Cuts a window by mode, price and hour.
-    pub(crate) fn cuts<'r>(&'r self, rates: Rates<'r>, window: Interval) -> impl Iterator<Item = (LineKey, Interval)> + 'r {
+    pub(crate) fn cuts<'r>(
+        &'r self,
+        rates: Rates<'r>,
+        window: Interval,
+    ) -> impl Iterator<Item = (LineKey, Interval)> + 'r {
         self.modes.within(window).flat_map(move |(part, step)| {
             let cuts = rates.tariff(step).into_iter().flat_map(move |tariff| tariff.cuts(part));
-            cuts.map(move |cut| (LineKey { hour: cut.hour, group: step.group, price: cut.price }, cut.interval))
+            cuts.map(move |cut| {
+                (LineKey { hour: cut.hour, group: step.group, price: cut.price }, cut.interval)
+            })
         })
     }
 
@@ -393,8 +407,8 @@ impl Instance {
                 line.unwritten = line.unwritten.checked_add(difference).ok_or_else(overflow)?;
             }
             growing => {
-                let newest =
-                    key.hour >= charging.written_until && growing.is_none_or(|line| line.key.hour <= key.hour);
+                let newest = key.hour >= charging.written_until
+                    && growing.is_none_or(|line| line.key.hour <= key.hour);
                 let new = GrowingLine { key, until: INSTANT_MIN, total, unwritten: difference };
                 let aside = if newest { growing.replace(new) } else { Some(new) };
                 if let Some(line) = aside {

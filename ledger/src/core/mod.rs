@@ -60,8 +60,8 @@ pub use metering::{Accounting, Exclusion, Line};
 pub use modes::MODE_CHANGES_MAX;
 pub use rejection::Rejection;
 pub use reservations::Held;
-pub use tick::LINES_A_TICK_MAX;
 pub use state::{Cell, Counts, FinalisedInvoice, InstanceView, InvoiceStatus, LineView, State, Tenant};
+pub use tick::LINES_A_TICK_MAX;
 
 /// An event that no decision can have made: the log was changed, or is another engine's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -72,11 +72,9 @@ impl Modes {
         let first = steps.partition_point(|step| step.from <= window.start()).saturating_sub(1);
         let steps = steps.get(first..).unwrap_or_default();
         let ends = steps.iter().skip(1).map(|step| step.from).chain([INSTANT_MAX]);
-        steps
-            .iter()
-            .zip(ends)
-            .take_while(move |(step, _)| step.from < window.end())
-            .filter_map(move |(step, end)| Some((Interval::between(step.from, end)?.intersection(window)?, *step)))
+        steps.iter().zip(ends).take_while(move |(step, _)| step.from < window.end()).filter_map(
+            move |(step, end)| Some((Interval::between(step.from, end)?.intersection(window)?, *step)),
+        )
     }
 
     /// The step of the newest mode.
@@ -89,6 +87,9 @@ impl ManyModes {
     /// When each assigned mode holds, in order of time.
     pub(crate) fn assigned(&self) -> impl Iterator<Item = (Interval, &Mode)> {
         let ends = self.assigned.iter().skip(1).map(|(from, _)| *from).chain([INSTANT_MAX]);
-        self.assigned.iter().zip(ends).filter_map(|((from, mode), end)| Some((Interval::between(*from, end)?, mode)))
+        self.assigned
+            .iter()
+            .zip(ends)
+            .filter_map(|((from, mode), end)| Some((Interval::between(*from, end)?, mode)))
     }
 }

@@ -373,7 +373,9 @@ pub enum Rejection {
         until: Instant,
     },
     /// The instance is sold like this already.
-    #[error("instance {instance} cannot change its mode at {at}: its last change was at {last}, changes come in order of time")]
+    #[error(
+        "instance {instance} cannot change its mode at {at}: its last change was at {last}, changes come in order of time"
+    )]
     ModeChangeOutOfOrder {
         /// Which.
         instance: InstanceId,

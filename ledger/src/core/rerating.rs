@@ -141,12 +141,7 @@ pub(crate) fn commit(state: &mut State, rerating: Rerating) -> Result<(), Incons
     Ok(())
 }
 
-fn post(
-    state: &mut State,
-    ix: InstanceIx,
-    before: &Measured,
-    after: &Measured,
-) -> Result<(), Inconsistent> {
+fn post(state: &mut State, ix: InstanceIx, before: &Measured, after: &Measured) -> Result<(), Inconsistent> {
     let State { instances, groups, prices, calendars, pending, written_until, .. } = state;
     let mut charging = Charging { groups, prices, calendars, pending, written_until: *written_until };
     let instance = instances.get_mut(ix).ok_or_else(|| Inconsistent::new("an instance that is lost"))?;

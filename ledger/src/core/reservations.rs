@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use hourglass_pricing::reservation::{Payment, Reservation};
 use hourglass_pricing::settle::Fee;
 use hourglass_units::{
-    Amount, Coverage, Hour, INSTANT_MAX, INSTANT_MIN, Instant, Interval, Month, Quantity, ReservationId, TenantId,
+    Amount, Coverage, Hour, INSTANT_MAX, INSTANT_MIN, Instant, Interval, Month, Quantity, ReservationId,
+    TenantId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -120,7 +121,8 @@ impl Occupancy {
             let taken = self.0.range(..=at).next_back().map_or(0, |(_, taken)| *taken);
             self.0.entry(at).or_insert(taken);
         }
-        let starts: Vec<Instant> = self.0.range(wanted.start()..wanted.end()).map(|(from, _)| *from).collect();
+        let starts: Vec<Instant> =
+            self.0.range(wanted.start()..wanted.end()).map(|(from, _)| *from).collect();
         let ends = starts.iter().skip(1).copied().chain([wanted.end()]);
         let mut found = Vec::new();
         for (from, until) in starts.iter().zip(ends) {

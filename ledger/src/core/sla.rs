@@ -7,9 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hourglass_pricing::terms::Sla;
-use hourglass_units::{
-    Amount, HOUR_MILLISECONDS, Hour, Instant, Interval, Pieces, Price, TenantId,
-};
+use hourglass_units::{Amount, HOUR_MILLISECONDS, Hour, Instant, Interval, Pieces, Price, TenantId};
 use serde::{Deserialize, Serialize};
 
 use super::Inconsistent;
@@ -168,11 +166,7 @@ fn share_of_gaps(
     sum(by_price.into_iter(), instance.gpus, sla)
 }
 
-fn sum(
-    parts: impl Iterator<Item = (Price, i64)>,
-    gpus: u32,
-    sla: &Sla,
-) -> Result<Amount, Inconsistent> {
+fn sum(parts: impl Iterator<Item = (Price, i64)>, gpus: u32, sla: &Sla) -> Result<Amount, Inconsistent> {
     let overflow = || Inconsistent::new("a credit out of range");
     let mut total = Amount::ZERO;
     for (price, milliseconds) in parts {

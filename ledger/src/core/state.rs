@@ -363,9 +363,8 @@ impl State {
     /// The contract whose rules hold in a period, where one has any.
     pub(crate) fn agreement_at(&self, tenant: &TenantId, period: Month) -> Option<String> {
         let agreements = self.prices.agreements(tenant, self.calendars.of(tenant));
-        let holds = agreements
-            .iter()
-            .find(|it| it.first <= period && it.last.is_none_or(|last| period <= last));
+        let holds =
+            agreements.iter().find(|it| it.first <= period && it.last.is_none_or(|last| period <= last));
         holds.map(|it| it.source.to_string())
     }
 
@@ -457,7 +456,9 @@ impl State {
                     Some(difference.amount)
                 };
                 let accounts = posting(self.ground(), id, &tenant.credits, key.source, difference.amount);
-                let Some((debit, credit, _)) = accounts.filter(|_| !difference.amount.is_zero()) else { continue };
+                let Some((debit, credit, _)) = accounts.filter(|_| !difference.amount.is_zero()) else {
+                    continue;
+                };
                 add(debit, tenant.currency, magnitude);
                 add(credit, tenant.currency, magnitude.and_then(Amount::checked_neg));
             }
@@ -479,7 +480,9 @@ impl State {
         }
         // What the clock alone changes: hours of reservations, and what is due when a period is over.
         let mut by_clock = |tenant| touch(tenant, self.calendars.of(tenant).containing(self.settled_at));
-        for held in self.reservations.iter().filter(|held| wanted(&held.tenant) && !held.is_over(self.settled_at)) {
+        for held in
+            self.reservations.iter().filter(|held| wanted(&held.tenant) && !held.is_over(self.settled_at))
+        {
             by_clock(&held.tenant);
         }
         for tenant in self.prices.tenants_with_contracts().filter(|tenant| wanted(tenant)) {

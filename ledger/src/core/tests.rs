@@ -53,7 +53,7 @@ impl Bench {
             tenant: "acme".parse().unwrap(),
             project: "ml".parse().unwrap(),
             platform: "h100".parse().unwrap(),
-            model: hourglass_pricing::PurchaseModel::OnDemand,
+            mode: super::Mode::OnDemand,
             gpus,
             agent: None,
         }))
@@ -80,6 +80,7 @@ fn card() -> RateCardDraft {
         price: hourglass_units::Price::parse(price).unwrap(),
         from: None,
         until: None,
+        components: Vec::new(),
     };
     RateCardDraft {
         name: "list".parse().unwrap(),

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use hourglass_pricing::PurchaseModel;
-use hourglass_units::{Amount, CreditId, Hour, INSTANT_MAX, Instant, Interval, Month, Price, Quantity, TenantId};
+use hourglass_units::{
+    Amount, CreditId, Hour, INSTANT_MAX, Instant, Interval, Month, Price, Quantity, TenantId,
+};
 
 use super::Inconsistent;
 use super::accounts::{Booking, Ground, Reach, accrue, close_credits, transfer};
@@ -139,7 +141,9 @@ fn write_lines(state: &mut State, at: Instant, rows: &mut impl Rows) -> Result<U
         let group = state.groups.get(key.group);
         if let Some(reservation) = group.and_then(|group| group.reservation) {
             let sum = used.entry((reservation, key.hour)).or_default();
-            *sum = sum.checked_add(difference.quantity).ok_or_else(|| Inconsistent::new("hours out of range"))?;
+            *sum = sum
+                .checked_add(difference.quantity)
+                .ok_or_else(|| Inconsistent::new("hours out of range"))?;
         }
         rows.charge(row);
     }

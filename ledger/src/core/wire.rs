@@ -225,9 +225,11 @@ fn from_wire(kind: wire::event::Kind) -> Result<Event, EventError> {
             content_type: it.content_type,
             original: decompress(&it.original_lz4)?,
         },
-        Kind::ModeChanged(it) => {
-            Event::ModeChanged { instance: id(&it.instance)?, mode: from_json(&it.mode)?, at: instant(it.at_ms)? }
-        }
+        Kind::ModeChanged(it) => Event::ModeChanged {
+            instance: id(&it.instance)?,
+            mode: from_json(&it.mode)?,
+            at: instant(it.at_ms)?,
+        },
         Kind::ReservationMade(it) => {
             let reservation = Reservation::check(from_json(&it.draft)?).map_err(EventError::new)?;
             Event::ReservationMade { tenant: id(&it.tenant)?, reservation: Box::new(reservation) }

@@ -4,7 +4,7 @@ use hourglass_units::{Hour, Instant, Price, Quantity};
 use prost::bytes::Bytes;
 
 use super::{Head, Keyed, Quarantined, RowKey, StoreError, StoredInvoice, UsageSum, exact_amount};
-use crate::core::rows::{ChargeRow, TransferRow};
+use crate::core::rows::{ChargeRow, TransferRow, UnusedRow};
 use crate::core::{Account, Position, TransferCode};
 use crate::log::StoredEvent;
 use crate::snapshot::Snapshot;
@@ -85,7 +85,14 @@ pub(super) fn charge(row: &impl Columns) -> Result<Keyed<ChargeRow>, StoreError>
         platform: parsed(row, "platform")?,
         region: parsed(row, "region")?,
         model: parsed(row, "model")?,
+        reservation: row.maybe_text("reservation")?.map(|it| parse(&it, "reservation")).transpose()?,
         price: price(row, "price_nanos")?,
+        effective_price: match row.maybe_int("effective_price_nanos")? {
+            Some(nanos) => {
+                Price::from_nanos(nanos).map_err(|error| wrong("effective_price_nanos", &error))?
+            }
+            None => price(row, "price_nanos")?,
+        },
         hour: Hour::containing(instant(row, "hour")?),
         gpus: u32::try_from(row.int("gpus")?).map_err(|error| wrong("gpus", &error))?,
         milliseconds: row.int("milliseconds")?,
@@ -94,6 +101,27 @@ pub(super) fn charge(row: &impl Columns) -> Result<Keyed<ChargeRow>, StoreError>
         currency: parsed(row, "currency")?,
     };
     Ok(Keyed { key: row_key(row)?, row: charge })
+}
+
+/// An effective price as the tables hold it: NULL where it is the price.
+pub(super) fn differing(effective: Price, price: Price) -> Option<i64> {
+    (effective != price).then_some(effective.nanos())
+}
+
+pub(super) fn unused(row: &impl Columns) -> Result<Keyed<UnusedRow>, StoreError> {
+    let unused = UnusedRow {
+        tenant: parsed(row, "tenant")?,
+        project: parsed(row, "project")?,
+        reservation: parsed(row, "reservation")?,
+        platform: parsed(row, "platform")?,
+        region: parsed(row, "region")?,
+        hour: Hour::containing(instant(row, "hour")?),
+        quantity: Quantity::from_nanos(row.int("quantity_nanos")?),
+        effective_price: price(row, "effective_price_nanos")?,
+        effective_cost: exact_amount(&text(row, "effective_cost")?)?,
+        currency: parsed(row, "currency")?,
+    };
+    Ok(Keyed { key: row_key(row)?, row: unused })
 }
 
 pub(super) fn usage_sum(row: &impl Columns) -> Result<UsageSum, StoreError> {

@@ -14,7 +14,7 @@ use super::{
     Acquire, AcquireError, ChargeFilter, Commit, CommitError, Head, Keyed, PAGE_ROWS_MAX, Page, Reader,
     RowKey, Store, Table, TransferFilter, UsageQuery,
 };
-use crate::core::rows::{ChargeRow, EventRows, InvoiceRow, QuarantineRow, TransferRow};
+use crate::core::rows::{ChargeRow, EventRows, InvoiceRow, QuarantineRow, TransferRow, UnusedRow};
 use crate::core::{Account, Event, Position, Recorded, TransferCode};
 use crate::log::{self, StoredEvent};
 use crate::snapshot::{SNAPSHOT_FORMAT, Snapshot};
@@ -107,13 +107,31 @@ fn charge(tenant: &str, project: &str, instance: &str, in_hour: i64) -> ChargeRo
         instance: instance.parse().unwrap(),
         platform: "h100".parse().unwrap(),
         region: "eu".parse().unwrap(),
-        model: PurchaseModel::Spot,
+        model: PurchaseModel::Reserved,
+        reservation: Some("r-1".parse().unwrap()),
         price,
+        effective_price: Price::from_nanos(3_000_000_000).unwrap(),
         hour: hour(in_hour),
         gpus: 8,
         milliseconds: -25,
         quantity,
         amount: price.times(quantity),
+        currency: Currency::USD,
+    }
+}
+
+fn unused(tenant: &str, in_hour: i64) -> UnusedRow {
+    let (effective_price, quantity) = (Price::from_nanos(1).unwrap(), Quantity::from_nanos(-3));
+    UnusedRow {
+        tenant: tenant.parse().unwrap(),
+        project: "p".parse().unwrap(),
+        reservation: "r-1".parse().unwrap(),
+        platform: "h100".parse().unwrap(),
+        region: "eu".parse().unwrap(),
+        hour: hour(in_hour),
+        quantity,
+        effective_price,
+        effective_cost: effective_price.times(quantity),
         currency: Currency::USD,
     }
 }
@@ -305,6 +323,7 @@ fn listings_page_in_order(harness: &mut dyn Harness) {
     let many = u32::try_from(PAGE_ROWS_MAX).unwrap() + 5;
     let rows = |count: u32| EventRows {
         charges: (0..count).map(|n| charge("t", "p", &format!("i-{n}"), i64::from(n))).collect(),
+        unused: (0..count).map(|n| unused("t", i64::from(n))).collect(),
         transfers: (0..count).map(|n| transfer("t", i128::from(n) + 1)).collect(),
         invoices: Vec::new(),
         quarantine: (0..count)
@@ -501,6 +520,7 @@ fn what_is_committed_outlives_the_store(harness: &mut dyn Harness) {
     let early = store.reader();
     let rows = EventRows {
         charges: vec![charge("t", "p", "i", 1)],
+        unused: vec![unused("t", 1)],
         transfers: vec![transfer("t", 1)],
         invoices: vec![invoice("t", 1, "2026-01")],
         quarantine: vec![QuarantineRow { record: None, reason: "undecodable".to_owned() }],

@@ -14,7 +14,7 @@ use hourglass_units::{
 use prost::bytes::Bytes;
 
 use crate::core::Position;
-use crate::core::rows::{ChargeRow, EventRows, TransferRow};
+use crate::core::rows::{ChargeRow, EventRows, TransferRow, UnusedRow};
 use crate::log::StoredEvent;
 use crate::snapshot::Snapshot;
 
@@ -240,6 +240,8 @@ pub struct Quarantined {
 pub enum Table {
     /// Charges.
     Charges,
+    /// Unused hours of reservations.
+    Unused,
     /// Transfers.
     Transfers,
     /// Invoices.
@@ -250,12 +252,14 @@ pub enum Table {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 4] = [Self::Charges, Self::Transfers, Self::Invoices, Self::Quarantine];
+    pub const ALL: [Self; 5] =
+        [Self::Charges, Self::Unused, Self::Transfers, Self::Invoices, Self::Quarantine];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Charges => "charges",
+            Self::Unused => "unused",
             Self::Transfers => "transfers",
             Self::Invoices => "invoices",
             Self::Quarantine => "quarantine",
@@ -310,6 +314,9 @@ pub trait Reader: Send + Sync {
 
     /// Charges in order of their keys.
     fn charges(&self, filter: &ChargeFilter, page: Page) -> Result<Vec<Keyed<ChargeRow>>, StoreError>;
+
+    /// Unused hours of reservations in order of their keys, of one tenant or of all.
+    fn unused(&self, tenant: Option<&TenantId>, page: Page) -> Result<Vec<Keyed<UnusedRow>>, StoreError>;
 
     /// Charges added up.
     fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageSum>, StoreError>;

@@ -14,7 +14,7 @@ use super::sql;
 use crate::core::Position;
 use crate::core::rows::EventRows;
 use crate::store::Commit;
-use crate::store::columns::{keyed, number};
+use crate::store::columns::{differing, keyed, number};
 
 /// Rows that one statement writes at most.
 const ROWS_AT_ONCE: usize = 10_000;
@@ -96,6 +96,22 @@ impl Appending<'_> {
                 .bind(column(rows, |it| it.quantity.nanos()))
                 .bind(column(rows, |it| it.amount.to_string()))
                 .bind(column(rows, |it| it.currency.code()))
+                .bind(column(rows, |it| it.reservation.as_ref().map(|it| it.as_str())))
+                .bind(column(rows, |it| differing(it.effective_price, it.price)))
+        })
+        .await?;
+        self.insert(connection, sql::INSERT_UNUSED, &rows.of(|it| &it.unused), |rows, query| {
+            query
+                .bind(column(rows, |it| it.tenant.as_str()))
+                .bind(column(rows, |it| it.project.as_str()))
+                .bind(column(rows, |it| it.reservation.as_str()))
+                .bind(column(rows, |it| it.platform.as_str()))
+                .bind(column(rows, |it| it.region.as_str()))
+                .bind(column(rows, |it| it.hour.start().unix_ms()))
+                .bind(column(rows, |it| it.quantity.nanos()))
+                .bind(column(rows, |it| it.effective_price.nanos()))
+                .bind(column(rows, |it| it.effective_cost.to_string()))
+                .bind(column(rows, |it| it.currency.code()))
         })
         .await?;
         self.insert(connection, sql::INSERT_TRANSFERS, &rows.of(|it| &it.transfers), |rows, query| {
@@ -155,8 +171,12 @@ impl<'c> Numbered<'c> {
 }
 
 fn is_empty(rows: &EventRows) -> bool {
-    let EventRows { charges, transfers, invoices, quarantine } = rows;
-    charges.is_empty() && transfers.is_empty() && invoices.is_empty() && quarantine.is_empty()
+    let EventRows { charges, unused, transfers, invoices, quarantine } = rows;
+    charges.is_empty()
+        && unused.is_empty()
+        && transfers.is_empty()
+        && invoices.is_empty()
+        && quarantine.is_empty()
 }
 
 fn column<'c, T, V>(rows: &[(i64, i64, &'c T)], value: impl Fn(&'c T) -> V) -> Vec<V> {

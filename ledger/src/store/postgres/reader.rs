@@ -13,7 +13,7 @@ use super::schema::{self, Found};
 use super::session::{Failure, bounded, connect, connect_as};
 use super::sql;
 use crate::core::Position;
-use crate::core::rows::{ChargeRow, TransferRow};
+use crate::core::rows::{ChargeRow, TransferRow, UnusedRow};
 use crate::log::StoredEvent;
 use crate::snapshot::Snapshot;
 use crate::store::blocking::Blocking;
@@ -227,6 +227,11 @@ impl Reader for PostgresReader {
     fn charges(&self, filter: &ChargeFilter, page: Page) -> Result<Vec<Keyed<ChargeRow>>, StoreError> {
         let bind = |query: Binding| bind_page(bind_charges(query, filter), page);
         self.all(filter.tenant.as_ref(), sql::CHARGES, bind, columns::charge)
+    }
+
+    fn unused(&self, tenant: Option<&TenantId>, page: Page) -> Result<Vec<Keyed<UnusedRow>>, StoreError> {
+        let bind = |query: Binding| bind_page(query.bind(name(tenant)), page);
+        self.all(tenant, sql::UNUSED, bind, columns::unused)
     }
 
     fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageSum>, StoreError> {

@@ -38,9 +38,16 @@ pub(super) const CONFIRM: &str =
 pub(super) const EVENT_HASH: &str = "SELECT hash FROM events WHERE position = $1";
 
 pub(super) const INSERT_CHARGES: &str = "INSERT INTO charges (position, line, tenant, project, instance, platform, \
-     region, model, price_nanos, hour, gpus, milliseconds, quantity_nanos, amount, currency) \
+     region, model, price_nanos, hour, gpus, milliseconds, quantity_nanos, amount, currency, reservation, \
+     effective_price_nanos) \
      SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], \
-     $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[], $15::text[])";
+     $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], \
+     $16::text[], $17::bigint[])";
+
+pub(super) const INSERT_UNUSED: &str = "INSERT INTO unused (position, line, tenant, project, reservation, platform, \
+     region, hour, quantity_nanos, effective_price_nanos, effective_cost, currency) \
+     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], \
+     $8::bigint[], $9::bigint[], $10::bigint[], $11::text[], $12::text[])";
 
 pub(super) const INSERT_TRANSFERS: &str = "INSERT INTO transfers (position, line, tenant, debit, credit, amount, \
      currency, code, at, reverses) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], \
@@ -67,11 +74,18 @@ pub(super) const SNAPSHOTS_DROP: &str = "DELETE FROM snapshots";
 
 /// `$1` to `$5` filter (NULL means any), then the page: position, line, until, limit.
 pub(super) const CHARGES: &str = "SELECT position, line, tenant, project, instance, platform, region, model, \
-     price_nanos, hour, gpus, milliseconds, quantity_nanos, amount, currency, reservation, effective_price_nanos FROM charges \
+     price_nanos, hour, gpus, milliseconds, quantity_nanos, amount, currency, \
+     reservation, effective_price_nanos FROM charges \
      WHERE ($1::text IS NULL OR tenant = $1) AND ($2::text IS NULL OR project = $2) \
      AND ($3::text IS NULL OR instance = $3) AND ($4::bigint IS NULL OR hour >= $4) \
      AND ($5::bigint IS NULL OR hour < $5) \
      AND (position, line) > ($6::bigint, $7::bigint) AND position <= $8 ORDER BY position, line LIMIT $9";
+
+/// `$1` tenant (NULL means any), then the page: position, line, until, limit.
+pub(super) const UNUSED: &str = "SELECT position, line, tenant, project, reservation, platform, region, hour, \
+     quantity_nanos, effective_price_nanos, effective_cost, currency FROM unused \
+     WHERE ($1::text IS NULL OR tenant = $1) AND (position, line) > ($2::bigint, $3::bigint) AND position <= $4 \
+     ORDER BY position, line LIMIT $5";
 
 /// `$1` to `$5` filter, `$6` until, `$7` whether instances are kept apart, `$8` the span.
 pub(super) const USAGE: &str = "SELECT tenant, project, CASE WHEN $7::boolean THEN instance END AS instance_kept, \
@@ -106,7 +120,13 @@ pub(super) const fn raw_rows(table: Table) -> &'static str {
     match table {
         Table::Charges => {
             "SELECT position, line, concat_ws(chr(31), tenant, project, instance, platform, region, model, \
-             price_nanos, hour, gpus, milliseconds, quantity_nanos, amount, currency) AS row FROM charges \
+             price_nanos, hour, gpus, milliseconds, quantity_nanos, amount, currency, coalesce(reservation, '-'), \
+             coalesce(effective_price_nanos::text, '-')) AS row FROM charges \
+             WHERE (position, line) > ($1::bigint, $2::bigint) AND position <= $3 ORDER BY position, line LIMIT $4"
+        }
+        Table::Unused => {
+            "SELECT position, line, concat_ws(chr(31), tenant, project, reservation, platform, region, hour, \
+             quantity_nanos, effective_price_nanos, effective_cost, currency) AS row FROM unused \
              WHERE (position, line) > ($1::bigint, $2::bigint) AND position <= $3 ORDER BY position, line LIMIT $4"
         }
         Table::Transfers => {
@@ -195,13 +215,14 @@ pub(super) const ROLES: [Role; 3] = [
 
 /// Every statement that can be prepared as it stands, for the test that prepares them all.
 #[cfg(test)]
-pub(super) const ALL: [&str; 31] = [
+pub(super) const ALL: [&str; 34] = [
     HEAD,
     ACQUIRE,
     RELEASE,
     APPEND,
     CONFIRM,
     INSERT_CHARGES,
+    INSERT_UNUSED,
     INSERT_TRANSFERS,
     INSERT_INVOICES,
     INSERT_QUARANTINE,
@@ -211,12 +232,14 @@ pub(super) const ALL: [&str; 31] = [
     SNAPSHOT_PART,
     SNAPSHOTS_DROP,
     CHARGES,
+    UNUSED,
     USAGE,
     TRANSFERS,
     INVOICES,
     INVOICE,
     QUARANTINE,
     raw_rows(Table::Charges),
+    raw_rows(Table::Unused),
     raw_rows(Table::Transfers),
     raw_rows(Table::Invoices),
     raw_rows(Table::Quarantine),

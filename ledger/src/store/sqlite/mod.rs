@@ -28,7 +28,7 @@ use super::{
     Reader, Store, StoreError, StoredInvoice, Table, TransferFilter, UsageQuery, UsageSum,
 };
 use crate::core::Position;
-use crate::core::rows::{ChargeRow, TransferRow};
+use crate::core::rows::{ChargeRow, TransferRow, UnusedRow};
 use crate::log::{self, StoredEvent};
 use crate::snapshot::Snapshot;
 
@@ -39,9 +39,10 @@ const LOCK_FILE: &str = "hourglass.lock";
 /// "HGLS": marks the file as ours.
 const APPLICATION_ID: i64 = 0x4847_4c53;
 /// Numbered from 1, each run once, in order.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../../../migrations/sqlite/0001_ledger.sql"),
     include_str!("../../../../migrations/sqlite/0002_cursors.sql"),
+    include_str!("../../../../migrations/sqlite/0003_pricing.sql"),
 ];
 /// Connections for reading.
 const READERS_MAX: u32 = 4;
@@ -406,7 +407,7 @@ async fn append(
 
     let positions = || commit.events.iter().map(|event| number(event.position));
     let charges = positions().zip(&commit.rows).flat_map(|(at, rows)| keyed(at, &rows.charges));
-    insert(connection, sql::INSERT_CHARGES, 15, charges, |row, (position, line, it)| {
+    insert(connection, sql::INSERT_CHARGES, 17, charges, |row, (position, line, it)| {
         row.push_bind(position)
             .push_bind(line)
             .push_bind(it.tenant.to_string())
@@ -421,6 +422,24 @@ async fn append(
             .push_bind(it.milliseconds)
             .push_bind(it.quantity.nanos())
             .push_bind(it.amount.to_string())
+            .push_bind(it.currency.code())
+            .push_bind(it.reservation.as_ref().map(ToString::to_string))
+            .push_bind(columns::differing(it.effective_price, it.price));
+    })
+    .await?;
+    let unused = positions().zip(&commit.rows).flat_map(|(at, rows)| keyed(at, &rows.unused));
+    insert(connection, sql::INSERT_UNUSED, 12, unused, |row, (position, line, it)| {
+        row.push_bind(position)
+            .push_bind(line)
+            .push_bind(it.tenant.to_string())
+            .push_bind(it.project.to_string())
+            .push_bind(it.reservation.to_string())
+            .push_bind(it.platform.to_string())
+            .push_bind(it.region.to_string())
+            .push_bind(it.hour.start().unix_ms())
+            .push_bind(it.quantity.nanos())
+            .push_bind(it.effective_price.nanos())
+            .push_bind(it.effective_cost.to_string())
             .push_bind(it.currency.code());
     })
     .await?;
@@ -510,6 +529,11 @@ impl Reader for SqliteReader {
     fn charges(&self, filter: &ChargeFilter, page: Page) -> Result<Vec<Keyed<ChargeRow>>, StoreError> {
         let bind = |query: Binding| bind_page(bind_charges(query, filter), page);
         self.all(sql::CHARGES, bind, columns::charge)
+    }
+
+    fn unused(&self, tenant: Option<&TenantId>, page: Page) -> Result<Vec<Keyed<UnusedRow>>, StoreError> {
+        let bind = |query: Binding| bind_page(query.bind(tenant.map(ToString::to_string)), page);
+        self.all(sql::UNUSED, bind, columns::unused)
     }
 
     fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageSum>, StoreError> {

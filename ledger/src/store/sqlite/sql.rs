@@ -18,7 +18,11 @@ pub(super) const RELEASE: &str = "UPDATE head SET lease_until = ? WHERE one = 1 
 pub(super) const INSERT_EVENTS: &str = "INSERT INTO events (position, epoch, kind, at, payload, hash) ";
 
 pub(super) const INSERT_CHARGES: &str = "INSERT INTO charges (position, line, tenant, project, instance, platform, \
-     region, model, price_nanos, hour, gpus, milliseconds, quantity_nanos, amount, currency) ";
+     region, model, price_nanos, hour, gpus, milliseconds, quantity_nanos, amount, currency, reservation, \
+     effective_price_nanos) ";
+
+pub(super) const INSERT_UNUSED: &str = "INSERT INTO unused (position, line, tenant, project, reservation, platform, \
+     region, hour, quantity_nanos, effective_price_nanos, effective_cost, currency) ";
 
 pub(super) const INSERT_TRANSFERS: &str = "INSERT INTO transfers (position, line, tenant, debit, credit, amount, \
      currency, code, at, reverses) ";
@@ -45,10 +49,17 @@ pub(super) const SNAPSHOTS_DROP: &str = "DELETE FROM snapshots";
 
 /// `?1` to `?5` filter (NULL means any), then the page: position, line, until, limit.
 pub(super) const CHARGES: &str = "SELECT position, line, tenant, project, instance, platform, region, model, \
-     price_nanos, hour, gpus, milliseconds, quantity_nanos, amount, currency, reservation, effective_price_nanos FROM charges \
+     price_nanos, hour, gpus, milliseconds, quantity_nanos, amount, currency, \
+     reservation, effective_price_nanos FROM charges \
      WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR project = ?2) AND (?3 IS NULL OR instance = ?3) \
      AND (?4 IS NULL OR hour >= ?4) AND (?5 IS NULL OR hour < ?5) \
      AND (position, line) > (?6, ?7) AND position <= ?8 ORDER BY position, line LIMIT ?9";
+
+/// `?1` tenant (NULL means any), then the page: position, line, until, limit.
+pub(super) const UNUSED: &str = "SELECT position, line, tenant, project, reservation, platform, region, hour, \
+     quantity_nanos, effective_price_nanos, effective_cost, currency FROM unused \
+     WHERE (?1 IS NULL OR tenant = ?1) AND (position, line) > (?2, ?3) AND position <= ?4 \
+     ORDER BY position, line LIMIT ?5";
 
 /// `?1` to `?5` filter, `?6` until, `?7` whether instances are kept apart, `?8` the span.
 pub(super) const USAGE: &str = "SELECT tenant, project, CASE WHEN ?7 THEN instance END AS instance_kept, platform, \
@@ -106,7 +117,7 @@ pub(super) const fn raw_rows(table: Table) -> &'static str {
 
 /// Every statement that can be prepared as it stands, for the test that prepares them all.
 #[cfg(test)]
-pub(super) const ALL: [&str; 20] = [
+pub(super) const ALL: [&str; 22] = [
     HEAD,
     HEAD_FIRST,
     ACQUIRE,
@@ -119,12 +130,14 @@ pub(super) const ALL: [&str; 20] = [
     SNAPSHOT_PART,
     SNAPSHOTS_DROP,
     CHARGES,
+    UNUSED,
     USAGE,
     TRANSFERS,
     INVOICES,
     INVOICE,
     QUARANTINE,
     raw_rows(Table::Charges),
+    raw_rows(Table::Unused),
     raw_rows(Table::Transfers),
     raw_rows(Table::Invoices),
 ];
