@@ -211,11 +211,13 @@ fn what_is_sold_otherwise(bench: &mut Bench) {
         payment: hourglass_pricing::reservation::Payment::Upfront { price: "2".parse_price() },
     };
     bench.run(Command::Reserve { tenant: acme(), reservation }).unwrap();
-    let (instance, mode) = ("i-1".parse().unwrap(), super::Mode::Reserved { reservation: "r-1".parse().unwrap() });
+    let (instance, mode) =
+        ("i-1".parse().unwrap(), super::Mode::Reserved { reservation: "r-1".parse().unwrap() });
     bench.run(Command::ChangeMode { instance, mode, at: at("2026-02-03T12:00:00Z") }).unwrap();
     let (platform, currency, price) = ("h100".parse().unwrap(), Currency::USD, "1.5".parse_price());
     bench.run(Command::SetSpotPrice { platform, currency, price, from: None }).unwrap();
-    let credit = r#"{"credit": "c-1", "kind": "promotional", "amount": "5", "valid_until": "2026-02-04T12:00:00Z"}"#;
+    let credit =
+        r#"{"credit": "c-1", "kind": "promotional", "amount": "5", "valid_until": "2026-02-04T12:00:00Z"}"#;
     let credit = serde_json::from_str(credit).unwrap();
     bench.run(Command::GrantCredit { tenant: acme(), credit }).unwrap();
     let tax = r#"{"name": "VAT", "rate_percent": "19", "kind": "exclusive", "rounding": "line"}"#;
