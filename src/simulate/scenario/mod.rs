@@ -7,10 +7,14 @@
 
 mod check;
 mod expect;
+#[cfg(test)]
+mod http;
 mod lex;
 pub mod parse;
 pub mod report;
 pub mod run;
+#[cfg(test)]
+mod tests;
 mod verbs;
 
 use hourglass_ledger::core::Command;
