@@ -45,9 +45,7 @@ pub fn run(args: Args, format: Format) -> Result<(), Failure> {
     let played = play(&scenario, &handle, &clock, &mut Direct(handle.clone()));
     let summed = played.map_err(failure).and_then(|played| {
         let reader = Arc::clone(handle.reader());
-        Ok(handle
-            .read_blocking(move |state| report(state, &reader, played))?
-            .map_err(Failure::Unavailable)?)
+        handle.read_blocking(move |state| report(state, &reader, played))?.map_err(Failure::Unavailable)
     });
     cell.close();
     let summed: Report = summed?;
