@@ -10,7 +10,9 @@
 //! | head | the head row is the end of the chain, and nothing stands behind it |
 //! | B-3 | rows rebuilt from the log, in a store of their own, against the stored rows: exact text; the snapshot against the state at its position |
 //! | B-1, B-2 | balances summed up from stored transfers are those of the fold, sum to zero at every position, and each correction names an earlier position |
+//! | B-4 | no account with a floor is below it at any position; each credit is what was drawn, what expired and what is left |
 //! | U-1, U-2 | price × quantity = amount in each charge row; its currency is its tenant's |
+//! | P-2 | used and unused rows of a reservation are what is reserved, in each hour; their effective cost is what was paid |
 //! | M-2, M-3, P-1 | stored charges and unwritten differences sum to the lines that coverage, life cycle and prices give; every measured millisecond is in exactly one place |
 //! | I-1, I-2 | Σ lines = total; each invoice is drawn again from the log before it, byte for byte |
 //!
@@ -20,11 +22,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use hourglass_units::{Amount, Currency, Hour, InstanceId, Price};
+use hourglass_pricing::PurchaseModel;
+use hourglass_units::{Amount, Currency, Hour, InstanceId, Price, ReservationId};
 use serde::Serialize;
 
 use crate::core::rows::EventRows;
-use crate::core::{Account, Event, Position, Recorded, State, apply, digest, invoicing};
+use crate::core::{Account, Event, LineView, Position, Recorded, State, apply, digest, invoicing};
 use crate::log::{self, StoredEvent};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{
@@ -115,7 +118,9 @@ pub fn verify(
     mut progress: impl FnMut(Position, Position),
 ) -> Result<Report, VerifyError> {
     let mut report = Report {
-        checks: vec!["log", "head", "B-1", "B-2", "B-3", "U-1", "U-2", "M-2", "M-3", "P-1", "I-1", "I-2"],
+        checks: vec![
+            "log", "head", "B-1", "B-2", "B-3", "B-4", "U-1", "U-2", "M-2", "M-3", "P-1", "P-2", "I-1", "I-2",
+        ],
         ..Report::default()
     };
     let scratch_error =
@@ -135,8 +140,11 @@ pub fn verify(
         }
         let charges = check_charges(reader, &state, &mut report);
         report.find_unreadable("U-1", charges);
+        let reserved = check_reservations(reader, &state, &mut report);
+        report.find_unreadable("P-2", reserved);
         let transfers = check_transfers(reader, &state, &mut report);
         report.find_unreadable("B-1", transfers);
+        check_credits(&state, &mut report);
         check_accounting(&state, &mut report);
         match digest(&state) {
             Ok(digest) => report.digest = digest.to_hex().to_string(),
@@ -298,7 +306,15 @@ fn check_invoice(state: &State, chain: &blake3::Hash, recorded: &Recorded, repor
             format!("the total of invoice {} of {} is not rounded", stored.number, stored.tenant),
         );
     }
-    match invoicing::draw(state, &stored.tenant, stored.period, stored.number, stored.issued_at, chain) {
+    match invoicing::draw_kind(
+        state,
+        stored.kind,
+        &stored.tenant,
+        stored.period,
+        stored.number,
+        stored.issued_at,
+        chain,
+    ) {
         Ok(drawn) if drawn.to_document() == stored.to_document() => {}
         Ok(_) => {
             let what =
@@ -379,7 +395,7 @@ fn for_each<T>(
 
 /// U-1, U-2, M-2 and P-1 on the stored charges.
 fn check_charges(reader: &dyn Reader, state: &State, report: &mut Report) -> Result<(), StoreError> {
-    type LineKey = (InstanceId, Hour, Price);
+    type LineKey = (InstanceId, Hour, PurchaseModel, Option<ReservationId>, Price);
     let mut sums: BTreeMap<LineKey, (i64, i64)> = BTreeMap::new();
     let mut add = |key: LineKey, milliseconds: i64, nanos: i64| {
         let sum = sums.entry(key).or_default();
@@ -394,11 +410,15 @@ fn check_charges(reader: &dyn Reader, state: &State, report: &mut Report) -> Res
         if state.tenant(&row.tenant).map(|tenant| tenant.currency) != Some(row.currency) {
             report.find(Some(key.position), "U-2", format!("a charge of {} in {}", row.tenant, row.currency));
         }
-        add((row.instance, row.hour, row.price), row.milliseconds, row.quantity.nanos());
+        let key = (row.instance, row.hour, row.model, row.reservation, row.price);
+        add(key, row.milliseconds, row.quantity.nanos());
     })?;
+    let key_of = |view: &LineView<'_>| {
+        let (id, reservation) = (view.instance.id().clone(), view.reservation().cloned());
+        (id, view.line.hour, view.sku().model, reservation, view.line.price)
+    };
     for unwritten in state.unwritten_lines() {
-        let key = (unwritten.instance.id().clone(), unwritten.line.hour, unwritten.line.price);
-        add(key, unwritten.line.milliseconds, unwritten.line.quantity.nanos());
+        add(key_of(&unwritten), unwritten.line.milliseconds, unwritten.line.quantity.nanos());
     }
     sums.retain(|_, sum| *sum != (0, 0));
     for line in state.lines() {
@@ -410,11 +430,11 @@ fn check_charges(reader: &dyn Reader, state: &State, report: &mut Report) -> Res
             }
         };
         report.lines = report.lines.saturating_add(1);
-        let key = (line.instance.id().clone(), line.line.hour, line.line.price);
+        let key = key_of(&line);
         let expected = (line.line.milliseconds, line.line.quantity.nanos());
         let booked = sums.remove(&key).unwrap_or_default();
         if booked != expected {
-            let (instance, hour, price) = key;
+            let (instance, hour, _, _, price) = key;
             let what = format!(
                 "{instance} in the hour of {hour} at {price}: booked {} ms and {} nano-GPU-hours, covered {} and {}",
                 booked.0, booked.1, expected.0, expected.1
@@ -422,7 +442,7 @@ fn check_charges(reader: &dyn Reader, state: &State, report: &mut Report) -> Res
             report.find(None, "P-1", what);
         }
     }
-    for ((instance, hour, price), _) in sums {
+    for ((instance, hour, _, _, price), _) in sums {
         report.find(
             None,
             "M-2",
@@ -430,6 +450,97 @@ fn check_charges(reader: &dyn Reader, state: &State, report: &mut Report) -> Res
         );
     }
     Ok(())
+}
+
+/// P-2: what is used and unused of a reservation is what is reserved, in each hour that is written, and
+/// what both cost is what was paid.
+fn check_reservations(reader: &dyn Reader, state: &State, report: &mut Report) -> Result<(), StoreError> {
+    type Key = (ReservationId, Hour);
+    let mut sums: BTreeMap<Key, (i64, Option<Amount>)> = BTreeMap::new();
+    let mut add = |key: Key, nanos: i64, cost: Amount| {
+        let sum = sums.entry(key).or_insert((0, Some(Amount::ZERO)));
+        *sum = (sum.0.saturating_add(nanos), sum.1.and_then(|sum| sum.checked_add(cost)));
+    };
+    for_each(
+        state.position(),
+        |page| reader.charges(&ChargeFilter::default(), page),
+        |Keyed { row, .. }| {
+            if let Some(reservation) = row.reservation {
+                add((reservation, row.hour), row.quantity.nanos(), row.effective_price.times(row.quantity));
+            }
+        },
+    )?;
+    for_each(
+        state.position(),
+        |page| reader.unused(None, page),
+        |Keyed { key, row }| {
+            if row.effective_price.times(row.quantity) > row.effective_cost {
+                report.find(Some(key.position), "P-2", "unused hours cost less than their price");
+            }
+            add((row.reservation, row.hour), row.quantity.nanos(), row.effective_cost);
+        },
+    )?;
+    for held in state.reservations() {
+        let reservation = &held.reservation;
+        for (hour, part) in reservation.interval().by_hour().filter(|(hour, _)| *hour < held.written_until())
+        {
+            let key = (reservation.draft().reservation.clone(), hour);
+            let (nanos, cost) = sums.remove(&key).unwrap_or((0, Some(Amount::ZERO)));
+            let reserved = reservation.quantity_within(part).nanos();
+            if nanos != reserved {
+                let what = format!(
+                    "{} in the hour of {hour}: used and unused are {nanos}, reserved {reserved}",
+                    key.0
+                );
+                report.find(None, "P-2", what);
+            }
+            // Flex pays for use besides: the committed share is compared where nothing does.
+            let paid = reservation.fee_within(part);
+            if reservation.usage_price() == Price::ZERO && cost != paid {
+                let what = format!("{} in the hour of {hour}: hours cost {cost:?}, {paid:?} was paid", key.0);
+                report.find(None, "P-2", what);
+            }
+        }
+    }
+    for ((reservation, hour), _) in sums {
+        report.find(
+            None,
+            "P-2",
+            format!("{reservation} in the hour of {hour}: rows of hours that it does not have"),
+        );
+    }
+    Ok(())
+}
+
+/// B-4: no credit is overdrawn, and each is what was drawn, what expired and what is left.
+fn check_credits(state: &State, report: &mut Report) {
+    for (account, currency, balance) in state.book().balances() {
+        if account.has_floor() && balance > Amount::ZERO {
+            report.find(None, "B-4", format!("{account} is overdrawn by {balance} {currency}"));
+        }
+    }
+    for (id, tenant) in state.tenants() {
+        let mut left = BTreeMap::new();
+        for grant in &tenant.credits {
+            match grant.remaining() {
+                Some(rest) if rest >= Amount::ZERO => {
+                    let sum = left.entry(grant.kind.account(id)).or_insert(Some(Amount::ZERO));
+                    *sum = sum.and_then(|sum: Amount| sum.checked_sub(rest));
+                }
+                _ => report.find(None, "B-4", format!("credit {} of {id} is overdrawn", grant.credit)),
+            }
+        }
+        for (account, left) in left {
+            let balance = state.book().balance(&account, tenant.currency);
+            if left != Some(balance) {
+                report.find(
+                    None,
+                    "B-4",
+                    format!("{account} stands at {balance}, its credits have {left:?} left"),
+                );
+            }
+        }
+    }
 }
 
 /// B-1 and B-2 on the stored transfers.

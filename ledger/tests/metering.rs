@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hourglass_ledger::core::rows::EventRows;
-use hourglass_ledger::core::{Account, Command, LINES_A_TICK_MAX, Policy, digest};
+use hourglass_ledger::core::{Account, Command, LINES_A_TICK_MAX, Mode, Policy, digest};
 use hourglass_pricing::PurchaseModel;
 use hourglass_units::{Amount, Currency};
 use proptest::collection::vec;
@@ -203,7 +203,7 @@ impl Bench {
         let agent = agent.map(|agent| AGENTS[agent]);
         let mut registration = registration(&name(instance), tenant, gpus);
         registration.agent = agent.map(|agent| agent.parse().unwrap());
-        registration.model = if spot { PurchaseModel::Spot } else { PurchaseModel::OnDemand };
+        registration.mode = if spot { Mode::Spot { bid: None, limit: None } } else { Mode::OnDemand };
         if self.core.run(Command::RegisterInstance(registration)).is_ok() {
             let (tenant, agent) = (tenant.to_owned(), agent.map(str::to_owned));
             let known = Known { tenant, spot, gpus, agent, runs: Vec::new() };

@@ -209,8 +209,7 @@ pub struct Registration {
 }
 
 /// How an instance is sold. At any instant it is sold in exactly one way (P-1).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "model", rename_all = "snake_case", deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mode {
     /// At the list or contract price.
     OnDemand,
@@ -222,10 +221,8 @@ pub enum Mode {
     /// At the pool's price.
     Spot {
         /// By which bid.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         bid: Option<BidId>,
         /// Never above this price.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<Price>,
     },
 }

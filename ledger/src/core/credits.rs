@@ -38,7 +38,7 @@ impl CreditKind {
     }
 
     /// Where the tenant's credit stands.
-    pub(crate) fn account(self, tenant: &TenantId) -> Account {
+    pub fn account(self, tenant: &TenantId) -> Account {
         match self {
             Self::Prepaid => Account::PrepaidCredit(tenant.clone()),
             Self::Promotional | Self::Sla => Account::PromotionalCredit(tenant.clone()),

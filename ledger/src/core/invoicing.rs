@@ -309,17 +309,19 @@ pub(crate) fn plan_credit_note(
     if note.due < Amount::ZERO { Ok(note) } else { Err(nothing()) }
 }
 
-/// Every invoice that can be finalised at `now`, in an order in which that works. Knows what was
-/// accrued: ask after a `Tick`.
+/// Every invoice that can be finalised at `now`, in an order in which that works.
 pub fn due(state: &State, now: Instant) -> Vec<(TenantId, Month)> {
     let grace_ms = state.cell.as_ref().map_or(0, |cell| cell.policy.grace_ms);
     let mut due = Vec::new();
+    // What was accrued is known to be open or not; what was not is found out.
+    let unsettled = state.to_settle(None, now);
     for (id, tenant) in &state.tenants {
         let last = tenant.closed_until();
+        let fresh = unsettled.get(id).map(|_| unsettled_keys(state, id, tenant, now)).unwrap_or_default();
         // I-3: where a closed period turned out to be different, the period after the last invoice is due
         // even without usage of its own, or nothing would ever bring the correction to who left.
-        let open =
-            tenant.items.uninvoiced().map(|key| last.map_or(key.period, |last| key.period.max(last.next())));
+        let open = tenant.items.uninvoiced().copied().chain(fresh);
+        let open = open.map(|key| last.map_or(key.period, |last| key.period.max(last.next())));
         let periods: BTreeSet<Month> = open.collect();
         let calendar = state.calendars.of(id);
         let ended = periods
@@ -328,6 +330,14 @@ pub fn due(state: &State, now: Instant) -> Vec<(TenantId, Month)> {
         due.extend(ended.map(|period| (id.clone(), period)));
     }
     due
+}
+
+/// What no invoice holds of a tenant that is not settled.
+fn unsettled_keys(state: &State, id: &TenantId, tenant: &Tenant, now: Instant) -> Vec<ItemKey> {
+    let reach = Reach::all(&state.calendars, id, now);
+    let open = items(state.ground(), id, tenant, reach, &[])
+        .and_then(|items| differences(tenant, reach.from, &items, |posted| posted.invoiced));
+    open.unwrap_or_default().into_iter().map(|(key, _)| key).collect()
 }
 
 /// Books a finalised invoice or credit note.

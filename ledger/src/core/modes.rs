@@ -4,8 +4,8 @@
 //! reservation has no room for the whole instance, the instance is billed on demand. Nearly every
 //! instance has one mode for all its life, which is kept in place.
 
-use hourglass_units::{INSTANT_MAX, INSTANT_MIN, Instant, Interval, Price};
-use serde::{Deserialize, Serialize};
+use hourglass_units::{BidId, INSTANT_MAX, INSTANT_MIN, Instant, Interval, Price, ReservationId};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::command::Mode;
 use super::groups::GroupIx;
@@ -91,5 +91,63 @@ impl ManyModes {
             .iter()
             .zip(ends)
             .filter_map(|((from, mode), end)| Some((Interval::between(*from, end)?, mode)))
+    }
+}
+
+/// A mode as people read it: `{"model": "spot", "limit": "1.5"}`.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "model", rename_all = "snake_case", deny_unknown_fields)]
+enum Tagged {
+    OnDemand,
+    Reserved {
+        reservation: ReservationId,
+    },
+    Spot {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bid: Option<BidId>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<Price>,
+    },
+}
+
+/// A mode as snapshots hold it: their format knows fields by place.
+#[derive(Serialize, Deserialize)]
+enum Placed {
+    OnDemand,
+    Reserved(ReservationId),
+    Spot(Option<BidId>, Option<Price>),
+}
+
+impl Serialize for Mode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let readable = serializer.is_human_readable();
+        match self.clone() {
+            Self::OnDemand if readable => Tagged::OnDemand.serialize(serializer),
+            Self::Reserved { reservation } if readable => {
+                Tagged::Reserved { reservation }.serialize(serializer)
+            }
+            Self::Spot { bid, limit } if readable => Tagged::Spot { bid, limit }.serialize(serializer),
+            Self::OnDemand => Placed::OnDemand.serialize(serializer),
+            Self::Reserved { reservation } => Placed::Reserved(reservation).serialize(serializer),
+            Self::Spot { bid, limit } => Placed::Spot(bid, limit).serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            Ok(match Tagged::deserialize(deserializer)? {
+                Tagged::OnDemand => Self::OnDemand,
+                Tagged::Reserved { reservation } => Self::Reserved { reservation },
+                Tagged::Spot { bid, limit } => Self::Spot { bid, limit },
+            })
+        } else {
+            Ok(match Placed::deserialize(deserializer)? {
+                Placed::OnDemand => Self::OnDemand,
+                Placed::Reserved(reservation) => Self::Reserved { reservation },
+                Placed::Spot(bid, limit) => Self::Spot { bid, limit },
+            })
+        }
     }
 }

@@ -78,6 +78,11 @@ impl Held {
         }
     }
 
+    /// Hours before this one stand in rows, used ones and unused ones.
+    pub fn written_until(&self) -> Hour {
+        self.written_until
+    }
+
     /// Whether all of it is earned and written.
     pub(crate) fn is_over(&self, at: Instant) -> bool {
         let end = self.reservation.interval().end();

@@ -188,6 +188,58 @@ pub(crate) fn customer_key(id: &str) -> super::KeyGrant {
     }
 }
 
+/// A contract with terms, a reservation, a spot price, credit, tax, an SLA incident and a re-rating.
+fn what_is_sold_otherwise(bench: &mut Bench) {
+    let acme = || "acme".parse().unwrap();
+    let terms = r#"{"minimum": "10", "sla": {"credit_percent": "100", "xids": [79], "valid_days": 30}}"#;
+    let contract = hourglass_pricing::ContractDraft {
+        name: "deal".parse().unwrap(),
+        version: 1,
+        effective_from: at("2026-03-01T00:00:00Z"),
+        effective_until: None,
+        prices: Vec::new(),
+        terms: serde_json::from_str(terms).unwrap(),
+    };
+    bench.run(Command::SignContract { tenant: acme(), contract }).unwrap();
+    let reservation = hourglass_pricing::reservation::ReservationDraft {
+        reservation: "r-1".parse().unwrap(),
+        project: "ml".parse().unwrap(),
+        platform: "h100".parse().unwrap(),
+        gpus: 8,
+        from: at("2026-02-04T00:00:00Z"),
+        until: at("2026-02-05T00:00:00Z"),
+        payment: hourglass_pricing::reservation::Payment::Upfront { price: "2".parse_price() },
+    };
+    bench.run(Command::Reserve { tenant: acme(), reservation }).unwrap();
+    let (instance, mode) =
+        ("i-1".parse().unwrap(), super::Mode::Reserved { reservation: "r-1".parse().unwrap() });
+    bench.run(Command::ChangeMode { instance, mode, at: at("2026-02-03T12:00:00Z") }).unwrap();
+    let (platform, currency, price) = ("h100".parse().unwrap(), Currency::USD, "1.5".parse_price());
+    bench.run(Command::SetSpotPrice { platform, currency, price, from: None }).unwrap();
+    let credit =
+        r#"{"credit": "c-1", "kind": "promotional", "amount": "5", "valid_until": "2026-02-04T12:00:00Z"}"#;
+    let credit = serde_json::from_str(credit).unwrap();
+    bench.run(Command::GrantCredit { tenant: acme(), credit }).unwrap();
+    let tax = r#"{"name": "VAT", "rate_percent": "19", "kind": "exclusive", "rounding": "line"}"#;
+    bench.run(Command::SetTax { tenant: acme(), tax: Some(serde_json::from_str(tax).unwrap()) }).unwrap();
+    let mut card = card();
+    card.name = "again".parse().unwrap();
+    let (from, until) = (at("2026-01-01T00:00:00Z"), at("2026-01-02T00:00:00Z"));
+    let rerate = super::RerateDraft { card, from, until, tenant: None, into_closed: false };
+    bench.run(Command::Rerate(rerate)).unwrap();
+}
+
+/// Reads a price, or fails the test.
+trait ParsePrice {
+    fn parse_price(&self) -> hourglass_units::Price;
+}
+
+impl ParsePrice for str {
+    fn parse_price(&self) -> hourglass_units::Price {
+        hourglass_units::Price::parse(self).unwrap()
+    }
+}
+
 /// A state in which every part holds something, and its snapshot.
 pub(crate) fn a_state_of_everything() -> (State, crate::snapshot::Snapshot) {
     let mut bench = Bench::new();
@@ -200,6 +252,7 @@ pub(crate) fn a_state_of_everything() -> (State, crate::snapshot::Snapshot) {
     bench.run(Command::Tick).unwrap();
     bench.report("i-1", 8, at("2026-01-01T01:20:00Z"), at("2026-01-01T02:01:00Z"));
     bench.now = at("2026-02-04T00:00:00Z");
+    what_is_sold_otherwise(&mut bench);
     let (tenant, period) = ("acme".parse().unwrap(), "2026-01".parse().unwrap());
     bench.run(Command::FinaliseInvoice { tenant, period }).unwrap();
     bench.run(Command::CreateKey(customer_key("a1b2c3d4e5f6"))).unwrap();

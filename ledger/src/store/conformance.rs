@@ -411,10 +411,17 @@ fn amounts_are_kept_exactly(harness: &mut dyn Harness) {
         hour: hour(9_028_799),
         ..charge("t", "p", "i", 1)
     };
-    let charges: Vec<_> = rows.into_iter().chain([extremes]).collect();
+    let mut charges: Vec<_> = rows.into_iter().chain([extremes]).collect();
+    charges[1].reservation = None;
+    charges[1].effective_price = charges[1].price;
     let mut transfers = [1, 10_i128.pow(18), most].map(|attos| transfer("t", attos)).to_vec();
     transfers[1].reverses = Some(Position::new(7));
-    let rows = EventRows { charges: charges.clone(), transfers: transfers.clone(), ..EventRows::default() };
+    let rows = EventRows {
+        charges: charges.clone(),
+        unused: vec![unused("t", 5)],
+        transfers: transfers.clone(),
+        ..EventRows::default()
+    };
     append(store.as_mut(), vec![rows]);
     let reader = store.reader();
     let read = reader.charges(&ChargeFilter::default(), all()).unwrap();
@@ -431,7 +438,17 @@ fn amounts_are_kept_exactly(harness: &mut dyn Harness) {
     );
     let raw = &reader.raw_rows(Table::Charges, all()).unwrap()[0].row;
     let columns =
-        ["t", "p", "i", "h100", "eu", "spot", "2950000000", "3600000", "8", "-25", "-7", "0", "USD"];
+        ["t", "p", "i", "h100", "eu", "reserved", "2950000000", "3600000", "8", "-25", "-7", "0", "USD"];
+    let columns: Vec<_> = columns.into_iter().chain(["r-1", "3000000000"]).collect();
+    assert_eq!(raw, &columns.join("\u{1f}"));
+    // What has no reservation costs what it costs.
+    let raw = &reader.raw_rows(Table::Charges, all()).unwrap()[1].row;
+    assert!(raw.ends_with("USD\u{1f}-\u{1f}-"), "{raw}");
+    let read = reader.unused(None, all()).unwrap();
+    assert_eq!(read.into_iter().map(|it| it.row).collect::<Vec<_>>(), [unused("t", 5)]);
+    assert_eq!(reader.unused(Some(&"other".parse().unwrap()), all()).unwrap(), []);
+    let raw = &reader.raw_rows(Table::Unused, all()).unwrap()[0].row;
+    let columns = ["t", "p", "r-1", "h100", "eu", "18000000", "-3", "1", "-0.000000000000000003", "USD"];
     assert_eq!(raw, &columns.join("\u{1f}"));
 }
 

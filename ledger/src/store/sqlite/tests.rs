@@ -54,7 +54,7 @@ fn a_faulty_store_without_faults_keeps_it_too() {
 #[test]
 fn b2_the_database_itself_changes_no_row() {
     let mut store = open_with_rows();
-    let tables = ["events", "charges", "transfers", "invoices", "quarantine"];
+    let tables = ["events", "charges", "unused", "transfers", "invoices", "quarantine"];
     for table in tables {
         let count = count(&mut store, table);
         assert!(count > 0, "{table} has rows");
@@ -87,7 +87,8 @@ fn open_with_rows() -> SqliteStore {
     let directory = tempfile::tempdir().unwrap();
     let mut store = SqliteStore::open(directory.path(), SqliteOptions { durable: false }).unwrap();
     let rows = "INSERT INTO events VALUES (1, 1, 19, 0, x'00', zeroblob(32));
-        INSERT INTO charges VALUES (1, 0, 't', 'p', 'i', 'h', 'r', 'spot', 1, 0, 1, 1, 1, '0', 'USD');
+        INSERT INTO charges VALUES (1, 0, 't', 'p', 'i', 'h', 'r', 'spot', 1, 0, 1, 1, 1, '0', 'USD', NULL, NULL);
+        INSERT INTO unused VALUES (1, 0, 't', 'p', 'r', 'h', 'e', 0, 1, 1, '0', 'USD');
         INSERT INTO transfers VALUES (1, 0, 't', 'a', 'b', '1', 'USD', 'invoice', 0, NULL);
         INSERT INTO invoices VALUES (1, 0, 't', 1, '2026-01', x'00');
         INSERT INTO quarantine VALUES (1, 0, NULL, 'r');";
@@ -102,12 +103,16 @@ fn a_directory_of_an_earlier_version_is_migrated() {
     let open = || SqliteStore::open(directory.path(), SqliteOptions { durable: false }).unwrap();
     let mut store = open();
     execute(&mut store, "INSERT INTO quarantine VALUES (1, 0, NULL, 'r')".to_owned()).unwrap();
-    execute(&mut store, "DROP TABLE cursors; PRAGMA user_version = 1".to_owned()).unwrap();
+    execute(&mut store, "INSERT INTO invoices VALUES (1, 0, 't', 1, '2026-01', x'00')".to_owned()).unwrap();
+    let back = "DROP TABLE cursors; DROP TABLE unused; ALTER TABLE charges DROP COLUMN reservation; \
+        ALTER TABLE charges DROP COLUMN effective_price_nanos; PRAGMA user_version = 1";
+    execute(&mut store, back.to_owned()).unwrap();
     assert!(store.reader.cursor("outward").is_err());
     drop(store);
     let mut store = open();
     assert_eq!(store.reader.cursor("outward"), Ok(None));
-    assert_eq!(count(&mut store, "quarantine"), 1);
+    assert_eq!((count(&mut store, "quarantine"), count(&mut store, "invoices")), (1, 1));
+    assert!(execute(&mut store, "DELETE FROM invoices".to_owned()).is_err());
     let (_, version) = store.blocking.wait(version(&mut store.connection)).unwrap();
     assert_eq!(usize::try_from(version).unwrap(), MIGRATIONS.len());
 }

@@ -78,7 +78,13 @@ fn a_database_of_an_earlier_version_is_migrated() {
     let head = acquire(&mut store, "first");
     store.commit(&commit_after(&head, tenant_rows("t", 1))).unwrap();
     drop(store);
-    execute(&url, "DROP TABLE cursors; UPDATE hourglass_schema SET version = 1");
+    execute(
+        &url,
+        "DROP TABLE cursors; DROP TABLE unused; ALTER TABLE charges DROP COLUMN reservation; \
+         ALTER TABLE charges DROP COLUMN effective_price_nanos; \
+         ALTER TABLE invoices ADD CONSTRAINT invoices_tenant_period_key UNIQUE (tenant, period); \
+         UPDATE hourglass_schema SET version = 1",
+    );
     let reader = open(&url).reader();
     assert_eq!(reader.cursor("outward").unwrap(), None);
     assert_eq!(reader.head().unwrap().position, Position::new(1));

@@ -18,6 +18,8 @@ fn charge(tenant: &str) -> ChargeRow {
         platform: "h100".parse().unwrap(),
         region: "eu".parse().unwrap(),
         model: hourglass_pricing::PurchaseModel::Spot,
+        reservation: None,
+        effective_price: price,
         price,
         hour: hourglass_units::Hour::containing(at(0)),
         gpus: 8,
