@@ -3,6 +3,7 @@
 //! Whatever stands on it is escaped where it is written: names and notes are other people's texts.
 
 use hourglass_ledger::core::invoicing::CommitmentStatus;
+use hourglass_units::Amount;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{Block, Row, Sheet, Total};
@@ -113,8 +114,11 @@ impl Sheet<'_> {
 
     fn commitments(&self) -> Markup {
         let minor = |status: &CommitmentStatus| {
-            let text = |amount: hourglass_units::Amount| amount.to_minor_string(self.invoice.currency);
-            (text(status.amount), text(status.drawn))
+            // What is drawn is exact and need not be whole minor units.
+            let drawn = status.drawn.round_half_even_to_minor(self.invoice.currency);
+            let drawn = Amount::from_minor_units(drawn, self.invoice.currency).unwrap_or(status.drawn);
+            let text = |amount: Amount| amount.to_minor_string(self.invoice.currency);
+            (text(status.amount), text(drawn))
         };
         html! {
             section.commitments {
