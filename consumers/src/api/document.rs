@@ -9,10 +9,14 @@ use utoipa::openapi::{
 
 use super::access::{is_public, needed};
 use super::extract::IDEMPOTENCY_KEY;
-use super::instances::{__path_start_instance, __path_stop_instance};
+use super::instances::{
+    __path_change_mode, __path_start_instance, __path_stop_instance, __path_void_usage,
+};
+use super::invoices::life::{__path_pay_invoice, __path_void_invoice};
 use super::keys::__path_revoke_key;
 use super::problem::{PROBLEM_MEDIA_TYPE, ProblemDocument};
 use super::quarantine::__path_replay_quarantine;
+use super::reservations::__path_amend_reservation;
 
 use crate::auth::roles::{Permission, Reach, holders};
 
@@ -27,11 +31,16 @@ use crate::auth::roles::{Permission, Reach, holders};
                        (RFC 9457).",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    paths(start_instance, stop_instance, revoke_key, replay_quarantine),
+    paths(
+        start_instance, stop_instance, change_mode, void_usage, amend_reservation, pay_invoice, void_invoice,
+        revoke_key, replay_quarantine,
+    ),
     components(schemas(ProblemDocument)),
     tags(
         (name = "tenants", description = "Customers."),
-        (name = "prices", description = "Rate cards and contracts."),
+        (name = "prices", description = "Rate cards, contracts, spot prices and re-rating."),
+        (name = "credits", description = "Credit of customers."),
+        (name = "reservations", description = "GPUs that are sold for a time."),
         (name = "instances", description = "Instances and their life cycle."),
         (name = "usage", description = "Usage in, and reports of it."),
         (name = "ledger", description = "Balances, rows and the log."),

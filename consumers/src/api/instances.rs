@@ -6,7 +6,7 @@ use axum::response::Response;
 use hourglass_ledger::core::{Command, InstanceView, Mode, Registration, Rejection};
 use hourglass_pricing::PurchaseModel;
 use hourglass_units::{
-    AgentId, BidId, INSTANT_MAX, InstanceId, Instant, Interval, Platform, Price, ProjectId, ReservationId,
+    AgentId, BidId, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Platform, Price, ProjectId, ReservationId,
     TenantId,
 };
 use serde::{Deserialize, Serialize};
@@ -78,6 +78,45 @@ pub(super) struct StopDraft {
     cause: String,
 }
 
+/// From a time on the instance is sold differently.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ModeDraft {
+    /// Since when, RFC 3339, after every earlier change.
+    #[schema(value_type = String, format = DateTime)]
+    at: Instant,
+    /// How it is sold from then on: `on_demand`, `reserved` or `spot`.
+    #[schema(value_type = String)]
+    model: PurchaseModel,
+    /// Of a reserved instance: out of which reservation.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    reservation: Option<ReservationId>,
+    /// Of a spot instance: by which bid.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    bid: Option<BidId>,
+    /// Of a spot instance: its GPU-hours never cost more, a decimal.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    limit: Option<Price>,
+}
+
+/// Usage that was reported and is not to count.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VoidDraft {
+    /// From when, RFC 3339.
+    #[schema(value_type = String, format = DateTime)]
+    from: Instant,
+    /// Until when, RFC 3339.
+    #[schema(value_type = String, format = DateTime)]
+    until: Instant,
+    /// Why, for the record.
+    #[serde(default)]
+    reason: String,
+}
+
 /// An instance.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Instance)]
@@ -113,6 +152,43 @@ pub(super) struct Answer {
     running: Vec<Span>,
     /// What was reported of it in good order.
     reported: Vec<Span>,
+    /// How it is sold over time, as it was said. A reserved instance that its reservation has no room
+    /// for is billed on demand for that time.
+    modes: Vec<ModeView>,
+    /// What was voided of what was reported.
+    voided: Vec<Span>,
+}
+
+/// How an instance is sold from a time on.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Mode)]
+pub(super) struct ModeView {
+    /// Since when, RFC 3339; since it is known where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    from: Option<String>,
+    /// `on_demand`, `reserved` or `spot`.
+    model: &'static str,
+    /// Out of which reservation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reservation: Option<String>,
+    /// By which bid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bid: Option<String>,
+    /// Its GPU-hours never cost more, a decimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<String>,
+}
+
+fn mode_view((from, mode): (Instant, Mode)) -> ModeView {
+    let model = mode.model().as_str();
+    let from = (from != INSTANT_MIN).then(|| from.to_string());
+    let (reservation, bid, limit) = match mode {
+        Mode::OnDemand => (None, None, None),
+        Mode::Reserved { reservation } => (Some(reservation.to_string()), None, None),
+        Mode::Spot { bid, limit } => (None, bid.map(|it| it.to_string()), limit.map(|it| it.to_string())),
+    };
+    ModeView { from, model, reservation, bid, limit }
 }
 
 /// `[start, end)`.
@@ -223,7 +299,7 @@ pub(super) async fn list_instances(
     Ok(axum::Json(page.await?))
 }
 
-/// One instance, with when it ran and what was reported of it.
+/// One instance, with when it ran, what was reported of it and how it is sold.
 #[utoipa::path(
     get, path = "/v1/tenants/{tenant}/instances/{instance}", tag = "instances",
     params(("tenant" = String, Path), ("instance" = String, Path)),
@@ -235,13 +311,19 @@ pub(super) async fn get_instance(
 ) -> Result<axum::Json<Answer>, Problem> {
     let read = app.read(move |state| {
         let it = of_tenant(state, &tenant, &id)?;
-        let (running, reported) = (spans(it.running()), spans(it.reported()));
-        Ok(Answer { as_of: AsOf::of(state), instance: view(it), running, reported })
+        Ok(Answer {
+            as_of: AsOf::of(state),
+            instance: view(it),
+            running: spans(it.running()),
+            reported: spans(it.reported()),
+            modes: it.modes().into_iter().map(mode_view).collect(),
+            voided: spans(it.voided()),
+        })
     });
     Ok(axum::Json(read.await?))
 }
 
-/// `POST …/{instance}:start` and `:stop`. The router knows no suffix of a segment, so it is read here.
+/// `POST …/{instance}:start` and the other actions. The router knows no suffix of a segment, so it is read here.
 pub(super) async fn act_on_instance(
     State(app): State<App>,
     Path((tenant, named)): Path<(TenantId, String)>,
@@ -252,7 +334,7 @@ pub(super) async fn act_on_instance(
         return Err(Problem::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
-            "an instance is changed by POST to its path with :start or :stop behind it",
+            "an instance is changed by POST to its path with an action such as :start behind it",
         ));
     };
     let id: InstanceId =
@@ -264,7 +346,12 @@ pub(super) async fn act_on_instance(
     match action {
         "start" => start_instance(change, json(&body.bytes)?).await,
         "stop" => stop_instance(change, json(&body.bytes)?).await,
-        _ => Err(Problem::not_found("action_unknown", "an instance has the actions :start and :stop")),
+        "change-mode" => change_mode(change, json(&body.bytes)?).await,
+        "void-usage" => void_usage(change, json(&body.bytes)?).await,
+        _ => {
+            let detail = "an instance has the actions :start, :stop, :change-mode and :void-usage";
+            Err(Problem::not_found("action_unknown", detail))
+        }
     }
 }
 
@@ -306,5 +393,31 @@ pub(super) async fn start_instance(change: Change, draft: StartDraft) -> Result<
 )]
 pub(super) async fn stop_instance(change: Change, draft: StopDraft) -> Result<Response, Problem> {
     let command = Command::StopInstance { instance: change.id.clone(), at: draft.at, cause: draft.cause };
+    change.submit(command).await
+}
+
+/// From a time on the instance is sold differently.
+#[utoipa::path(
+    post, path = "/v1/tenants/{tenant}/instances/{instance}:change-mode", tag = "instances",
+    params(("tenant" = String, Path), ("instance" = String, Path)), request_body = ModeDraft,
+    responses((status = 200, description = "Changed.", body = Done))
+)]
+pub(super) async fn change_mode(change: Change, draft: ModeDraft) -> Result<Response, Problem> {
+    let ModeDraft { at, model, reservation, bid, limit } = draft;
+    let mode = mode(model, reservation, bid, limit)?;
+    let command = Command::ChangeMode { instance: change.id.clone(), mode, at };
+    change.submit(command).await
+}
+
+/// Excludes what was reported of an instance: the agent was wrong. What was charged for it is taken back,
+/// for closed periods as a correction.
+#[utoipa::path(
+    post, path = "/v1/tenants/{tenant}/instances/{instance}:void-usage", tag = "instances",
+    params(("tenant" = String, Path), ("instance" = String, Path)), request_body = VoidDraft,
+    responses((status = 200, description = "Voided.", body = Done))
+)]
+pub(super) async fn void_usage(change: Change, draft: VoidDraft) -> Result<Response, Problem> {
+    let VoidDraft { from, until, reason } = draft;
+    let command = Command::VoidUsage { instance: change.id.clone(), from, until, reason };
     change.submit(command).await
 }

@@ -3,7 +3,7 @@
 //! A request passes, from the outside in: the observer (names it, writes errors down, counts it), the
 //! guard (who may come in and what for, how many at once, how long), and its handler, which reads the state or the
 //! store or submits one command. Limits are named constants: [`BODY_BYTES_MAX`],
-//! [`REQUESTS_MAX`], [`REQUEST_TIMEOUT`], [`USAGE_ROWS_MAX`] and the ledger's own.
+//! [`REQUESTS_MAX`], [`REQUEST_TIMEOUT`], [`USAGE_ROWS_MAX`], [`RERATE_LINES_MAX`] and the ledger's own.
 //!
 //! * Every mutation takes an `Idempotency-Key`. A repeat answers 200 with `Idempotent-Replayed: true`
 //!   and the first answer; the same key with other content is a conflict.
@@ -20,6 +20,7 @@
 
 mod access;
 mod app;
+mod credits;
 mod document;
 mod done;
 mod extract;
@@ -36,6 +37,10 @@ mod prices;
 mod problem;
 mod quarantine;
 mod rate;
+mod rerates;
+mod reservations;
+pub(crate) mod schema;
+mod spot;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -71,6 +76,7 @@ pub use metrics::{Exposer, Exposition};
 pub use observe::REQUEST_ID;
 pub use problem::PROBLEM_MEDIA_TYPE;
 pub use rate::{RATE_BURST, RATE_PER_SECOND};
+pub use rerates::RERATE_LINES_MAX;
 pub use usage::USAGE_ROWS_MAX;
 
 /// Most bytes of a body: the largest batch, and room for what surrounds it.
@@ -102,9 +108,13 @@ pub fn router(cell: CellHandle, config: ApiConfig) -> Router {
     let app = App::new(cell, Authenticator::new(&config), config.exposer);
     let (routes, document) = described().split_for_parts();
     let routes = routes.route("/", get(|| async { Redirect::temporary("/docs/") }));
-    // `{instance}:start` and `:stop`, `{position}:replay`: they are described by hand in `document`.
+    // Actions such as `{instance}:start`: they are described by hand in `document`.
     let act = post(instances::act_on_instance);
     let routes = routes.route("/v1/tenants/{tenant}/instances/{instance}", act);
+    let act = post(reservations::act_on_reservation);
+    let routes = routes.route("/v1/tenants/{tenant}/reservations/{reservation}", act);
+    let act = post(invoices::life::act_on_invoice);
+    let routes = routes.route("/v1/tenants/{tenant}/invoices/{number}", act);
     let routes = routes.route("/v1/keys/{key}", post(keys::act_on_key));
     let routes = routes.route("/v1/quarantine/{position}", post(quarantine::act_on_quarantine));
     let documentation = SwaggerUi::new("/docs").url("/openapi.json", document::completed(document));
@@ -126,6 +136,14 @@ fn described() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(document::Document::openapi())
         .routes(routes!(tenants::open_tenant, tenants::list_tenants))
         .routes(routes!(tenants::get_tenant))
+        .routes(routes!(tenants::set_tax))
+        .routes(routes!(credits::grant_credit, credits::list_credits))
+        .routes(routes!(reservations::make_reservation, reservations::list_reservations))
+        .routes(routes!(reservations::get_reservation))
+        .routes(routes!(reservations::list_unused))
+        .routes(routes!(spot::set_spot_price, spot::list_spot_prices))
+        .routes(routes!(rerates::commit_rerate))
+        .routes(routes!(rerates::preview_rerate))
         .routes(routes!(prices::sign_contract, prices::list_contracts))
         .routes(routes!(prices::publish_rate_card, prices::list_rate_cards))
         .routes(routes!(instances::register_instance, instances::list_instances))
@@ -147,6 +165,8 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(invoices::finalise_invoice, invoices::list_invoices))
         .routes(routes!(invoices::draft_invoice))
         .routes(routes!(invoices::get_invoice))
+        .routes(routes!(invoices::life::invoice_status))
+        .routes(routes!(invoices::life::issue_credit_note))
         .routes(routes!(keys::create_key, keys::list_keys))
         .routes(routes!(keys::get_key))
         .routes(routes!(health::healthz))

@@ -117,6 +117,21 @@ impl PageRequest {
     }
 }
 
+/// A page of a list that only ever grows at its end, or is short: rows are numbered from 0, and the
+/// number is the key.
+pub(super) fn behind<T>(
+    rows: impl Iterator<Item = T>,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<(String, T)>, Problem> {
+    let first: usize = match after {
+        None => 0,
+        Some(after) => after.parse::<usize>().map_err(|_| invalid())?.saturating_add(1),
+    };
+    let numbered = rows.enumerate().skip(first).take(limit);
+    Ok(numbered.map(|(number, row)| (number.to_string(), row)).collect())
+}
+
 pub(super) fn invalid() -> Problem {
     let detail = "this is no page token of this list with these filters: start again without one";
     Problem::bad_request("page_token_invalid", detail)

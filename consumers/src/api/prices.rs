@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use axum::response::Response;
 use hourglass_ledger::core::Command;
-use hourglass_pricing::{Contract, ContractDraft, PriceTimeline, RateCard, RateCardDraft, Sku};
+use hourglass_pricing::terms::Terms;
+use hourglass_pricing::{Component, Contract, ContractDraft, PriceTimeline, RateCard, RateCardDraft, Sku};
 use hourglass_units::{INSTANT_MAX, TenantId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,6 +17,7 @@ use super::done::{Done, done};
 use super::extract::{Body, Idempotency, Path, Query, json, unsupported};
 use super::page::{ListPage, PageRequest, invalid};
 use super::problem::Problem;
+use super::schema;
 use super::tenants::PageQuery;
 use axum::http::StatusCode;
 
@@ -39,6 +41,10 @@ pub(super) struct PriceView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     until: Option<String>,
+    /// What the price is made of, where the card says so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<schema::Component>, required = false)]
+    components: Vec<Component>,
 }
 
 /// The prices of one currency from a date on, until a later version. Never edited.
@@ -58,7 +64,7 @@ pub(super) struct RateCardView {
     prices: Vec<PriceView>,
 }
 
-/// A customer's own prices: they override the card while the contract runs.
+/// A customer's own prices and rules: they go before the card while the contract runs.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Contract)]
 pub(super) struct ContractView {
@@ -73,8 +79,14 @@ pub(super) struct ContractView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     effective_until: Option<String>,
-    /// Each SKU must be priced as long as the contract runs, without a gap or an overlap.
+    /// Each SKU must be priced as long as the contract runs, without a gap or an overlap. There may be none
+    /// where there are terms.
+    #[schema(required = false)]
     prices: Vec<PriceView>,
+    /// Its rules beside the prices; absent where it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Terms>)]
+    terms: Option<Terms>,
 }
 
 fn prices(prices: &BTreeMap<Sku, PriceTimeline>) -> Vec<PriceView> {
@@ -87,6 +99,7 @@ fn prices(prices: &BTreeMap<Sku, PriceTimeline>) -> Vec<PriceView> {
         price: step.price.to_string(),
         from: Some(step.interval.start().to_string()),
         until: (step.interval.end() != INSTANT_MAX).then(|| step.interval.end().to_string()),
+        components: step.components.as_slice().to_vec(),
     };
     steps.map(view).collect()
 }
@@ -109,6 +122,7 @@ fn contract_view(contract: &Contract) -> ContractView {
         effective_from: effective.start().to_string(),
         effective_until: (effective.end() != INSTANT_MAX).then(|| effective.end().to_string()),
         prices: prices(contract.prices()),
+        terms: Some(contract.terms()).filter(|terms| **terms != Terms::default()).cloned(),
     }
 }
 

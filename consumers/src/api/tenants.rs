@@ -3,8 +3,9 @@
 use axum::extract::State;
 use axum::response::Response;
 use hourglass_ledger::core::{Command, Rejection, Tenant};
+use hourglass_pricing::tax::Tax;
 use hourglass_units::{Currency, TenantId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::app::App;
@@ -12,6 +13,7 @@ use super::done::{Done, done};
 use super::extract::{Idempotency, Json, Path, Query};
 use super::page::{ListPage, PageRequest};
 use super::problem::Problem;
+use super::schema;
 use crate::billing::report::AsOf;
 
 /// Which page of a list.
@@ -48,8 +50,27 @@ pub(super) struct TenantView {
     currency: &'static str,
     /// For people.
     display_name: String,
-    /// Its finalised invoices.
+    /// Its finalised invoices and credit notes.
     invoices: usize,
+    /// How its invoices are taxed; absent where they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Tax>)]
+    tax: Option<Tax>,
+}
+
+/// How a customer is to be taxed.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TaxDraft {
+    /// For all invoices from now on; not at all where `null`.
+    #[serde(deserialize_with = "given")]
+    #[schema(value_type = Option<schema::Tax>, required = true)]
+    tax: Option<Tax>,
+}
+
+/// A field that must be there, so that an empty body cannot pass for no tax.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Tax>, D::Error> {
+    Option::deserialize(deserializer)
 }
 
 /// A customer, as of a log position.
@@ -66,6 +87,7 @@ fn view(id: &TenantId, tenant: &Tenant) -> TenantView {
         currency: tenant.currency.code(),
         display_name: tenant.display_name.clone(),
         invoices: tenant.invoices.len(),
+        tax: tenant.tax.clone(),
     }
 }
 
@@ -116,4 +138,20 @@ pub(super) async fn get_tenant(
         None => Err(Rejection::TenantUnknown { tenant: id }.into()),
     });
     Ok(axum::Json(read.await?))
+}
+
+/// Taxes a customer's invoices from now on, or no longer. Drafts show it at once, finalised invoices stay.
+#[utoipa::path(
+    post, path = "/v1/tenants/{tenant}/tax", tag = "tenants", params(("tenant" = String, Path)),
+    request_body = TaxDraft, responses((status = 200, description = "Set.", body = Done))
+)]
+pub(super) async fn set_tax(
+    State(app): State<App>,
+    Path(tenant): Path<TenantId>,
+    Idempotency(name): Idempotency,
+    Json(draft): Json<TaxDraft>,
+) -> Result<Response, Problem> {
+    let resource = format!("/v1/tenants/{tenant}");
+    let outcome = app.submit(Command::SetTax { tenant, tax: draft.tax }, name).await?;
+    Ok(done(&outcome, false, resource))
 }

@@ -32,23 +32,37 @@ pub(crate) enum Permission {
     ReadRateCards,
     /// A tenant's own prices.
     ReadContracts,
-    /// Rate cards and contracts.
+    /// Rate cards, contracts and spot prices.
     WritePrices,
+    /// Prices of the past, with corrections of what they charged.
+    RerateOpen,
+    /// The same where it corrects periods that have an invoice.
+    RerateClosed,
     /// Instances and when they ran.
     ReadInstances,
-    /// Registering, starting and stopping them.
+    /// Registering, starting and stopping them, and changing how they are sold.
     WriteInstances,
+    /// Reservations, and what they cost.
+    ReadReservations,
+    /// Selling GPUs for a time.
+    WriteReservations,
     /// GPU-hours and what they cost.
     ReadUsage,
     /// Sending reports.
     IngestUsage,
+    /// Excluding what was reported.
+    VoidUsage,
     /// What came as usage and could not be used.
     ReadQuarantine,
     /// Taking it in again.
     WriteQuarantine,
-    /// Balances, transfers, charges, invoices.
+    /// Balances, transfers, charges, credit, invoices; what a re-rating would change.
     ReadBooks,
-    /// Finalising invoices.
+    /// Granting credit.
+    WriteCredits,
+    /// How a tenant is taxed.
+    WriteTax,
+    /// Finalising invoices, their payments, taking them back, credit notes.
     WriteInvoices,
     /// The log's head and digest.
     ReadLedger,
@@ -63,27 +77,34 @@ pub(crate) enum Permission {
 type Line = (Permission, &'static str, Scope, [Reach; 6]);
 
 #[rustfmt::skip]
-const TABLE: [Line; 16] = {
+const TABLE: [Line; 23] = {
     use Permission as P;
     use Scope::{Ingest, Keys, Metrics, Read, Write};
     [
-    //                                                           customer finance trader planner operator agent
-    (P::ReadTenants,     "tenants.read",     Read,    [Own,     All,    No,    All,    All,     No ]),
-    (P::WriteTenants,    "tenants.write",    Write,   [No,      No,     No,    No,     All,     No ]),
-    (P::ReadRateCards,   "rate_cards.read",  Read,    [All,     All,    All,   All,    All,     No ]),
-    (P::ReadContracts,   "contracts.read",   Read,    [Own,     All,    No,    No,     All,     No ]),
-    (P::WritePrices,     "prices.write",     Write,   [No,      No,     No,    No,     All,     No ]),
-    (P::ReadInstances,   "instances.read",   Read,    [Own,     No,     No,    All,    All,     No ]),
-    (P::WriteInstances,  "instances.write",  Write,   [No,      No,     No,    No,     All,     No ]),
-    (P::ReadUsage,       "usage.read",       Read,    [Own,     All,    No,    All,    All,     No ]),
-    (P::IngestUsage,     "usage.ingest",     Ingest,  [No,      No,     No,    No,     All,     Own]),
-    (P::ReadQuarantine,  "quarantine.read",  Read,    [No,      No,     No,    No,     All,     No ]),
-    (P::WriteQuarantine, "quarantine.write", Write,   [No,      No,     No,    No,     All,     No ]),
-    (P::ReadBooks,       "books.read",       Read,    [Own,     All,    No,    No,     All,     No ]),
-    (P::WriteInvoices,   "invoices.write",   Write,   [No,      All,    No,    No,     All,     No ]),
-    (P::ReadLedger,      "ledger.read",      Read,    [No,      All,    No,    No,     All,     No ]),
-    (P::ManageKeys,      "keys.manage",      Keys,    [No,      No,     No,    No,     All,     No ]),
-    (P::ReadMetrics,     "metrics.read",     Metrics, [No,      No,     No,    No,     All,     No ]),
+    //                                                                   customer finance trader planner operator agent
+    (P::ReadTenants,       "tenants.read",       Read,    [Own,     All,    No,    All,    All,     No ]),
+    (P::WriteTenants,      "tenants.write",      Write,   [No,      No,     No,    No,     All,     No ]),
+    (P::ReadRateCards,     "rate_cards.read",    Read,    [All,     All,    All,   All,    All,     No ]),
+    (P::ReadContracts,     "contracts.read",     Read,    [Own,     All,    No,    No,     All,     No ]),
+    (P::WritePrices,       "prices.write",       Write,   [No,      No,     No,    No,     All,     No ]),
+    (P::RerateOpen,        "rerates.write",      Write,   [No,      All,    No,    No,     All,     No ]),
+    (P::RerateClosed,      "rerates.closed",     Write,   [No,      All,    No,    No,     All,     No ]),
+    (P::ReadInstances,     "instances.read",     Read,    [Own,     No,     No,    All,    All,     No ]),
+    (P::WriteInstances,    "instances.write",    Write,   [No,      No,     No,    No,     All,     No ]),
+    (P::ReadReservations,  "reservations.read",  Read,    [Own,     All,    No,    All,    All,     No ]),
+    (P::WriteReservations, "reservations.write", Write,   [No,      No,     No,    No,     All,     No ]),
+    (P::ReadUsage,         "usage.read",         Read,    [Own,     All,    No,    All,    All,     No ]),
+    (P::IngestUsage,       "usage.ingest",       Ingest,  [No,      No,     No,    No,     All,     Own]),
+    (P::VoidUsage,         "usage.void",         Write,   [No,      No,     No,    No,     All,     No ]),
+    (P::ReadQuarantine,    "quarantine.read",    Read,    [No,      No,     No,    No,     All,     No ]),
+    (P::WriteQuarantine,   "quarantine.write",   Write,   [No,      No,     No,    No,     All,     No ]),
+    (P::ReadBooks,         "books.read",         Read,    [Own,     All,    No,    No,     All,     No ]),
+    (P::WriteCredits,      "credits.write",      Write,   [No,      All,    No,    No,     All,     No ]),
+    (P::WriteTax,          "tax.write",          Write,   [No,      All,    No,    No,     All,     No ]),
+    (P::WriteInvoices,     "invoices.write",     Write,   [No,      All,    No,    No,     All,     No ]),
+    (P::ReadLedger,        "ledger.read",        Read,    [No,      All,    No,    No,     All,     No ]),
+    (P::ManageKeys,        "keys.manage",        Keys,    [No,      No,     No,    No,     All,     No ]),
+    (P::ReadMetrics,       "metrics.read",       Metrics, [No,      No,     No,    No,     All,     No ]),
     ]
 };
 

@@ -1,4 +1,16 @@
-//! Reports on usage and balances, as pure functions: HTTP and the command line give the same ones.
+//! Reports on usage, balances and what is sold, as pure functions: HTTP and the command line give the
+//! same ones.
 
 pub mod explain;
+pub mod credits;
+pub mod invoices;
 pub mod report;
+pub mod reservations;
+pub mod spot;
+
+use hourglass_units::{INSTANT_MAX, INSTANT_MIN, Instant};
+
+/// A time in an answer; none where there is no bound.
+fn bound(at: Instant) -> Option<String> {
+    (at != INSTANT_MIN && at != INSTANT_MAX).then(|| at.to_string())
+}

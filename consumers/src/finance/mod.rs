@@ -1,3 +1,4 @@
-//! Finance exports: the book as accountants' own tools read it.
+//! Finance exports: the book as accountants' own tools read it, and invoices as people do.
 
+pub mod invoice;
 pub mod journal;

@@ -14,6 +14,8 @@ use serde::Serialize;
 
 use super::Inconsistent;
 use super::accounts::{Reach, items};
+use super::command::RerateDraft;
+use super::decide;
 use super::groups::{GroupIx, Rates};
 use super::lifecycle;
 use super::metering::{Charging, InstanceIx, LineKey, Measured, quantity};
@@ -172,6 +174,11 @@ pub(crate) fn closed_period(
         })?;
         Some((group.tenant.clone(), closed.period))
     })
+}
+
+/// Checks a re-rating, as for a preview: closed periods may be looked at.
+pub fn check(state: &State, draft: &RerateDraft, now: Instant) -> Result<Rerating, Rejection> {
+    decide::rerating_of(state, draft, now)
 }
 
 /// Says what a re-rating would change, and hands each line that would change to `line`.

@@ -50,12 +50,13 @@ fn every_role_is_answered_as_the_matrix_says() {
             ("of beta", customer.clone(), "beta"),
             ("of none", customer, "nobody"),
         ];
-        let mut found = format!("{:<6}{:<52}", "", "");
+        let mut found = format!("{:<6}{:<62}", "", "");
         columns.iter().for_each(|(name, ..)| found.push_str(&format!("{name:>11}")));
         for (method, path) in operations(&server).await {
-            found.push_str(&format!("\n{method:<6}{path:<52}"));
+            found.push_str(&format!("\n{method:<6}{path:<62}"));
             for (_, credential, tenant) in &columns {
                 let path = path.replace("{tenant}", tenant).replace("{instance}", "i-1");
+                let path = path.replace("{reservation}", "r-1");
                 let path =
                     path.replace("{number}", "1").replace("{position}", "1").replace("{key}", "aaaaaaaaaaaa");
                 let answer = match credential.as_str() {

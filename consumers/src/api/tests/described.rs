@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::testing::{request, with_server};
 
-const ROUTES: [&str; 38] = [
+const ROUTES: [&str; 56] = [
     "GET /healthz",
     "GET /metrics",
     "GET /readyz",
@@ -22,30 +22,48 @@ const ROUTES: [&str; 38] = [
     "GET /v1/quarantine",
     "GET /v1/quarantine/{position}",
     "GET /v1/rate-cards",
+    "GET /v1/spot-prices",
     "GET /v1/tenants",
     "GET /v1/tenants/{tenant}",
     "GET /v1/tenants/{tenant}/balance",
     "GET /v1/tenants/{tenant}/charges",
     "GET /v1/tenants/{tenant}/contracts",
+    "GET /v1/tenants/{tenant}/credits",
     "GET /v1/tenants/{tenant}/instances",
     "GET /v1/tenants/{tenant}/instances/{instance}",
     "GET /v1/tenants/{tenant}/invoices",
     "GET /v1/tenants/{tenant}/invoices/draft",
     "GET /v1/tenants/{tenant}/invoices/{number}",
+    "GET /v1/tenants/{tenant}/invoices/{number}/status",
     "GET /v1/tenants/{tenant}/metering",
+    "GET /v1/tenants/{tenant}/reservations",
+    "GET /v1/tenants/{tenant}/reservations/{reservation}",
     "GET /v1/tenants/{tenant}/transfers",
+    "GET /v1/tenants/{tenant}/unused",
     "GET /v1/tenants/{tenant}/usage",
     "GET /v1/usage",
     "POST /v1/keys",
     "POST /v1/keys/{key}:revoke",
     "POST /v1/quarantine/{position}:replay",
     "POST /v1/rate-cards",
+    "POST /v1/rerates",
+    "POST /v1/rerates:preview",
+    "POST /v1/spot-prices",
     "POST /v1/tenants",
     "POST /v1/tenants/{tenant}/contracts",
+    "POST /v1/tenants/{tenant}/credit-notes",
+    "POST /v1/tenants/{tenant}/credits",
     "POST /v1/tenants/{tenant}/instances",
+    "POST /v1/tenants/{tenant}/instances/{instance}:change-mode",
     "POST /v1/tenants/{tenant}/instances/{instance}:start",
     "POST /v1/tenants/{tenant}/instances/{instance}:stop",
+    "POST /v1/tenants/{tenant}/instances/{instance}:void-usage",
     "POST /v1/tenants/{tenant}/invoices",
+    "POST /v1/tenants/{tenant}/invoices/{number}:pay",
+    "POST /v1/tenants/{tenant}/invoices/{number}:void",
+    "POST /v1/tenants/{tenant}/reservations",
+    "POST /v1/tenants/{tenant}/reservations/{reservation}:amend",
+    "POST /v1/tenants/{tenant}/tax",
     "POST /v1/usage:ingest",
 ];
 
@@ -75,7 +93,8 @@ fn every_route_is_described_and_every_description_has_a_route() {
                     .replace("{instance}", "i-1")
                     .replace("{number}", "1")
                     .replace("{key}", "aaaaaaaaaaaa")
-                    .replace("{position}", "1");
+                    .replace("{position}", "1")
+                    .replace("{reservation}", "r-1");
                 let answer = server.send(request(&method.to_uppercase(), &filled, &[], Body::empty())).await;
                 let code = serde_json::from_slice(&answer.body)
                     .ok()

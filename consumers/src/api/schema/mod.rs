@@ -1,0 +1,24 @@
+//! The shapes of documents that other crates write, for the OpenAPI document.
+//!
+//! The documents themselves are serialized where they are defined: nothing here is ever filled in to
+//! answer a request. Each shape can be read from its document and written again, and tests hold that
+//! this gives the same document, so a shape cannot fall behind.
+
+mod invoice;
+mod rerate;
+mod terms;
+
+pub(crate) use invoice::{Invoice, Tax};
+pub(crate) use rerate::{RerateDraft, ReratePreview};
+pub(crate) use terms::{Component, Payment, Terms};
+
+/// Whether a shape is the document's: what is read of it is all of it.
+#[cfg(test)]
+#[track_caller]
+pub(crate) fn assert_describes<T: serde::Serialize + serde::de::DeserializeOwned>(
+    document: &serde_json::Value,
+) {
+    let read: T =
+        serde_json::from_value(document.clone()).unwrap_or_else(|error| panic!("{error}: {document:#}"));
+    assert_eq!(&serde_json::to_value(read).unwrap(), document);
+}
