@@ -1,5 +1,5 @@
 //! One file a rule: each runs against the core through the binary, with all its expectations and every
-//! invariant. `src/simulate/scenario/http.rs` runs the same files through HTTP.
+//! invariant. `src/simulate/scenario/same_end.rs` runs the same files through HTTP.
 
 use std::path::{Path, PathBuf};
 
