@@ -11,5 +11,6 @@ mod http;
 mod keys;
 mod production;
 mod replay;
+mod scenarios;
 mod support;
 mod telemetry;

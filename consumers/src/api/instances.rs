@@ -6,8 +6,8 @@ use axum::response::Response;
 use hourglass_ledger::core::{Command, InstanceView, Mode, Registration, Rejection};
 use hourglass_pricing::PurchaseModel;
 use hourglass_units::{
-    AgentId, BidId, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Platform, Price, ProjectId, ReservationId,
-    TenantId,
+    AgentId, BidId, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Platform, Price, ProjectId,
+    ReservationId, TenantId,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
