@@ -7,7 +7,7 @@ use hourglass_ledger::core::explain as core_explain;
 use hourglass_ledger::core::rows::{EventRows, NoRows};
 use hourglass_ledger::core::usage::UsageBatch;
 use hourglass_ledger::core::{
-    Command, Decision, Event, Position, Recorded, Request, RerateDraft, State, apply, decide, rerating,
+    Command, Decision, Event, Position, Recorded, RerateDraft, Request, State, apply, decide, rerating,
 };
 use hourglass_ledger::load::{From, load};
 use hourglass_ledger::log::{self, StoredEvent};
@@ -72,12 +72,10 @@ fn cut_pieces(quick: bool) -> Figure {
     let month = Interval::between(opens_at(), opens_at().saturating_add_ms(MONTH_HOURS as i64 * HOUR_MS));
     let days: Vec<Interval> = month
         .into_iter()
-        .flat_map(|month| {
-            (0..30).filter_map(move |day| {
-                let from = month.start().saturating_add_ms(day * DAY_MS + 7);
-                Interval::between(from, from.saturating_add_ms(DAY_MS))?.intersection(month)
-            })
-        })
+        .flat_map(|month| (0..30).filter_map(move |day| {
+            let from = month.start().saturating_add_ms(day * DAY_MS + 7);
+            Interval::between(from, from.saturating_add_ms(DAY_MS))?.intersection(month)
+        }))
         .collect();
     let rounds = if quick { 200 } else { 2_000 };
     let (mut rates, mut ceilings) = (Vec::new(), Vec::new());
@@ -92,17 +90,17 @@ fn cut_pieces(quick: bool) -> Figure {
             }
         });
         rates.push(pieces as f64 / took);
-        // What must be done at least: the same number of pieces, cut at equal distances without a price.
+        // What must be done at least: the same days, cut by hours alone.
+        let mut hours = 0_u64;
         let (bare, ()) = seconds(|| {
-            for piece in 0..pieces {
-                let from = opens_at().saturating_add_ms(piece as i64 % 4_320 * HOUR_MS / 6);
-                black_box((
-                    Interval::between(from, from.saturating_add_ms(HOUR_MS / 6)),
-                    Hour::containing(from),
-                ));
+            for day in (0..rounds).flat_map(|_| &days) {
+                for cut in day.by_hour() {
+                    black_box(cut);
+                    hours += 1;
+                }
             }
         });
-        ceilings.push(pieces as f64 / bare);
+        ceilings.push(hours as f64 / bare);
     }
     Figure {
         name: "rating: cut pieces",
@@ -113,10 +111,14 @@ fn cut_pieces(quick: bool) -> Figure {
     }
 }
 
-/// A state in which so many instances reported each hour of a month, by reports of a day.
-fn month_of(instances: usize, mut also: impl FnMut(Instant, &Recorded)) -> State {
+/// A state in which so many instances, of one tenant or of all, reported each hour of a month, by reports
+/// of a day. Lines are written as they close.
+fn month_of(instances: usize, only: Option<usize>, mut also: impl FnMut(Instant, &Recorded)) -> State {
     let mut state = State::empty();
-    for command in set_up_at(opens_at(), instances, |_| None) {
+    for mut command in set_up_at(opens_at(), instances, |_| None) {
+        if let (Some(only), Command::RegisterInstance(registration)) = (only, &mut command) {
+            registration.tenant = workload::tenant(only).parse().expect("a tenant");
+        }
         let request = Request { command: &command, key: None, now: opens_at(), chain_hash: log::genesis() };
         if let Ok(Decision::Happens(recorded)) = decide(&state, &request) {
             let _answer = apply(&mut state, opens_at(), &recorded, &mut NoRows).expect("an event");
@@ -143,16 +145,23 @@ fn month_of(instances: usize, mut also: impl FnMut(Instant, &Recorded)) -> State
             let _answer = apply(&mut state, now, &recorded, &mut NoRows).expect("an event");
             also(now, &recorded);
         }
+        let tick = Recorded { key: None, event: Event::Ticked };
+        loop {
+            let _answer = apply(&mut state, now, &tick, &mut NoRows).expect("an event");
+            also(now, &tick);
+            if !state.has_lines_to_write() {
+                break;
+            }
+        }
     }
     state
 }
 
-/// An invoice over a million charge rows of one tenant: all of the cell's instances are 50 tenants', so
-/// fifty times as many lines are in the state.
+/// An invoice over a million charge rows of one tenant, with allowances and tiers.
 fn month_of_a_tenant(quick: bool) -> Vec<Figure> {
-    let instances = if quick { 2_800 } else { 1_000_000_usize.div_ceil(MONTH_HOURS) * workload::TENANTS };
+    let instances = if quick { 140 } else { 1_000_000_usize.div_ceil(MONTH_HOURS) };
     let before = resident_bytes();
-    let mut state = month_of(instances, |_, _| {});
+    let mut state = month_of(instances, Some(0), |_, _| {});
     let terms = r#"{"discounts": [{"percent_off": "12.5"}], "allowances": [{"gpu_hours": "100"}],
         "tiers": [{"tiers": [{"above": "0", "percent_off": "0"}, {"above": "100000", "percent_off": "10"}]}]}"#;
     let contract = hourglass_pricing::ContractDraft {
@@ -207,7 +216,7 @@ fn rerate(quick: bool) -> Figure {
     let url = server.database();
     let mut store = PostgresStore::open(&PostgresOptions::new(url.as_str())).expect("a store");
     let mut writer = Writer::new(&mut store);
-    let state = month_of(instances, |at, recorded| writer.write(at, recorded));
+    let state = month_of(instances, None, |at, recorded| writer.write(at, recorded));
     writer.flush();
     let reader = store.reader();
     let draft = RerateDraft {
@@ -224,9 +233,7 @@ fn rerate(quick: bool) -> Figure {
             let loaded = load(reader.as_ref(), From::Snapshot, |_, _| {}).expect("the ledger");
             let now = loaded.state.now();
             let rerating = rerating::check(&loaded.state, &draft, now).expect("a re-rating that fits");
-            rerating::preview(&loaded.state, &rerating, |line| drop(black_box(line)))
-                .expect("a preview")
-                .lines_compared
+            rerating::preview(&loaded.state, &rerating, |line| drop(black_box(line))).expect("a preview").lines_compared
         });
         assert!(compared > 0, "some lines are on the platform");
         // Two of eight SKUs are on the card: what is compared is a quarter of the lines.
@@ -312,7 +319,7 @@ fn explain_a_line(quick: bool) -> Figure {
     }
     writer.flush();
     let reader = store.reader();
-    let hour = Hour::containing(opens_at().saturating_add_ms(HOUR_MS));
+    let hour = Hour::containing(opens_at().saturating_add_ms(2 * HOUR_MS));
     let mut times = Vec::new();
     for n in (0..instances).step_by(instances / 20) {
         let (took, explained) = seconds(|| {
