@@ -70,7 +70,8 @@ pub(super) fn expectation(words: &mut Words, at: Instant) -> Result<Expectation,
         "balance" => {
             let account = words.value("the account")?;
             place("balance", decimal(words, "the balance")?);
-            (Subject::Balance { account, currency: super::verbs::currency(words)? }, &[])
+            let currency = words.more().map(|word| word.value()).transpose()?;
+            (Subject::Balance { account, currency }, &[])
         }
         "line" => {
             let (instance, hour) = (words.value("the instance")?, words.next("the hour")?.time(at)?);
