@@ -9,9 +9,7 @@ use utoipa::openapi::{
 
 use super::access::{is_public, needed};
 use super::extract::IDEMPOTENCY_KEY;
-use super::instances::{
-    __path_change_mode, __path_start_instance, __path_stop_instance, __path_void_usage,
-};
+use super::instances::{__path_change_mode, __path_start_instance, __path_stop_instance, __path_void_usage};
 use super::invoices::life::{__path_pay_invoice, __path_void_invoice};
 use super::keys::__path_revoke_key;
 use super::problem::{PROBLEM_MEDIA_TYPE, ProblemDocument};

@@ -6,8 +6,8 @@ use axum::response::Response;
 use hourglass_ledger::core::{Command, InstanceView, Mode, Registration, Rejection};
 use hourglass_pricing::PurchaseModel;
 use hourglass_units::{
-    AgentId, BidId, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Platform, Price, ProjectId, ReservationId,
-    TenantId,
+    AgentId, BidId, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Platform, Price, ProjectId,
+    ReservationId, TenantId,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -210,7 +210,8 @@ fn view(it: InstanceView<'_>) -> View {
         project: it.project().to_string(),
         platform: it.sku().platform.to_string(),
         region: it.sku().region.to_string(),
-        model: it.sku().model.as_str(),
+        // As it was said: what it is billed as can differ, where a reservation has no room or is over.
+        model: it.modes().last().map_or_else(|| it.sku().model, |(_, mode)| mode.model()).as_str(),
         gpus: it.gpus(),
         agent: it.agent().map(ToString::to_string),
         currency: it.currency().code(),

@@ -33,11 +33,8 @@ pub(in crate::api) enum Form {
 }
 
 /// Every form and its media type; where two are welcome alike, the first is taken.
-const FORMS: [(Form, &str, &str); 3] = [
-    (Form::Json, "application", "json"),
-    (Form::Html, "text", "html"),
-    (Form::Csv, "text", "csv"),
-];
+const FORMS: [(Form, &str, &str); 3] =
+    [(Form::Json, "application", "json"), (Form::Html, "text", "html"), (Form::Csv, "text", "csv")];
 
 /// In which form.
 #[derive(Deserialize, IntoParams)]
@@ -112,8 +109,7 @@ pub(super) fn answer_document(
         }
         return Ok(response);
     }
-    let invoice =
-        Invoice::from_document(&stored.document).map_err(|error| StoreError(error.to_string()))?;
+    let invoice = Invoice::from_document(&stored.document).map_err(|error| StoreError(error.to_string()))?;
     rendered(form, &Sheet::of(&invoice, name, standing))
 }
 

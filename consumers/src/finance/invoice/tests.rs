@@ -141,25 +141,27 @@ fn what_others_wrote_is_escaped() {
 
 #[test]
 fn sums_by_table() {
-    let check = |change: Value, standing: Option<(&str, &str, &str)>, title: &str, expected: &[(&str, &str)]| {
-        let mut document = full_document();
-        for (field, value) in change.as_object().unwrap() {
-            match value {
-                Value::Null => document.as_object_mut().unwrap().remove(field),
-                value => document.as_object_mut().unwrap().insert(field.clone(), value.clone()),
-            };
-        }
-        let invoice: Invoice = serde_json::from_value(document).unwrap();
-        let standing = standing.map(|(status, paid, open)| Standing {
-            status: status.to_owned(),
-            paid: paid.to_owned(),
-            open: open.to_owned(),
-        });
-        let sheet = Sheet::of(&invoice, None, standing);
-        let found: Vec<_> = sheet.totals.iter().map(|it| (it.label.as_str(), it.amount.as_str())).collect();
-        assert_eq!((sheet.title.as_str(), found.as_slice()), (title, expected));
-        assert_eq!(sheet.html().contains("class=\"stamp void\""), sheet.is_void());
-    };
+    let check =
+        |change: Value, standing: Option<(&str, &str, &str)>, title: &str, expected: &[(&str, &str)]| {
+            let mut document = full_document();
+            for (field, value) in change.as_object().unwrap() {
+                match value {
+                    Value::Null => document.as_object_mut().unwrap().remove(field),
+                    value => document.as_object_mut().unwrap().insert(field.clone(), value.clone()),
+                };
+            }
+            let invoice: Invoice = serde_json::from_value(document).unwrap();
+            let standing = standing.map(|(status, paid, open)| Standing {
+                status: status.to_owned(),
+                paid: paid.to_owned(),
+                open: open.to_owned(),
+            });
+            let sheet = Sheet::of(&invoice, None, standing);
+            let found: Vec<_> =
+                sheet.totals.iter().map(|it| (it.label.as_str(), it.amount.as_str())).collect();
+            assert_eq!((sheet.title.as_str(), found.as_slice()), (title, expected));
+            assert_eq!(sheet.html().contains("class=\"stamp void\""), sheet.is_void());
+        };
     let taxed = [("Total", "9.40"), ("VAT 19 % on 29.40", "5.58"), ("Due", "14.98")];
     check(json!({}), None, "Invoice 3", &taxed);
     check(json!({}), Some(("open", "0", "14.98")), "Invoice 3", &taxed);
