@@ -7,6 +7,7 @@
 //! | name | what is measured | ceiling |
 //! |---|---|---|
 //! | `metering` | decode, union, rate, aggregate: one thread, in-order reports of 100,000 instances | decoding the same batches with prost |
+//! | `pricing` | coverage cut by price and hour; an invoice of 1 M charge rows; the preview of a re-rating of 10 M lines from a ledger in PostgreSQL; what a line was computed from | of the cuts: as many intervals of equal length, without a price |
 //! | `embedded` | decode, decide, commit with synchronous=FULL, accrual: batches of 1,000 | the same compressed batches written raw into SQLite: each in a commit of its own, and as many a commit as the cell had |
 //! | `memory` | bytes of state a running instance, with 1,000,000 of them | – |
 //! | `serve` | JetStream to priced, durable in PostgreSQL, posted, acknowledged: messages of 1,000 | a bare pipe that moves the same messages from JetStream into rows, as many a commit as the cell had; and, side by side, a hand-written ledger with a row a record |
@@ -26,6 +27,7 @@ mod embedded;
 mod figure;
 mod memory;
 mod metering;
+mod pricing;
 mod production;
 mod workload;
 
@@ -38,9 +40,10 @@ fn main() {
     let names: Vec<&str> = args.iter().map(String::as_str).filter(|arg| !arg.starts_with("--")).collect();
     type Bench = (&'static str, fn(bool) -> Vec<Figure>);
     // Memory comes first: later, what the others have freed would be used again unseen.
-    let benches: [Bench; 6] = [
+    let benches: [Bench; 7] = [
         ("memory", memory::run),
         ("metering", metering::run),
+        ("pricing", pricing::run),
         ("embedded", embedded::run),
         ("serve", production::serve),
         ("latency", production::latency),
@@ -49,7 +52,7 @@ fn main() {
     let known = |name: &&str| *name == "recovery" || benches.iter().any(|(bench, _)| bench == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
         eprintln!(
-            "no benchmark is called {unknown:?}: choose among metering, embedded, recovery, memory, serve, latency and restart"
+            "no benchmark is called {unknown:?}: choose among metering, pricing, embedded, recovery, memory, serve, latency and restart"
         );
         std::process::exit(2);
     }

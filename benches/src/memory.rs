@@ -23,7 +23,7 @@ pub(crate) fn run(quick: bool) -> Vec<Figure> {
 }
 
 /// Memory of this process that is in use, as the kernel counts it.
-fn resident_bytes() -> u64 {
+pub(crate) fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("a Linux kernel");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident set");
     line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024

@@ -231,6 +231,8 @@ impl From<Rejection> for Problem {
             | R::CreditInvalid { .. }
             | R::Tax(_)
             | R::IntervalReversed { .. }
+            | R::PlanInvalid(_)
+            | R::PlanTooLong { .. }
             | R::AmountOverflow => StatusCode::UNPROCESSABLE_ENTITY,
             R::MessageTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             R::CellNotOpen | R::SuspenseFull => StatusCode::SERVICE_UNAVAILABLE,

@@ -84,6 +84,13 @@ impl PostedItems {
         self.uninvoiced.iter()
     }
 
+    /// All that the book holds.
+    #[cfg(test)]
+    pub(crate) fn accrued(&self) -> BTreeMap<ItemKey, Item> {
+        let accrued = self.all.iter().map(|(key, posted)| (*key, posted.accrued));
+        accrued.filter(|(_, item)| *item != Item::default()).collect()
+    }
+
     /// Changes what is held of an item.
     pub(crate) fn update(&mut self, key: ItemKey, change: impl FnOnce(&mut Posted)) {
         let posted = self.all.entry(key).or_default();

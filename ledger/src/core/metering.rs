@@ -224,7 +224,7 @@ impl Instance {
     }
 
     /// The parts of the window that are billed, in order.
-    fn billed_within(&self, window: Interval) -> impl Iterator<Item = Interval> {
+    pub(crate) fn billed_within(&self, window: Interval) -> impl Iterator<Item = Interval> {
         self.billable(window).into_iter().flat_map(|part| self.reported.within(part))
     }
 

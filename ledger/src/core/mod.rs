@@ -14,6 +14,8 @@
 
 mod accounts;
 mod apply;
+#[cfg(test)]
+mod attack;
 mod book;
 mod calendars;
 mod command;
@@ -21,7 +23,9 @@ mod credentials;
 mod credits;
 mod decide;
 mod digest;
+pub mod estimate;
 mod event;
+pub mod explain;
 mod grants;
 mod groups;
 mod invoice;

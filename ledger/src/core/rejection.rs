@@ -400,6 +400,15 @@ pub enum Rejection {
         /// Which period.
         period: Month,
     },
+    /// A plan that cannot be priced.
+    #[error("the plan cannot be priced: {0}")]
+    PlanInvalid(&'static str),
+    /// A plan that reaches too far.
+    #[error("the plan ends at {until}: an estimate reaches at most {} hours", super::estimate::PLAN_HOURS_MAX)]
+    PlanTooLong {
+        /// Its end.
+        until: Instant,
+    },
     /// A sum left the range of the type.
     #[error("the amounts are too large to add up")]
     AmountOverflow,
@@ -462,6 +471,8 @@ impl Rejection {
             Self::ModeChangeOutOfOrder { .. } => "mode_change_out_of_order",
             Self::ModeChangesFull { .. } => "mode_changes_full",
             Self::RerateIntoClosed { .. } => "rerate_into_closed",
+            Self::PlanInvalid(_) => "plan_invalid",
+            Self::PlanTooLong { .. } => "plan_too_long",
             Self::AmountOverflow => "amount_overflow",
         }
     }
