@@ -7,7 +7,7 @@ use hourglass_ledger::core::explain as core_explain;
 use hourglass_ledger::core::rows::{EventRows, NoRows};
 use hourglass_ledger::core::usage::UsageBatch;
 use hourglass_ledger::core::{
-    Command, Decision, Event, Position, Recorded, RerateDraft, Request, State, apply, decide, rerating,
+    Command, Decision, Event, Position, Recorded, Request, RerateDraft, State, apply, decide, rerating,
 };
 use hourglass_ledger::load::{From, load};
 use hourglass_ledger::log::{self, StoredEvent};
@@ -72,10 +72,12 @@ fn cut_pieces(quick: bool) -> Figure {
     let month = Interval::between(opens_at(), opens_at().saturating_add_ms(MONTH_HOURS as i64 * HOUR_MS));
     let days: Vec<Interval> = month
         .into_iter()
-        .flat_map(|month| (0..30).filter_map(move |day| {
-            let from = month.start().saturating_add_ms(day * DAY_MS + 7);
-            Interval::between(from, from.saturating_add_ms(DAY_MS))?.intersection(month)
-        }))
+        .flat_map(|month| {
+            (0..30).filter_map(move |day| {
+                let from = month.start().saturating_add_ms(day * DAY_MS + 7);
+                Interval::between(from, from.saturating_add_ms(DAY_MS))?.intersection(month)
+            })
+        })
         .collect();
     let rounds = if quick { 200 } else { 2_000 };
     let (mut rates, mut ceilings) = (Vec::new(), Vec::new());
@@ -94,7 +96,10 @@ fn cut_pieces(quick: bool) -> Figure {
         let (bare, ()) = seconds(|| {
             for piece in 0..pieces {
                 let from = opens_at().saturating_add_ms(piece as i64 % 4_320 * HOUR_MS / 6);
-                black_box((Interval::between(from, from.saturating_add_ms(HOUR_MS / 6)), Hour::containing(from)));
+                black_box((
+                    Interval::between(from, from.saturating_add_ms(HOUR_MS / 6)),
+                    Hour::containing(from),
+                ));
             }
         });
         ceilings.push(pieces as f64 / bare);
@@ -219,7 +224,9 @@ fn rerate(quick: bool) -> Figure {
             let loaded = load(reader.as_ref(), From::Snapshot, |_, _| {}).expect("the ledger");
             let now = loaded.state.now();
             let rerating = rerating::check(&loaded.state, &draft, now).expect("a re-rating that fits");
-            rerating::preview(&loaded.state, &rerating, |line| drop(black_box(line))).expect("a preview").lines_compared
+            rerating::preview(&loaded.state, &rerating, |line| drop(black_box(line)))
+                .expect("a preview")
+                .lines_compared
         });
         assert!(compared > 0, "some lines are on the platform");
         // Two of eight SKUs are on the card: what is compared is a quarter of the lines.

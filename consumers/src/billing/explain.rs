@@ -331,7 +331,11 @@ fn usage_of(
 ) -> Result<(Vec<UsageExplained>, bool), StoreError> {
     let (Some(project), LineKind::Usage) = (&line.project, line.kind) else { return Ok((Vec::new(), true)) };
     // The invoice knows its own period; of an earlier one the month is near enough to look in.
-    let window = if line.correction { line.period.interval() } else { invoice.interval().unwrap_or(line.period.interval()) };
+    let window = if line.correction {
+        line.period.interval()
+    } else {
+        invoice.interval().unwrap_or(line.period.interval())
+    };
     let filter = ChargeFilter {
         tenant: Some(invoice.tenant.clone()),
         project: Some(project.clone()),
@@ -369,8 +373,12 @@ fn in_words(invoice: &Invoice, line: &InvoiceLine) -> Vec<String> {
     match line.kind {
         LineKind::Usage => how.push("GPU-hours × price per GPU-hour, exactly".to_owned()),
         LineKind::Fee => how.push("what the reservation costs in the period, whether used or not".to_owned()),
-        LineKind::Minimum => how.push("what usage and fees of the period lack to the agreed minimum".to_owned()),
-        LineKind::TrueUp => how.push("what was drawn lacks to the commitment at the end of its term".to_owned()),
+        LineKind::Minimum => {
+            how.push("what usage and fees of the period lack to the agreed minimum".to_owned())
+        }
+        LineKind::TrueUp => {
+            how.push("what was drawn lacks to the commitment at the end of its term".to_owned())
+        }
         LineKind::Promotion => how.push("paid by credit that was given; its sign is turned".to_owned()),
         LineKind::Prepaid => how.push("paid by credit that was bought; its sign is turned".to_owned()),
     }

@@ -12,13 +12,16 @@ use super::accounts::{Reach, items};
 use super::metering::quantity;
 use super::rows::EventRows;
 use super::tests::{Bench, at, batch};
-use super::{Command, Decision, Mode, Registration, Rejection, Request, State, apply, decide, digest, invoicing};
+use super::{
+    Command, Decision, Mode, Registration, Rejection, Request, State, apply, decide, digest, invoicing,
+};
 
 const BEGIN: &str = "2026-03-28T00:00:00Z";
 const MINUTE: i64 = 60_000;
 const HOUR: i64 = 60 * MINUTE;
 const TENANTS: [&str; 2] = ["acme", "bolt"];
-const INSTANCES: [(&str, usize, u32); 5] = [("i-0", 0, 8), ("i-1", 0, 4), ("i-2", 0, 8), ("i-3", 1, 8), ("i-4", 1, 1)];
+const INSTANCES: [(&str, usize, u32); 5] =
+    [("i-0", 0, 8), ("i-1", 0, 4), ("i-2", 0, 8), ("i-3", 1, 8), ("i-4", 1, 1)];
 
 #[derive(Debug, Clone)]
 enum Act {
@@ -97,7 +100,8 @@ impl Life {
         let mut bench = Bench::new();
         bench.now = at(BEGIN);
         let (tenant, display_name) = (TENANTS[1].parse().unwrap(), String::new());
-        let mut life = Self { bench, unused: BTreeMap::new(), reserved_used: BTreeMap::new(), events: Vec::new() };
+        let mut life =
+            Self { bench, unused: BTreeMap::new(), reserved_used: BTreeMap::new(), events: Vec::new() };
         life.run(Command::OpenTenant { tenant, currency: Currency::USD, display_name }).unwrap();
         let contract = hourglass_pricing::ContractDraft {
             name: "deal".parse().unwrap(),
@@ -131,7 +135,13 @@ impl Life {
         let draft = match &recorded.event {
             super::Event::InvoiceFinalised(invoice) => Some(
                 invoicing::draw_kind(
-                    &self.bench.state, invoice.kind, &invoice.tenant, invoice.period, 0, now, &chain_hash,
+                    &self.bench.state,
+                    invoice.kind,
+                    &invoice.tenant,
+                    invoice.period,
+                    0,
+                    now,
+                    &chain_hash,
                 )
                 .unwrap(),
             ),
@@ -146,7 +156,8 @@ impl Life {
         }
         for row in rows.charges {
             if let Some(reservation) = &row.reservation {
-                *self.reserved_used.entry((reservation.clone(), row.hour)).or_default() += row.quantity.nanos();
+                *self.reserved_used.entry((reservation.clone(), row.hour)).or_default() +=
+                    row.quantity.nanos();
             }
         }
         for row in rows.unused {
@@ -202,7 +213,9 @@ impl Life {
                 let price = Price::from_nanos(1_000_000_007).unwrap();
                 let payment = match payment {
                     0 => hourglass_pricing::reservation::Payment::Upfront { price },
-                    1 => hourglass_pricing::reservation::Payment::UpfrontTotal { total: Amount::parse("100").unwrap() },
+                    1 => hourglass_pricing::reservation::Payment::UpfrontTotal {
+                        total: Amount::parse("100").unwrap(),
+                    },
                     2 => hourglass_pricing::reservation::Payment::Monthly { price },
                     _ => hourglass_pricing::reservation::Payment::Flex { holding: price, usage: price },
                 };
@@ -222,7 +235,11 @@ impl Life {
             }
             Act::Amend(r, ahead) => {
                 let reservation: ReservationId = format!("r-{r}").parse().unwrap();
-                let held = self.bench.state.reservations().find(|it| it.reservation.draft().reservation == reservation);
+                let held = self
+                    .bench
+                    .state
+                    .reservations()
+                    .find(|it| it.reservation.draft().reservation == reservation);
                 let Some(tenant) = held.map(|held| held.tenant.clone()) else { return };
                 Command::AmendReservation { tenant, reservation, until: hour(ahead) }
             }
@@ -260,7 +277,9 @@ impl Life {
             }
             Act::Finalise(t) => {
                 let due = invoicing::due(&self.bench.state, now);
-                let Some((tenant, period)) = due.into_iter().find(|(it, _)| it.as_str() == TENANTS[t]) else { return };
+                let Some((tenant, period)) = due.into_iter().find(|(it, _)| it.as_str() == TENANTS[t]) else {
+                    return;
+                };
                 let done = self.run(Command::FinaliseInvoice { tenant, period });
                 done.expect("what is due can be finalised");
                 return;

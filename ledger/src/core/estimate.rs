@@ -6,8 +6,8 @@ use hourglass_pricing::reservation::{Payment, Reservation, ReservationDraft};
 use hourglass_pricing::settle::{Item, ItemKey, Rated, Source};
 use hourglass_pricing::{PurchaseModel, Sku};
 use hourglass_units::{
-    Amount, Currency, HOUR_MILLISECONDS, Hour, Instant, Interval, Month, Platform, Price, ProjectId, Quantity,
-    TenantId,
+    Amount, Currency, HOUR_MILLISECONDS, Hour, Instant, Interval, Month, Platform, Price, ProjectId,
+    Quantity, TenantId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -138,8 +138,11 @@ pub fn estimate(state: &State, plan: &Plan) -> Result<Estimate, Rejection> {
     }
     let parts: Vec<EstimatePart> = parts
         .into_iter()
-        .map(|((period, price), quantity)| {
-            EstimatePart { period, price, quantity, amount: price.times(quantity) }
+        .map(|((period, price), quantity)| EstimatePart {
+            period,
+            price,
+            quantity,
+            amount: price.times(quantity),
         })
         .collect();
     let at_unit_prices =
@@ -262,9 +265,10 @@ fn more_owed(
     rated: &BTreeMap<(Month, Interval, Price), Quantity>,
 ) -> Result<(Amount, Amount), Rejection> {
     let id = &place.tenant;
-    let known = state.groups.of_tenant(id).find(|(_, it)| {
-        it.project == place.project && it.sku == place.sku && it.reservation.is_none()
-    });
+    let known = state
+        .groups
+        .of_tenant(id)
+        .find(|(_, it)| it.project == place.project && it.sku == place.sku && it.reservation.is_none());
     let group = known.map_or(GroupIx::MAX, |(ix, _)| ix);
     let more: Vec<Rated<'_>> = rated
         .iter()
@@ -291,6 +295,7 @@ fn more_owed(
         difference.and_then(|(after, before)| after.checked_sub(before)).ok_or(Rejection::AmountOverflow)
     };
     let is_credit: fn(&Source) -> bool = |source| matches!(source, Source::Credit { .. });
-    let is_charge: fn(&Source) -> bool = |source| source.is_owed() && !matches!(source, Source::Credit { .. });
+    let is_charge: fn(&Source) -> bool =
+        |source| source.is_owed() && !matches!(source, Source::Credit { .. });
     Ok((more(is_charge)?, more(is_credit)?))
 }

@@ -103,7 +103,9 @@ pub fn hour(state: &State, instance: &str, hour: Hour) -> Option<HourExplained> 
                     line.milliseconds = line.milliseconds.saturating_add(cut.milliseconds());
                     line.parts.push(explained);
                 }
-                None => lines.push(((key.group, key.price), new_line(state, key.group, key.price, explained)?)),
+                None => {
+                    lines.push(((key.group, key.price), new_line(state, key.group, key.price, explained)?))
+                }
             }
         }
     }

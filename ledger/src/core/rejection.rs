@@ -404,7 +404,10 @@ pub enum Rejection {
     #[error("the plan cannot be priced: {0}")]
     PlanInvalid(&'static str),
     /// A plan that reaches too far.
-    #[error("the plan ends at {until}: an estimate reaches at most {} hours", super::estimate::PLAN_HOURS_MAX)]
+    #[error(
+        "the plan ends at {until}: an estimate reaches at most {} hours",
+        super::estimate::PLAN_HOURS_MAX
+    )]
     PlanTooLong {
         /// Its end.
         until: Instant,
