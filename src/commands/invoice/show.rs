@@ -1,7 +1,7 @@
 //! One invoice, in each of its forms.
 
 use hourglass_consumers::billing::invoices::{Standing, standing};
-use hourglass_consumers::finance::invoice::Sheet;
+use hourglass_consumers::finance::invoice::{Sheet, Total};
 use hourglass_ledger::core::invoicing::{self, Invoice};
 use hourglass_units::{Amount, Currency, Month, TenantId};
 use serde_json::Value;
@@ -135,19 +135,21 @@ pub fn minor(amount: &str, currency: &str) -> String {
 fn text(sheet: &Sheet<'_>) -> String {
     let invoice = sheet.invoice;
     let mut text = format!("{} of {} for {}", sheet.title, sheet.customer, invoice.period);
-    if let Some(standing) = &sheet.standing {
-        text.push_str(&format!(" ({})", standing.status));
+    if let Some(stamp) = sheet.stamp() {
+        text.push_str(&format!(" ({stamp})"));
     }
     let rows = sheet.rows().map(|row| {
         [&row.project, &row.what, &row.quantity, &row.price, &row.amount, &row.note].map(Clone::clone).into()
     });
     let lines = table(&["project", "what", "GPU-hours", "price", "amount", ""], &[2, 3, 4], rows);
-    text.push_str(&format!("\n{lines}\n"));
-    let sums = sheet
-        .totals
-        .iter()
-        .map(|total| vec![total.label.clone(), total.amount.clone(), invoice.currency.to_string()]);
-    text.push_str(&table(&["", "", ""], &[1], sums));
+    text.push_str(&format!("\n{lines}"));
+    let width = |text: fn(&Total) -> &String| {
+        sheet.totals.iter().map(|total| text(total).chars().count()).max().unwrap_or_default()
+    };
+    let (labels, amounts) = (width(|total| &total.label), width(|total| &total.amount));
+    for Total { label, amount, .. } in &sheet.totals {
+        text.push_str(&format!("\n  {label:<labels$}   {amount:>amounts$} {}", invoice.currency));
+    }
     for status in &invoice.commitments {
         let (contract, drawn, amount) = (&status.contract, status.drawn, status.amount);
         text.push_str(&format!("\nCommitment of {contract}: {drawn} of {amount} {} drawn", invoice.currency));

@@ -126,6 +126,17 @@ impl<'a> Sheet<'a> {
         self.sections.iter().flat_map(|block| &block.rows)
     }
 
+    /// A word beside the title: what became of it. A credit note is settled with what is owed otherwise,
+    /// so nobody pays it.
+    pub fn stamp(&self) -> Option<&str> {
+        let standing = self.standing.as_ref()?;
+        match standing.status.as_str() {
+            "paid" if self.invoice.due < Amount::ZERO => None,
+            "open" if standing.paid != "0" => Some("partly paid"),
+            status => Some(status),
+        }
+    }
+
     /// Whether it was taken back.
     pub fn is_void(&self) -> bool {
         self.standing.as_ref().is_some_and(|standing| standing.status == "void")
