@@ -22,7 +22,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     agent, balance, credit, demo, doctor, export, instance, invoice, key, ledger, metering, nats, price,
-    quarantine, replay, reserve, serve, tax, up, usage, verify,
+    quarantine, replay, reserve, scenario, serve, tax, up, usage, verify,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -63,6 +63,8 @@ enum Command {
     Nats(nats::Args),
     /// Play a real trace into an empty ledger
     Replay(replay::Args),
+    /// Play a text file of what happens into an empty cell: to test a rule, or try a contract
+    Scenario(scenario::Args),
     /// GPU-hours and what they cost, by time and group
     Usage(usage::Args),
     /// Where every reported millisecond is: billed, excluded, in suspense
@@ -111,6 +113,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => agent::run(args, format),
         Command::Nats(args) => nats::run(args, format),
         Command::Replay(args) => replay::run(args, &settings, format),
+        Command::Scenario(args) => scenario::run(args, format),
         Command::Usage(args) => usage::run(args, &settings, format),
         Command::Metering(args) => metering::run(args, &settings, format),
         Command::Balance(args) => balance::run(args, &settings, format),

@@ -35,6 +35,12 @@ pub fn start_cell(data: &Path, progress: impl FnMut(Position, Position)) -> Resu
     Ok(Cell::start(Box::new(store), Arc::new(WallClock), CellOptions::sole(&holder), progress)?)
 }
 
+/// Starts a cell in an empty directory that nobody keeps, under a clock of the caller's.
+pub fn start_scratch_cell(directory: &Path, clock: Arc<dyn Clock>) -> Result<Cell, Failure> {
+    let store = SqliteStore::open(directory, SqliteOptions { durable: false })?;
+    Ok(Cell::start(Box::new(store), clock, CellOptions::sole("scratch"), |_, _| {})?)
+}
+
 /// Opens the ledger for reading, in PostgreSQL where the settings name one.
 pub fn open_reader(settings: &Resolved) -> Result<Arc<dyn Reader>, Failure> {
     Ok(match &settings.postgres {

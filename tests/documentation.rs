@@ -26,6 +26,7 @@ fn the_examples_of_the_documentation_run() {
     let broker = Nats::shared().url();
     let documents = [
         "README.md",
+        "docs/scenarios.md",
         "docs/operating/embedded.md",
         "docs/operating/billing.md",
         "docs/operating/production.md",

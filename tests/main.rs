@@ -12,5 +12,6 @@ mod http;
 mod keys;
 mod production;
 mod replay;
+mod scenarios;
 mod support;
 mod telemetry;

@@ -7,7 +7,7 @@
 //! | name | what is measured | ceiling |
 //! |---|---|---|
 //! | `metering` | decode, union, rate, aggregate: one thread, in-order reports of 100,000 instances | decoding the same batches with prost |
-//! | `pricing` | coverage cut by price and hour; an invoice of 1 M charge rows; the preview of a re-rating of 10 M lines from a ledger in PostgreSQL; what a line was computed from | of the cuts: as many intervals of equal length, without a price |
+//! | `pricing` | coverage cut by price and hour; an invoice of 1 M charge rows; the preview of a re-rating of 10 M lines from a ledger in PostgreSQL; what a line was computed from | of the cuts: the same days cut by hours alone |
 //! | `embedded` | decode, decide, commit with synchronous=FULL, accrual: batches of 1,000 | the same compressed batches written raw into SQLite: each in a commit of its own, and as many a commit as the cell had |
 //! | `memory` | bytes of state a running instance, with 1,000,000 of them | – |
 //! | `serve` | JetStream to priced, durable in PostgreSQL, posted, acknowledged: messages of 1,000 | a bare pipe that moves the same messages from JetStream into rows, as many a commit as the cell had; and, side by side, a hand-written ledger with a row a record |

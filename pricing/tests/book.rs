@@ -288,3 +288,15 @@ fn what_does_not_fit_the_book_is_refused_with_its_reason() {
     let euro = RateCardDraft { currency: Currency::EUR, ..card("euro", 1, 0, one()) };
     book.check_card(&RateCard::check(euro).unwrap(), INSTANT_MIN).unwrap();
 }
+
+/// The contract that the documentation shows is one.
+#[test]
+fn the_contract_of_the_documentation_holds_together() {
+    let page = include_str!("../../docs/pricing.md");
+    let (_, from) = page.split_once("```toml\n").expect("an example");
+    let (example, _) = from.split_once("```").expect("its end");
+    let draft: ContractDraft = toml::from_str(example).unwrap();
+    let contract = hourglass_pricing::Contract::check("acme".parse().unwrap(), draft).unwrap();
+    assert!(contract.terms().counts_periods());
+    hourglass_pricing::check_periods(&contract, &hourglass_pricing::calendar::Calendar::default()).unwrap();
+}

@@ -17,6 +17,7 @@ pub mod price;
 pub mod quarantine;
 pub mod replay;
 pub mod reserve;
+pub mod scenario;
 pub mod serve;
 pub mod tax;
 pub mod up;
@@ -33,13 +34,13 @@ use crate::client::{Client, not_understood};
 use crate::failure::Failure;
 
 /// Reads a time of the command line: RFC 3339, or a date that means its midnight in UTC.
-fn instant(text: &str) -> Result<Instant, String> {
+pub fn instant(text: &str) -> Result<Instant, String> {
     let midnight = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
     midnight.parse().map_err(|error: hourglass_units::TimeError| error.to_string())
 }
 
 /// Reads a duration such as `10m`, in whole milliseconds and at least one.
-fn milliseconds(text: &str) -> Result<i64, String> {
+pub fn milliseconds(text: &str) -> Result<i64, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     match i64::try_from(duration.as_millis()) {
         Ok(milliseconds) if milliseconds > 0 => Ok(milliseconds),

@@ -2,11 +2,13 @@
 //!
 //! A [`Workload`] says what ran when; the [`driver`] plays it against a cell exactly as a compute
 //! service, agents and a clock would, at the workload's own times. [`openb`] reads a workload from a
-//! public GPU trace, [`demo`] makes one up.
+//! public GPU trace, [`demo`] makes one up. A [`scenario`] is a file of
+//! steps with the results that they must have.
 
 pub mod demo;
 pub mod driver;
 pub mod openb;
+pub mod scenario;
 
 use std::path::Path;
 

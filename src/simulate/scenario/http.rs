@@ -1,0 +1,176 @@
+//! The same files through HTTP: each step goes to its route, and the end is the same as straight into
+//! the cell.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hourglass_consumers::api::{ApiConfig, serve_http};
+use hourglass_ledger::cell::{Cell, CellHandle};
+use hourglass_ledger::core::Command;
+use hourglass_units::{InstanceId, Instant};
+use serde_json::{Value, json};
+
+use super::Scenario;
+use super::parse::parse;
+use super::run::{Direct, Door, Played, Refusal, RunError, VirtualClock, play};
+use crate::wire;
+
+/// A request that stands for a command.
+struct Asked {
+    path: String,
+    content_type: &'static str,
+    body: Vec<u8>,
+}
+
+/// The request of a command. `None` where it needs none: the server opens the cell itself, and its own
+/// clock ticks.
+fn request(command: &Command, tenant_of: impl Fn(&InstanceId) -> String) -> Option<Asked> {
+    let instance_path = |instance: &InstanceId, action: &str| {
+        format!("/v1/tenants/{}/instances/{instance}:{action}", tenant_of(instance))
+    };
+    let (path, body) = match command {
+        Command::AcceptUsage(batch) => {
+            let (path, content_type) = ("/v1/usage:ingest".to_owned(), "application/x-protobuf");
+            return Some(Asked { path, content_type, body: batch.raw().to_vec() });
+        }
+        Command::RegisterInstance(registration) => {
+            let mut body = json!(registration);
+            body.as_object_mut()?.remove("tenant");
+            (format!("/v1/tenants/{}/instances", registration.tenant), body)
+        }
+        Command::StartInstance { instance, at } => (instance_path(instance, "start"), json!({"at": at})),
+        Command::StopInstance { instance, at, cause } => {
+            (instance_path(instance, "stop"), json!({"at": at, "cause": cause}))
+        }
+        Command::ChangeMode { instance, mode, at } => {
+            let mut body = json!(mode);
+            body.as_object_mut()?.insert("at".to_owned(), json!(at));
+            (instance_path(instance, "change-mode"), body)
+        }
+        Command::VoidUsage { instance, from, until, reason } => {
+            let body = json!({"from": from, "until": until, "reason": reason});
+            (instance_path(instance, "void-usage"), body)
+        }
+        Command::OpenCell { .. }
+        | Command::Tick
+        | Command::QuarantineUsage { .. }
+        | Command::CreateKey(_)
+        | Command::RevokeKey { .. } => return None,
+        command => of_tenant_or_list(command)?,
+    };
+    Some(Asked { path, content_type: "application/json", body: body.to_string().into_bytes() })
+}
+
+/// Requests about prices, and about what a tenant has.
+fn of_tenant_or_list(command: &Command) -> Option<(String, Value)> {
+    let (tenant, collection, body) = match command {
+        Command::OpenTenant { tenant, currency, display_name } => {
+            let body = json!({"tenant": tenant, "currency": currency, "display_name": display_name});
+            return Some(("/v1/tenants".to_owned(), body));
+        }
+        Command::PublishRateCard(card) => return Some(("/v1/rate-cards".to_owned(), json!(card))),
+        Command::Rerate(draft) => return Some(("/v1/rerates".to_owned(), json!(draft))),
+        Command::SetSpotPrice { platform, currency, price, from } => {
+            let body = json!({"platform": platform, "currency": currency, "price": price, "from": from});
+            return Some(("/v1/spot-prices".to_owned(), body));
+        }
+        Command::SignContract { tenant, contract } => (tenant, "contracts".to_owned(), json!(contract)),
+        Command::Reserve { tenant, reservation } => (tenant, "reservations".to_owned(), json!(reservation)),
+        Command::AmendReservation { tenant, reservation, until } => {
+            (tenant, format!("reservations/{reservation}:amend"), json!({"until": until}))
+        }
+        Command::GrantCredit { tenant, credit } => (tenant, "credits".to_owned(), json!(credit)),
+        Command::SetTax { tenant, tax } => (tenant, "tax".to_owned(), json!({"tax": tax})),
+        Command::FinaliseInvoice { tenant, period } => {
+            (tenant, "invoices".to_owned(), json!({"period": period}))
+        }
+        Command::RecordPayment { tenant, number, amount, reference } => {
+            let body = json!({"amount": amount, "reference": reference});
+            (tenant, format!("invoices/{number}:pay"), body)
+        }
+        Command::VoidInvoice { tenant, number, reason } => {
+            (tenant, format!("invoices/{number}:void"), json!({"reason": reason}))
+        }
+        Command::IssueCreditNote { tenant } => (tenant, "credit-notes".to_owned(), json!({})),
+        _ => return None,
+    };
+    Some((format!("/v1/tenants/{tenant}/{collection}"), body))
+}
+
+/// Through a server.
+struct Http {
+    cell: CellHandle,
+    direct: Direct,
+    agent: ureq::Agent,
+    url: String,
+}
+
+impl Door for Http {
+    fn submit(&mut self, at: Instant, command: Command) -> Result<Result<(), Refusal>, RunError> {
+        let tenant_of = |instance: &InstanceId| {
+            let id = instance.clone();
+            let tenant = self
+                .cell
+                .read_blocking(move |state| state.instance(id.as_str()).map(|it| it.tenant().to_string()));
+            tenant.unwrap().unwrap_or_else(|| "nobody".to_owned())
+        };
+        let Some(Asked { path, content_type, body }) = request(&command, tenant_of) else {
+            let needs_none = matches!(command, Command::OpenCell { .. } | Command::Tick);
+            assert!(needs_none, "there is no request for {command:?}");
+            return self.direct.submit(at, command);
+        };
+        let wrong = |error: ureq::Error| RunError::Door(format!("{path}: {error}"));
+        let url = format!("{}{path}", self.url);
+        let mut answer =
+            self.agent.post(url).header("content-type", content_type).send(&body).map_err(wrong)?;
+        if answer.status().is_success() {
+            return Ok(Ok(()));
+        }
+        let problem: Value = answer.body_mut().read_json().map_err(wrong)?;
+        let text = |name: &str| problem[name].as_str().unwrap_or_default().to_owned();
+        Ok(Err(Refusal { code: text("code"), message: text("detail") }))
+    }
+}
+
+/// Plays a scenario, by HTTP or straight, and answers with the digest of the end.
+fn end_of(scenario: &Scenario, by_http: bool) -> (Played, String) {
+    let ledger = tempfile::tempdir().unwrap();
+    let clock = Arc::new(VirtualClock::default());
+    let cell: Cell = wire::start_scratch_cell(ledger.path(), clock.clone()).unwrap();
+    let handle = cell.handle();
+    let played = if by_http {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let served = serve_http(listener, handle.clone(), ApiConfig::default(), std::future::pending());
+        runtime.spawn(served);
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        let mut door = Http { cell: handle.clone(), direct: Direct(handle.clone()), agent, url };
+        let played = play(scenario, &handle, &clock, &mut door);
+        runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+        played
+    } else {
+        play(scenario, &handle, &clock, &mut Direct(handle.clone()))
+    };
+    let digest = handle.read_blocking(|state| hourglass_ledger::core::digest(state).unwrap()).unwrap();
+    cell.close();
+    (played.unwrap(), digest.to_hex().to_string())
+}
+
+#[test]
+fn each_file_comes_to_the_same_end_through_http() {
+    let folder = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("tests/scenarios");
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    for file in files {
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        let scenario = parse(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        let (straight, expected) = end_of(&scenario, false);
+        let (played, digest) = end_of(&scenario, true);
+        assert!(played.failed.is_empty(), "{name}: {:#?}", played.failed);
+        assert_eq!(played.met, straight.met, "{name}");
+        assert_eq!(digest, expected, "{name}");
+    }
+}
