@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hourglass_consumers::api::IDEMPOTENCY_KEY;
 use hourglass_consumers::auth::is_loopback_url;
 use serde_json::Value;
 
@@ -80,11 +81,28 @@ impl Client {
         self.answer(request.call())
     }
 
+    /// Reads bytes as they are.
+    pub fn get_bytes(&self, path: &str) -> Result<Vec<u8>, Failure> {
+        let mut request = self.agent.get(format!("{}{path}", self.server));
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        self.bytes(request.call())
+    }
+
     /// Changes something.
     pub fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.post_named(path, body, None)
+    }
+
+    /// Changes something, once for each idempotency key.
+    pub fn post_named(&self, path: &str, body: &Value, key: Option<&str>) -> Result<Value, Failure> {
         let mut request = self.agent.post(format!("{}{path}", self.server));
         if let Some(authorization) = &self.authorization {
             request = request.header("authorization", authorization);
+        }
+        if let Some(key) = key {
+            request = request.header(IDEMPOTENCY_KEY, key);
         }
         self.answer(request.send_json(body))
     }
@@ -109,14 +127,22 @@ impl Client {
         &self,
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<Value, Failure> {
+        Ok(serde_json::from_slice(&self.bytes(answer)?).unwrap_or_default())
+    }
+
+    fn bytes(
+        &self,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Vec<u8>, Failure> {
         let unavailable = |error: ureq::Error| Failure::Unavailable(format!("{}: {error}", self.server));
         let mut answer = answer.map_err(unavailable)?;
         let status = answer.status();
         let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
-        let body: Value = serde_json::from_slice(&body.map_err(unavailable)?).unwrap_or_default();
+        let body = body.map_err(unavailable)?;
         if status.is_success() {
             return Ok(body);
         }
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         let detail = body.get("detail").and_then(Value::as_str).unwrap_or("it does not say why");
         let says = format!("{} answers {}: {detail}", self.server, status.as_u16());
         Err(if status.is_client_error() { Failure::Rejected(says) } else { Failure::Unavailable(says) })

@@ -21,8 +21,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, balance, demo, doctor, export, invoice, key, ledger, metering, nats, price, quarantine, replay,
-    scenario, serve, up, usage, verify,
+    agent, balance, credit, demo, doctor, export, instance, invoice, key, ledger, metering, nats, price,
+    quarantine, replay, reserve, scenario, serve, tax, up, usage, verify,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -71,11 +71,19 @@ enum Command {
     Metering(metering::Args),
     /// Balances of the book
     Balance(balance::Args),
-    /// Invoices: list, show, draft, finalise, recompute
+    /// Invoices: list, show, draft, finalise, pay, void, credit, recompute
     Invoice(invoice::Args),
+    /// Credit of tenants: grant, list
+    Credit(credit::Args),
+    /// GPUs sold for a time: create, amend, list
+    Reserve(reserve::Args),
+    /// How a tenant is taxed: set, clear
+    Tax(tax::Args),
+    /// Instances: list, change how one is sold, void usage
+    Instance(instance::Args),
     /// The log and the book behind it: head, events, transfers, charges, digest
     Ledger(ledger::Args),
-    /// Rate cards and contracts: list, check a file
+    /// Prices: list, check, publish, sign, spot, re-rate
     Price(price::Args),
     /// What came as usage and could not be used: list, show, replay
     Quarantine(quarantine::Args),
@@ -110,6 +118,10 @@ fn main() -> ExitCode {
         Command::Metering(args) => metering::run(args, &settings, format),
         Command::Balance(args) => balance::run(args, &settings, format),
         Command::Invoice(args) => invoice::run(args, &settings, format),
+        Command::Credit(args) => credit::run(args, &settings, format),
+        Command::Reserve(args) => reserve::run(args, &settings, format),
+        Command::Tax(args) => tax::run(args, &settings, format),
+        Command::Instance(args) => instance::run(args, &settings, format),
         Command::Ledger(args) => ledger::run(args, &settings, format),
         Command::Price(args) => price::run(args, &settings, format),
         Command::Quarantine(args) => quarantine::run(args, &settings, format),

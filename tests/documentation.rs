@@ -24,9 +24,14 @@ fn commands(text: &str) -> Vec<String> {
 fn the_examples_of_the_documentation_run() {
     let database = Postgres::shared().database();
     let broker = Nats::shared().url();
-    for document in
-        ["README.md", "docs/scenarios.md", "docs/operating/embedded.md", "docs/operating/production.md"]
-    {
+    let documents = [
+        "README.md",
+        "docs/scenarios.md",
+        "docs/operating/embedded.md",
+        "docs/operating/billing.md",
+        "docs/operating/production.md",
+    ];
+    for document in documents {
         let text = std::fs::read_to_string(root().join(document)).unwrap();
         // The documentation names one port; here it is whichever is free.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

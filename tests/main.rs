@@ -4,6 +4,7 @@
 mod agent;
 mod chaos;
 mod command_line;
+mod commerce;
 mod crash;
 mod documentation;
 mod full_disk;

@@ -149,7 +149,9 @@ fn the_books_of_a_small_trace_are_right() {
     let first = hourglass(data, &["invoice", "list", "--json"]).json()[0].clone();
     let tenant = first["tenant"].as_str().unwrap();
     let shown = hourglass(data, &["--json", "invoice", "show", tenant, "1"]).json();
-    assert_eq!(shown, first);
+    for field in ["number", "kind", "period", "total", "due", "issued_at"] {
+        assert_eq!(shown[field], first[field], "{field}");
+    }
 
     // A replay starts from nothing.
     let (tasks, nodes) = (trace.tasks.to_str().unwrap(), trace.nodes.to_str().unwrap());

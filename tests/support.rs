@@ -68,8 +68,13 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `hourglass up` on free ports and waits until it listens.
     pub(crate) fn up(data: &Path, env: &[(&str, &str)]) -> Self {
+        Self::up_with_tick(data, "1s", env)
+    }
+
+    /// The same, with so much time between two ticks.
+    pub(crate) fn up_with_tick(data: &Path, tick: &str, env: &[(&str, &str)]) -> Self {
         let args =
-            ["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--region", "test", "--tick", "1s"];
+            ["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--region", "test", "--tick", tick];
         Self::start(command(data, &args).envs(env.iter().copied()))
     }
 

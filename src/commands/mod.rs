@@ -2,9 +2,12 @@
 
 pub mod agent;
 pub mod balance;
+mod change;
+pub mod credit;
 pub mod demo;
 pub mod doctor;
 pub mod export;
+pub mod instance;
 pub mod invoice;
 pub mod key;
 pub mod ledger;
@@ -13,13 +16,22 @@ pub mod nats;
 pub mod price;
 pub mod quarantine;
 pub mod replay;
+pub mod reserve;
 pub mod scenario;
 pub mod serve;
+pub mod tax;
 pub mod up;
 pub mod usage;
 pub mod verify;
 
-use hourglass_units::Instant;
+use hourglass_ledger::core::{Rejection, State, Tenant};
+use hourglass_units::{Instant, TenantId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::client::{Client, not_understood};
+use crate::failure::Failure;
 
 /// Reads a time of the command line: RFC 3339, or a date that means its midnight in UTC.
 pub fn instant(text: &str) -> Result<Instant, String> {
@@ -34,4 +46,21 @@ pub fn milliseconds(text: &str) -> Result<i64, String> {
         Ok(milliseconds) if milliseconds > 0 => Ok(milliseconds),
         _ => Err("it must be between a millisecond and 292 million years".to_owned()),
     }
+}
+
+/// Reads all rows of a list of a running cell.
+fn rows_of<T: DeserializeOwned>(client: &Client, path: &str) -> Result<Vec<T>, Failure> {
+    let rows = client.list(path)?.into_iter().map(serde_json::from_value);
+    rows.collect::<Result<_, _>>().map_err(|error| not_understood(&error))
+}
+
+/// The account of a tenant.
+fn tenant_of<'a>(state: &'a State, tenant: &TenantId) -> Result<&'a Tenant, Failure> {
+    let unknown = || Rejection::TenantUnknown { tenant: tenant.clone() };
+    state.tenant(tenant).ok_or_else(|| Failure::Rejected(unknown().to_string()))
+}
+
+/// A draft as the API takes it.
+fn body(draft: &impl Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(draft).map_err(|error| Failure::Unavailable(error.to_string()))
 }

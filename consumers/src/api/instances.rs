@@ -210,7 +210,8 @@ fn view(it: InstanceView<'_>) -> View {
         project: it.project().to_string(),
         platform: it.sku().platform.to_string(),
         region: it.sku().region.to_string(),
-        model: it.sku().model.as_str(),
+        // As it was said: what it is billed as can differ, where a reservation has no room or is over.
+        model: it.modes().last().map_or_else(|| it.sku().model, |(_, mode)| mode.model()).as_str(),
         gpus: it.gpus(),
         agent: it.agent().map(ToString::to_string),
         currency: it.currency().code(),

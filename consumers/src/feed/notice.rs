@@ -1,6 +1,6 @@
 //! From events to what others are told of them. Pure.
 //!
-//! An event is first read for what it says by itself; whose instance it is, and whether a month was
+//! An event is first read for what it says by itself; whose instance it is, and whether a period was
 //! closed, is then looked up in the state, for many events at once.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,12 +68,13 @@ enum What {
     Usage { batch: UsageBatch, late: BTreeMap<LateKey, Late> },
 }
 
-/// Reports of one instance that came late.
+/// Reports of one instance that may have come late. Which billing period they begin in is for the
+/// tenant's calendar to say, which the state has.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct LateKey {
     instance: InstanceId,
-    /// The month in which they begin.
-    period: Month,
+    /// When they begin.
+    start: Instant,
     /// Whether the acceptance window is over too, so that they are not billed.
     too_old: bool,
 }
@@ -202,8 +203,8 @@ fn of_event(event: Event, position: u64, state: &State, subjects: &Subjects) -> 
         Event::InvoiceFinalised(invoice) => {
             let data = json!({
                 "position": position, "tenant": invoice.tenant, "number": invoice.number,
-                "period": invoice.period.to_string(), "total": invoice.total.to_string(),
-                "currency": invoice.currency.code(), "issued_at": invoice.issued_at.to_string(),
+                "kind": invoice.kind.as_str(), "period": invoice.period.to_string(),
+                "total": invoice.total.to_string(), "due": invoice.due.to_string(), "currency": invoice.currency.code(), "issued_at": invoice.issued_at.to_string(),
                 "resource": format!("/v1/tenants/{}/invoices/{}", invoice.tenant, invoice.number),
             });
             let about = format!("{}/{}", invoice.tenant, invoice.number);
@@ -243,28 +244,28 @@ fn of_records(batch: &UsageBatch, position: u64, subjects: &Subjects) -> Told {
     (subjects.quarantine(), USAGE_QUARANTINED, position.to_string(), data)
 }
 
-/// Reports that began before the month of the event, or ended before the acceptance window: nearly
-/// never any.
+/// Reports that can have begun in a period that is closed, or ended before the acceptance window:
+/// nearly never any. A period closes when it and its grace are over, by whatever calendar.
 fn late(batch: &UsageBatch, at: Instant, policy: Policy) -> BTreeMap<LateKey, Late> {
-    let month = Month::containing(at).interval().start();
+    let open_from = at.saturating_add_ms(policy.grace_ms.saturating_neg());
     let window = at.saturating_add_ms(policy.acceptance_window_ms.saturating_neg());
     let mut late: BTreeMap<LateKey, Late> = BTreeMap::new();
     for record in batch.records() {
         let (start, end) = (record.interval.start(), record.interval.end());
         let too_old = end < window;
-        if start >= month && !too_old {
+        if start >= open_from && !too_old {
             continue;
         }
         let Ok(instance) = record.instance.parse() else { continue };
         let gpu_milliseconds = record.interval.milliseconds().saturating_mul(i64::from(record.gpus));
         let one = Late { records: 1, gpu_milliseconds, start, end };
-        let key = LateKey { instance, period: Month::containing(start), too_old };
+        let key = LateKey { instance, start, too_old };
         late.entry(key).and_modify(|sum| sum.add(one)).or_insert(one);
     }
     late
 }
 
-/// Late usage of known instances, one message for each tenant, month and reason.
+/// Late usage of known instances, one message for each tenant, billing period and reason.
 fn of_late(
     batch: &UsageBatch,
     late: &BTreeMap<LateKey, Late>,
@@ -275,10 +276,11 @@ fn of_late(
     let mut sums: BTreeMap<(TenantId, Month, &'static str), (Late, BTreeSet<&InstanceId>)> = BTreeMap::new();
     for (key, one) in late {
         let Some(view) = state.instance(key.instance.as_str()) else { continue };
+        let period = state.period_at(view.tenant(), key.start);
         // Closed before this event: what the state learnt since must not count.
         let closed = |tenant: &hourglass_ledger::core::Tenant| {
             let mut invoices = tenant.invoices.values();
-            invoices.any(|it| it.closes() && it.period == key.period && it.position < position)
+            invoices.any(|it| it.closes() && it.period == period && it.position < position)
         };
         let reason = if key.too_old {
             "too_old"
@@ -287,7 +289,7 @@ fn of_late(
         } else {
             continue;
         };
-        let whose = (view.tenant().clone(), key.period, reason);
+        let whose = (view.tenant().clone(), period, reason);
         let (sum, instances) = sums
             .entry(whose)
             .or_insert_with(|| (Late { records: 0, gpu_milliseconds: 0, ..*one }, BTreeSet::new()));

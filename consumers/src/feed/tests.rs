@@ -187,6 +187,7 @@ fn others_are_told_what_concerns_them() {
         assert_eq!(kept[2].data["original"], "//8=");
         assert_eq!(kept[2].data["agent"], "node-9");
         assert_eq!(kept[3].data["currency"], "USD");
+        assert_eq!((&kept[3].data["kind"], &kept[3].data["due"]), (&json!("invoice"), &json!("23.6")));
         assert_eq!(kept[4].data["records"], json!([{"record": 6, "reason": "instance_id_invalid"}]));
         let (billed, too_old) = (&kept[5].data, &kept[6].data);
         assert_eq!((&billed["reason"], &billed["records"]), (&json!("period_finalised"), &json!(2)));
@@ -194,6 +195,54 @@ fn others_are_told_what_concerns_them() {
         assert_eq!(billed["gpu_milliseconds"], 2 * 8 * 3_600_000);
         assert_eq!((&too_old["reason"], &too_old["billed"]), (&json!("too_old"), &json!(false)));
         assert_eq!(kept[7].time, "2026-03-10T00:00:00Z");
+    });
+}
+
+/// A period that begins on the 15th in Berlin is closed by that calendar, not by the months of UTC.
+#[test]
+fn late_usage_is_of_the_tenants_own_period() {
+    with_server(async |server| {
+        let nats = client().await;
+        let options = options("feed-calendar");
+        let post = async |path: &str, body: Value| {
+            let answer = server.post(path, body).await;
+            assert!(answer.status.is_success(), "{path}: {}", answer.text());
+        };
+        post("/v1/rate-cards", crate::testing::card()).await;
+        post("/v1/tenants", json!({"tenant": "acme", "currency": "USD"})).await;
+        let billing = json!({"time_zone": "Europe/Berlin", "anchor_day": 15});
+        let contract = json!({"name": "deal", "version": 1, "effective_from": "2026-01-01T00:00:00Z",
+            "terms": {"billing": billing}});
+        post("/v1/tenants/acme/contracts", contract).await;
+        post("/v1/tenants/acme/instances", crate::testing::instance("i-1")).await;
+        let start = json!({"at": "2026-01-01T00:30:00Z"});
+        post("/v1/tenants/acme/instances/i-1:start", start).await;
+        let running = Running::start(&nats, &server, &options);
+        accept(&server, usage(&[("i-1", "2026-01-01T01:00:00Z", "2026-01-01T02:00:00Z")])).await;
+        server.clock.set("2026-01-19T00:00:00Z");
+        server.tick().await;
+        let period = server.cell.read(|state| {
+            let at = "2026-01-14T22:00:00Z".parse().unwrap();
+            state.period_at(&"acme".parse().unwrap(), at)
+        });
+        let period = period.await.unwrap();
+        let close = Command::FinaliseInvoice { tenant: "acme".parse().unwrap(), period };
+        position(&server, close).await;
+        // All within January of UTC: midnight of the 15th in Berlin is where the open period begins.
+        let late = usage(&[
+            ("i-1", "2026-01-14T22:59:59.999Z", "2026-01-14T23:10:00Z"),
+            ("i-1", "2026-01-14T23:00:00Z", "2026-01-14T23:20:00Z"),
+            ("i-1", "2026-01-15T01:00:00Z", "2026-01-15T02:00:00Z"),
+        ]);
+        accept(&server, late).await;
+        running.caught_up(&server).await;
+        running.stop().await;
+        let kept = kept(&nats, &options).await;
+        let late: Vec<_> = kept.iter().filter(|it| it.kind == "hourglass.usage.late.v1").collect();
+        assert_eq!(late.len(), 1);
+        let data = &late[0].data;
+        assert_eq!((&data["records"], &data["reason"]), (&json!(1), &json!("period_finalised")), "{data}");
+        assert_eq!((&data["period"], &data["start"]), (&json!(period), &json!("2026-01-14T22:59:59.999Z")));
     });
 }
 

@@ -14,6 +14,10 @@ use hourglass_ledger::core::{Account, Position, TransferCode};
 use hourglass_ledger::store::{Keyed, PAGE_ROWS_MAX, Page, Reader, RowKey, StoreError, TransferFilter};
 use hourglass_units::{Amount, Currency, TenantId};
 
+/// The classes of the chart of accounts, and hledger's letters for them.
+const CLASSES: [(&str, char); 4] =
+    [("assets", 'A'), ("liabilities", 'L'), ("income", 'R'), ("expenses", 'X')];
+
 /// How much stands in one transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
@@ -58,8 +62,8 @@ pub fn write_hledger(
     mut progress: impl FnMut(Position),
 ) -> Result<Written, JournalError> {
     writeln!(out, "; Hourglass journal up to position {until}. Amounts are exact.")?;
-    for (account, kind) in [("assets", 'A'), ("income", 'R')] {
-        writeln!(out, "account {account}  ; type: {kind}")?;
+    for (class, kind) in CLASSES {
+        writeln!(out, "account {class}  ; type: {kind}")?;
     }
     let mut written = Written::default();
     let mut after = RowKey::default();
@@ -125,4 +129,37 @@ fn transaction(
 /// The UTC day on which it was booked.
 fn date(row: &TransferRow) -> String {
     row.at.to_string().chars().take(10).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use hourglass_pricing::PurchaseModel;
+
+    use super::*;
+
+    #[test]
+    fn every_account_has_a_class_that_hledger_knows() {
+        let tenant = || "acme".parse::<TenantId>().unwrap();
+        let accounts = [
+            Account::Unbilled(tenant()),
+            Account::Receivable(tenant()),
+            Account::PrepaidCredit(tenant()),
+            Account::PromotionalCredit(tenant()),
+            Account::Deferred(tenant()),
+            Account::Revenue("h100".parse().unwrap(), PurchaseModel::Spot),
+            Account::Shortfall,
+            Account::Breakage,
+            Account::Rounding,
+            Account::IncludedTax,
+            Account::Promotions,
+            Account::SlaCredits,
+            Account::Tax,
+            Account::Cash,
+        ];
+        for account in accounts {
+            let class = account.class();
+            assert!(CLASSES.iter().any(|(known, _)| *known == class), "{account}");
+            assert!(account.to_string().starts_with(&format!("{class}:")), "{account}");
+        }
+    }
 }

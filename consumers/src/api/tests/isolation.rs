@@ -4,12 +4,13 @@ use axum::http::StatusCode;
 use hourglass_ledger::core::Role;
 use serde_json::json;
 
+use crate::api::access::ROUTES;
 use crate::testing::{Server, instance, key_of, record, with_server};
 
 /// What must never be in an answer to acme: ids that are beta's alone.
-const OF_BETA: [&str; 3] = ["beta", "b-secret", "hidden-project"];
+const OF_BETA: [&str; 5] = ["beta", "b-secret", "hidden-project", "b-reserved", "b-credit"];
 
-/// Both tenants have usage, transfers, charges, an invoice and a contract; answers with acme's key.
+/// Both tenants have usage, transfers, charges, credit, a reservation and an invoice; answers with acme's key.
 async fn two_tenants(server: &Server) -> String {
     server.with_customers().await;
     let mut hidden = instance("b-secret");
@@ -25,6 +26,16 @@ async fn two_tenants(server: &Server) -> String {
             "records": [record("2026-01-01T00:30:00Z", &end), of_beta]});
         server.post("/v1/usage:ingest", batch).await.expect(StatusCode::OK);
         server.tick().await;
+    }
+    for (tenant, initial) in [("acme", "a"), ("beta", "b")] {
+        let credit = json!({"credit": format!("{initial}-credit"), "kind": "promotional", "amount": "1"});
+        let path = format!("/v1/tenants/{tenant}/credits");
+        server.post(&path, credit).await.expect(StatusCode::CREATED);
+        let reservation = json!({"reservation": format!("{initial}-reserved"), "project": "ml", "platform": "h100",
+            "gpus": 4, "from": "2026-01-02T00:00:00Z", "until": "2026-01-03T00:00:00Z",
+            "payment": {"monthly": {"price": "2"}}});
+        let path = format!("/v1/tenants/{tenant}/reservations");
+        server.post(&path, reservation).await.expect(StatusCode::CREATED);
     }
     server.clock.set("2026-02-05T00:00:00Z");
     server.tick().await;
@@ -45,15 +56,32 @@ fn a_customer_sees_its_own_and_nothing_else() {
             "/v1/tenants/acme/balance",
             "/v1/tenants/acme/charges",
             "/v1/tenants/acme/contracts",
+            "/v1/tenants/acme/credits",
             "/v1/tenants/acme/instances",
             "/v1/tenants/acme/instances/i-1",
             "/v1/tenants/acme/invoices",
             "/v1/tenants/acme/invoices/1",
-            "/v1/tenants/acme/invoices/draft?period=2026-01",
+            "/v1/tenants/acme/invoices/1?format=csv",
+            "/v1/tenants/acme/invoices/1?format=html",
+            "/v1/tenants/acme/invoices/1/status",
+            "/v1/tenants/acme/invoices/draft?period=2026-02",
+            "/v1/tenants/acme/invoices/draft?period=2026-02&format=csv",
+            "/v1/tenants/acme/invoices/draft?period=2026-02&format=html",
             "/v1/tenants/acme/metering",
+            "/v1/tenants/acme/reservations",
+            "/v1/tenants/acme/reservations/a-reserved",
             "/v1/tenants/acme/transfers",
+            "/v1/tenants/acme/unused",
             "/v1/tenants/acme/usage",
         ];
+        // Whoever adds a route that a customer can read adds it here.
+        for (method, route, _) in ROUTES.iter().filter(|it| it.1.starts_with("/v1/tenants/{tenant}")) {
+            let route =
+                route.replace("{tenant}", "acme").replace("{instance}", "i-1").replace("{number}", "1");
+            let route = route.replace("{reservation}", "a-reserved");
+            let listed = own.iter().any(|path| path.split('?').next() == Some(route.as_str()));
+            assert!(*method != "GET" || listed, "{route} is not looked at");
+        }
         for path in own {
             let answer = server.get_with(path, &key).await.expect(StatusCode::OK).text();
             OF_BETA.iter().for_each(|it| assert!(!answer.contains(it), "{path} holds {it}: {answer}"));
@@ -93,13 +121,29 @@ fn filters_and_page_tokens_open_nothing() {
         let key = two_tenants(&server).await;
         // Tokens of beta's lists and of the lists over all, as the operator gets them.
         let mut tokens = Vec::new();
-        for path in ["/v1/tenants/beta/transfers", "/v1/tenants/beta/instances", "/v1/ledger/transfers"] {
+        for path in [
+            "/v1/tenants/beta/transfers",
+            "/v1/tenants/beta/instances",
+            "/v1/tenants/beta/credits",
+            "/v1/tenants/beta/reservations",
+            "/v1/tenants/beta/unused",
+            "/v1/ledger/transfers",
+        ] {
             let page = server.get(&format!("{path}?page_size=1")).await.expect(StatusCode::OK).json();
             tokens.push(page["next_page_token"].as_str().unwrap().to_owned());
         }
         let server = server.guarded();
         for token in tokens {
-            for list in ["transfers", "charges", "instances", "invoices", "contracts"] {
+            for list in [
+                "transfers",
+                "charges",
+                "instances",
+                "invoices",
+                "contracts",
+                "credits",
+                "reservations",
+                "unused",
+            ] {
                 let path = format!("/v1/tenants/acme/{list}?page_token={token}");
                 server.get_with(&path, &key).await.expect_problem(400, "page_token_invalid");
             }
@@ -146,6 +190,9 @@ fn no_spelling_of_a_path_leads_to_another_tenant() {
             "/v1/tenants/beta;acme/balance",
             "/v1/tenants/beta/balance?tenant=acme",
             "/v1/tenants/acme/instances/b-secret",
+            "/v1/tenants/acme/reservations/b-reserved",
+            "/v1/tenants/acme/reservations/..%2F..%2Fbeta%2Freservations%2Fb-reserved",
+            "/v1/tenants/acme/invoices/..%2F..%2Fbeta%2Finvoices%2F1",
             "/v1/tenants/acme/instances/..%2F..%2Fbeta%2Finstances%2Fb-secret",
             "/v1/tenants/beta:acme",
             "/V1/tenants/beta/balance",
@@ -157,16 +204,19 @@ fn no_spelling_of_a_path_leads_to_another_tenant() {
         }
         // Its own tenant in another spelling is refused too: what is compared is what came.
         server.get_with("/v1/tenants/acm%65/balance", &key).await.expect_problem(404, "tenant_unknown");
-        // Nor does it change anything, anywhere.
-        for path in [
-            "/v1/tenants/beta/instances/b-secret:stop",
-            "/v1/tenants/acme/instances/i-1:stop",
-            "/v1/tenants/beta/invoices",
-            "/v1/tenants/acme/contracts",
-            "/v1/keys",
-        ] {
-            let body = json!({"at": "2026-02-05T00:00:00Z"}).to_string();
-            server.send_with("POST", path, &key, body).await.expect_problem(403, "forbidden");
+        // Nor does it change anything, anywhere: neither its own things nor another's.
+        for (_, route, _) in ROUTES.iter().filter(|it| it.0 == "POST") {
+            for (tenant, instance, reservation) in [
+                ("acme", "i-1", "a-reserved"),
+                ("beta", "b-secret", "b-reserved"),
+                ("acme", "b-secret", "b-reserved"),
+            ] {
+                let path = route.replace("{tenant}", tenant).replace("{instance}", instance);
+                let path = path.replace("{reservation}", reservation).replace("{number}", "1");
+                let path = path.replace("{key}", "aaaaaaaaaaaa").replace("{position}", "1");
+                let body = json!({"at": "2026-02-05T00:00:00Z"}).to_string();
+                server.send_with("POST", &path, &key, body).await.expect_problem(403, "forbidden");
+            }
         }
     });
 }

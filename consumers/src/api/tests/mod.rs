@@ -2,9 +2,11 @@
 
 mod access;
 mod billing;
+mod commerce;
 mod described;
 mod errors;
 mod isolation;
 mod keys;
 mod lists;
 mod quarantine;
+mod rerating;

@@ -42,16 +42,6 @@ impl Sheet<'_> {
         page.into_string()
     }
 
-    /// A word beside the title, where there is one to say: what became of it, or that it is none yet.
-    fn stamp(&self) -> Option<&str> {
-        match &self.standing {
-            None if self.invoice.number == 0 => Some("draft"),
-            None => None,
-            Some(standing) if standing.status == "open" && standing.paid != "0" => Some("partly paid"),
-            Some(standing) => Some(standing.status.as_str()),
-        }
-    }
-
     fn head(&self) -> Markup {
         let invoice = self.invoice;
         let due = self.totals.iter().rev().find(|total| total.strong);

@@ -12,7 +12,7 @@ mod tests;
 use hourglass_ledger::core::invoicing::{Invoice, InvoiceKind, InvoiceLine, LineKind};
 use hourglass_pricing::PurchaseModel;
 use hourglass_pricing::tax::TaxKind;
-use hourglass_units::{Amount, Currency};
+use hourglass_units::Amount;
 
 use crate::billing::invoices::Standing;
 
@@ -65,8 +65,8 @@ impl Section {
         }
     }
 
-    const fn of(line: &InvoiceLine) -> Self {
-        match (line.kind, line.correction) {
+    fn of(line: &InvoiceLine, document: InvoiceKind) -> Self {
+        match (line.kind, is_correction(line, document)) {
             (LineKind::Promotion | LineKind::Prepaid, _) => Self::Credit,
             (_, true) => Self::Corrections,
             (_, false) => Self::Charges,
@@ -126,31 +126,48 @@ impl<'a> Sheet<'a> {
         self.sections.iter().flat_map(|block| &block.rows)
     }
 
+    /// A word beside the title: what became of it. A credit note is settled with what is owed otherwise,
+    /// so nobody pays it.
+    pub fn stamp(&self) -> Option<&str> {
+        let standing = self.standing.as_ref()?;
+        match standing.status.as_str() {
+            "paid" if self.invoice.due < Amount::ZERO => None,
+            "open" if standing.paid != "0" => Some("partly paid"),
+            status => Some(status),
+        }
+    }
+
     /// Whether it was taken back.
     pub fn is_void(&self) -> bool {
         self.standing.as_ref().is_some_and(|standing| standing.status == "void")
     }
 }
 
+/// Whether a line changes what a closed period was charged: on a credit note each one does.
+fn is_correction(line: &InvoiceLine, document: InvoiceKind) -> bool {
+    line.correction || document == InvoiceKind::CreditNote
+}
+
 /// Lines stand by section in the document already: charges, corrections, credit.
 fn sections(invoice: &Invoice) -> Vec<Block> {
-    let chunks = invoice.lines.chunk_by(|a, b| Section::of(a) == Section::of(b));
+    let section = |line: &InvoiceLine| Section::of(line, invoice.kind);
+    let chunks = invoice.lines.chunk_by(|a, b| section(a) == section(b));
     let block = |lines: &[InvoiceLine]| {
-        let section = Section::of(lines.first()?);
+        let section = section(lines.first()?);
         let amounts = lines.iter().map(|line| line.amount);
         let subtotal = amounts.into_iter().try_fold(Amount::ZERO, |sum, amount| sum.checked_add(amount));
         Some(Block {
             section,
-            rows: lines.iter().map(|line| row(line, invoice.currency)).collect(),
+            rows: lines.iter().map(|line| row(line, invoice)).collect(),
             subtotal: subtotal.map(|subtotal| subtotal.to_minor_string(invoice.currency)),
         })
     };
     chunks.filter_map(block).collect()
 }
 
-fn row(line: &InvoiceLine, currency: Currency) -> Row {
+fn row(line: &InvoiceLine, invoice: &Invoice) -> Row {
     let text = |it: Option<String>| it.unwrap_or_default();
-    let correction = line.correction.then(|| format!("correction of {}", line.period));
+    let correction = is_correction(line, invoice.kind).then(|| format!("correction of {}", line.period));
     let notes = correction.into_iter().chain(line.rule.clone());
     Row {
         project: text(line.project.as_ref().map(ToString::to_string)),
@@ -159,7 +176,7 @@ fn row(line: &InvoiceLine, currency: Currency) -> Row {
         quantity: text(line.quantity.map(|quantity| quantity.to_string())),
         price: text(line.price.map(|price| price.to_string())),
         exact_amount: line.exact_amount.to_string(),
-        amount: line.amount.to_minor_string(currency),
+        amount: line.amount.to_minor_string(invoice.currency),
     }
 }
 

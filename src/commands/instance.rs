@@ -1,0 +1,207 @@
+//! `hourglass instance`: how instances are sold, and usage that is not to count.
+
+use hourglass_ledger::core::{Command, InstanceView, Mode, Rejection, State};
+use hourglass_pricing::PurchaseModel;
+use hourglass_units::{BidId, InstanceId, Instant, Price, ReservationId, TenantId};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::change::{AFTER_HELP, Change};
+use super::{instant, rows_of, tenant_of};
+use crate::client::Server;
+use crate::config::Resolved;
+use crate::failure::Failure;
+use crate::output::{Format, answer, log_progress, table};
+use crate::wire;
+
+/// Instances: list, change how one is sold, void usage.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    #[command(flatten)]
+    server: Server,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// List a tenant's instances, in the order of their registration
+    List {
+        /// Whose
+        tenant: TenantId,
+    },
+    /// Sell an instance differently from a time on
+    Mode(ChangeMode),
+    /// Exclude what was reported of an instance: the agent was wrong
+    VoidUsage(VoidUsage),
+}
+
+#[derive(Debug, clap::Args)]
+struct ChangeMode {
+    /// Whose
+    tenant: TenantId,
+    /// Which
+    instance: InstanceId,
+    /// How it is sold: on_demand, reserved or spot
+    model: PurchaseModel,
+    /// Since when
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    at: Instant,
+    /// With reserved: out of which reservation
+    #[arg(long)]
+    reservation: Option<ReservationId>,
+    /// With spot: by which bid
+    #[arg(long)]
+    bid: Option<BidId>,
+    /// With spot: its GPU-hours never cost more
+    #[arg(long, value_parser = Price::parse)]
+    limit: Option<Price>,
+}
+
+#[derive(Debug, clap::Args)]
+struct VoidUsage {
+    /// Whose
+    tenant: TenantId,
+    /// Which
+    instance: InstanceId,
+    /// From when
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    from: Instant,
+    /// Until when
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    until: Instant,
+    /// Why, for the record
+    #[arg(long)]
+    reason: String,
+}
+
+/// An instance in a list, as the API answers too.
+#[derive(Debug, Serialize, Deserialize)]
+struct Row {
+    instance: String,
+    tenant: String,
+    project: String,
+    platform: String,
+    region: String,
+    model: String,
+    gpus: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    agent: Option<String>,
+    currency: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    running_since: Option<String>,
+}
+
+/// Runs the command.
+pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failure> {
+    let server = &args.server;
+    match args.action {
+        Action::List { tenant } => {
+            let rows: Vec<Row> = match server.client()? {
+                Some(client) => rows_of(&client, &format!("/v1/tenants/{tenant}/instances"))?,
+                None => {
+                    let (_reader, loaded) = wire::read_ledger(settings, log_progress("reading the ledger"))?;
+                    tenant_of(&loaded.state, &tenant)?;
+                    loaded.state.instances().filter(|it| *it.tenant() == tenant).map(row).collect()
+                }
+            };
+            answer(format, &rows, |rows| text(rows))
+        }
+        Action::Mode(ChangeMode { tenant, instance, model, at, reservation, bid, limit }) => {
+            let body =
+                json!({"at": at, "model": model, "reservation": reservation, "bid": bid, "limit": limit});
+            let mode = mode(model, reservation, bid, limit)?;
+            let says = format!("instance {instance} is sold {model} from {at} on");
+            let command = Command::ChangeMode { instance: instance.clone(), mode, at };
+            let change = change(&tenant, &instance, "change-mode", command, body);
+            check_whose(server, settings, &tenant, &instance)?;
+            change.run(server, settings, format, |_| says)
+        }
+        Action::VoidUsage(VoidUsage { tenant, instance, from, until, reason }) => {
+            let body = json!({"from": from, "until": until, "reason": reason});
+            let says = format!("usage of {instance} from {from} until {until} is excluded");
+            let command = Command::VoidUsage { instance: instance.clone(), from, until, reason };
+            let change = change(&tenant, &instance, "void-usage", command, body);
+            check_whose(server, settings, &tenant, &instance)?;
+            change.run(server, settings, format, |_| says)
+        }
+    }
+}
+
+fn change(
+    tenant: &TenantId,
+    instance: &InstanceId,
+    action: &str,
+    command: Command,
+    body: serde_json::Value,
+) -> Change {
+    let resource = format!("/v1/tenants/{tenant}/instances/{instance}");
+    Change { command, path: format!("{resource}:{action}"), body, resource }
+}
+
+/// The core knows an instance by its id alone: that it is the tenant's is looked at here, as the API does.
+fn check_whose(
+    server: &Server,
+    settings: &Resolved,
+    tenant: &TenantId,
+    instance: &InstanceId,
+) -> Result<(), Failure> {
+    if server.client()?.is_some() {
+        return Ok(());
+    }
+    let (_reader, loaded) = wire::read_ledger(settings, log_progress("reading the ledger"))?;
+    let state: &State = &loaded.state;
+    match state.instance(instance.as_str()).filter(|it| it.tenant() == tenant) {
+        Some(_) => Ok(()),
+        None => {
+            let unknown = Rejection::InstanceUnknown { instance: instance.clone() };
+            Err(Failure::Rejected(unknown.to_string()))
+        }
+    }
+}
+
+/// The mode that the arguments say together.
+fn mode(
+    model: PurchaseModel,
+    reservation: Option<ReservationId>,
+    bid: Option<BidId>,
+    limit: Option<Price>,
+) -> Result<Mode, Failure> {
+    match (model, reservation, bid, limit) {
+        (PurchaseModel::OnDemand, None, None, None) => Ok(Mode::OnDemand),
+        (PurchaseModel::Reserved, Some(reservation), None, None) => Ok(Mode::Reserved { reservation }),
+        (PurchaseModel::Spot, None, bid, limit) => Ok(Mode::Spot { bid, limit }),
+        _ => {
+            let how = "reserved needs --reservation and takes nothing else, spot takes --bid and --limit, \
+                       on_demand none of them";
+            Err(Failure::Usage(how.to_owned()))
+        }
+    }
+}
+
+fn row(it: InstanceView<'_>) -> Row {
+    let modes = it.modes();
+    Row {
+        instance: it.id().to_string(),
+        tenant: it.tenant().to_string(),
+        project: it.project().to_string(),
+        platform: it.sku().platform.to_string(),
+        region: it.sku().region.to_string(),
+        model: modes.last().map_or(it.sku().model, |(_, mode)| mode.model()).to_string(),
+        gpus: it.gpus(),
+        agent: it.agent().map(ToString::to_string),
+        currency: it.currency().to_string(),
+        running_since: it.running_since().map(|since| since.to_string()),
+    }
+}
+
+fn text(rows: &[Row]) -> String {
+    let cells = rows.iter().map(|it| {
+        let or_empty = |text: &Option<String>| text.clone().unwrap_or_default();
+        let texts = [&it.instance, &it.project, &it.platform, &it.model].map(Clone::clone);
+        let rest = [it.gpus.to_string(), or_empty(&it.agent), or_empty(&it.running_since)];
+        texts.into_iter().chain(rest).collect()
+    });
+    table(&["instance", "project", "platform", "model", "GPUs", "agent", "running since"], &[4], cells)
+}
