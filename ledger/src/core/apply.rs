@@ -13,6 +13,7 @@ use super::lifecycle;
 use super::metering::{AgentIx, Charging, Exclusion, Instance, InstanceIx, Suspended};
 use super::rerating;
 use super::rows::{QuarantineRow, Rows};
+use super::sla::Waiting;
 use super::state::{Cell, FirstAnswer, State, Tenant};
 use super::tick::tick;
 use super::usage::UsageBatch;
@@ -164,7 +165,7 @@ fn accept(state: &mut State, batch: &UsageBatch, rows: &mut impl Rows) -> Result
         .iter()
         .position(|known| known == batch.agent())
         .and_then(|ix| AgentIx::try_from(ix).ok());
-    note_xids(state, batch);
+    note_xids(state, batch, policy);
     let State { instances, groups, prices, calendars, pending, suspense, written_until, .. } = &mut *state;
 
     // All look-ups first: they do not depend on one another, so the processor waits for the memory of
@@ -200,12 +201,32 @@ fn accept(state: &mut State, batch: &UsageBatch, rows: &mut impl Rows) -> Result
     Ok(())
 }
 
-/// Keeps the XID errors that the batch reports, where a contract makes something of them.
-fn note_xids(state: &mut State, batch: &UsageBatch) {
+/// Keeps the XID errors of reports that count, for contracts that make something of them.
+fn note_xids(state: &mut State, batch: &UsageBatch, policy: Policy) {
+    if batch.xids().is_empty() {
+        return;
+    }
+    let (now, position) = (state.now, state.position);
+    let agent = state.agents.iter().position(|known| known == batch.agent());
+    let agent = agent.and_then(|ix| AgentIx::try_from(ix).ok());
     for (index, code) in batch.xids() {
         let Some(record) = batch.records().nth(*index) else { continue };
-        let Some(ix) = state.instances.find(record.instance) else { continue };
-        state.incidents.note(ix, record.interval, std::iter::once(*code), state.position);
+        let late = lateness(policy, record.interval, now);
+        let found = state.instances.find(record.instance).and_then(|ix| Some((ix, state.instances.get(ix)?)));
+        match found {
+            Some((ix, instance)) => {
+                let by = instance.agent.is_none() || instance.agent == agent;
+                if exclusion(instance, record.gpus, by, late).is_none() {
+                    state.incidents.note(ix, record.interval, *code, position);
+                }
+            }
+            None => {
+                let Ok(instance) = record.instance.parse() else { continue };
+                let (agent, gpus, interval) = (batch.agent().clone(), record.gpus, record.interval);
+                let waiting = Waiting { agent, gpus, excluded: late, interval, code: *code, position };
+                state.incidents.wait(instance, waiting);
+            }
+        }
     }
 }
 

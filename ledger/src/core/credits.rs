@@ -12,6 +12,8 @@ use super::rejection::Rejection;
 
 /// Most credits of a tenant that have not expired.
 pub const CREDITS_MAX: usize = 1_000;
+/// How the ids of SLA credits begin: nobody else's may.
+pub(crate) const SLA_CREDIT_PREFIX: &str = "sla-";
 /// The priority of credit that names none.
 pub const CREDIT_PRIORITY_DEFAULT: u32 = 100;
 
@@ -162,6 +164,9 @@ pub(crate) fn check(
     if draft.kind == CreditKind::Sla {
         return Err(invalid("SLA credits come of a contract's rule and its evidence, nobody grants them"));
     }
+    if draft.credit.as_str().starts_with(SLA_CREDIT_PREFIX) {
+        return Err(invalid("ids that begin with sla- are those of SLA credits: choose another"));
+    }
     if draft.amount <= Amount::ZERO {
         return Err(invalid("the amount must be above zero"));
     }
@@ -181,7 +186,7 @@ pub(crate) fn check(
             earliest: open_from,
         });
     }
-    let open = grants.iter().filter(|grant| !grant.closed);
+    let open = grants.iter().filter(|grant| !grant.closed && grant.kind != CreditKind::Sla);
     if open.clone().count() >= CREDITS_MAX {
         return Err(Rejection::CreditsFull { tenant: tenant.clone() });
     }
@@ -191,8 +196,7 @@ pub(crate) fn check(
         (grant.kind, &grant.project, &grant.platform) == (draft.kind, &draft.project, &draft.platform)
     };
     let alike = |grant: &&Grant| {
-        grant.kind != CreditKind::Sla
-            && !interchangeable(grant)
+        !interchangeable(grant)
             && grant.priority == draft.priority
             && grant.valid.end() == until
             && grant.valid.intersection(valid).is_some()

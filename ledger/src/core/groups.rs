@@ -229,13 +229,6 @@ impl ChargeGroups {
         resolved.filter(|(_, old, new)| *old != new).map(|(ix, _, new)| (ix, new)).collect()
     }
 
-    /// Gives the groups of a reservation its prices.
-    pub(crate) fn set_reservation_prices(&mut self, reservation: ReservationIx, prices: &PriceTimeline) {
-        for group in self.all.iter_mut().filter(|group| group.reservation == Some(reservation)) {
-            group.prices = prices.clone();
-        }
-    }
-
     /// Whether a tenant has a group.
     pub(crate) fn has_any(&self, tenant: &TenantId) -> bool {
         self.by_tenant.get(tenant).is_some_and(|groups| !groups.is_empty())

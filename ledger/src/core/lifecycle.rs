@@ -3,7 +3,7 @@
 use hourglass_pricing::reservation::Reservation;
 use hourglass_pricing::{CardVersion, PriceStep, PriceTimeline, PurchaseModel, Sku};
 use hourglass_units::{
-    Amount, Coverage, Currency, INSTANT_MIN, InstanceId, Instant, Interval, Price, RateCardName,
+    Amount, Coverage, Currency, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Price, RateCardName,
     ReservationId, TenantId,
 };
 
@@ -14,6 +14,7 @@ use super::groups::GroupIx;
 use super::metering::{Charging, Exclusion, Instance, InstanceIx};
 use super::modes::{ManyModes, ModeStep, Modes};
 use super::reservations::{Held, Purchase, ReservationIx, first_difference};
+use super::sla::Waiting;
 use super::state::State;
 
 /// Makes an instance known and takes its reports out of suspense.
@@ -46,6 +47,7 @@ pub(crate) fn register(state: &mut State, it: &Registration) -> Result<(), Incon
         growing: None,
     };
     // It does not run yet, so nothing is billed here: starting it will do that.
+    let errors = state.incidents.take_waiting(&it.instance);
     for suspended in state.suspense.remove(&it.instance).unwrap_or_default() {
         let by = it.agent.as_ref().is_none_or(|agent| *agent == suspended.agent);
         let reason = exclusion(&instance, suspended.gpus, by, suspended.excluded);
@@ -56,7 +58,15 @@ pub(crate) fn register(state: &mut State, it: &Registration) -> Result<(), Incon
             }
         }
     }
+    let counts = |waiting: &Waiting| {
+        let by = it.agent.as_ref().is_none_or(|agent| *agent == waiting.agent);
+        exclusion(&instance, waiting.gpus, by, waiting.excluded).is_none()
+    };
+    let errors: Vec<Waiting> = errors.into_iter().filter(counts).collect();
     let ix = state.instances.push(instance).ok_or_else(full)?;
+    for Waiting { interval, code, position, .. } in errors {
+        state.incidents.note(ix, interval, code, position);
+    }
     state.groups.get_mut(group).ok_or_else(full)?.members.push(ix);
     assign(state, ix, &it.mode)
 }
@@ -116,12 +126,14 @@ impl Owner {
     }
 }
 
-/// What used hours of a reservation cost when they are used.
+/// What used hours of a reservation cost when they are used. Its time is a matter of who has room, not of
+/// the price: an end that moves must find the lines that were there before.
 fn prices_of(reservation: &Reservation) -> PriceTimeline {
     let draft = reservation.draft();
     let name = draft.reservation.as_str().parse::<RateCardName>();
-    let step = name.ok().map(|name| PriceStep {
-        interval: reservation.interval(),
+    let always = Interval::between(INSTANT_MIN, INSTANT_MAX);
+    let step = name.ok().zip(always).map(|(name, interval)| PriceStep {
+        interval,
         price: reservation.usage_price(),
         source: CardVersion { name, version: 1 },
         list: None,
@@ -332,13 +344,11 @@ pub(crate) fn amend_reservation(
     let due = amended.upfront().zip(paid).and_then(|(due, paid)| due.checked_sub(paid));
     let (tenant, first) = (held.tenant.clone(), held.reservation.interval().end().min(until));
     let first = state.calendars.of(&tenant).containing(first.min(at));
-    let prices = prices_of(&amended);
     let held = state.reservations.get_mut(ix).ok_or_else(unknown_reservation)?;
     held.reservation = amended;
     if let (Some(quantity), Some(amount)) = (more, due.filter(|due| *due > Amount::ZERO)) {
         held.purchases.push(Purchase { at, quantity, amount });
     }
-    state.groups.set_reservation_prices(ix, &prices);
     touch(state, &tenant, first);
     resolve(state, ix)
 }

@@ -7,13 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hourglass_pricing::terms::Sla;
-use hourglass_units::{Amount, HOUR_MILLISECONDS, Hour, Instant, Interval, Pieces, Price, TenantId};
+use hourglass_units::{
+    AgentId, Amount, CreditId, HOUR_MILLISECONDS, Hour, InstanceId, Instant, Interval, Pieces, Price,
+    TenantId,
+};
 use serde::{Deserialize, Serialize};
 
 use super::Inconsistent;
 use super::command::Position;
-use super::groups::Rates;
-use super::metering::{Instance, InstanceIx, quantity};
+use super::credits::SLA_CREDIT_PREFIX;
+use super::metering::{Exclusion, Instance, InstanceIx, LineKey, Measured, quantity};
 use super::state::State;
 
 const MINUTE_MILLISECONDS: i64 = 60_000;
@@ -25,8 +28,21 @@ const HOURS_A_TICK_MAX: usize = 1_000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Incidents {
     xids: BTreeMap<Hour, BTreeMap<InstanceIx, Xids>>,
+    /// Of instances that nobody registered yet.
+    waiting: BTreeMap<InstanceId, Vec<Waiting>>,
     /// Hours before this one were looked at.
     checked_until: Hour,
+}
+
+/// An error of an instance that nobody registered yet, with what says whether its report will count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Waiting {
+    pub(crate) agent: AgentId,
+    pub(crate) gpus: u32,
+    pub(crate) excluded: Option<Exclusion>,
+    pub(crate) interval: Interval,
+    pub(crate) code: u32,
+    pub(crate) position: Position,
 }
 
 /// Which errors, and the event that told of the first.
@@ -38,15 +54,19 @@ struct Xids {
 
 impl Default for Incidents {
     fn default() -> Self {
-        Self { xids: BTreeMap::new(), checked_until: Hour::containing(hourglass_units::INSTANT_MIN) }
+        let checked_until = Hour::containing(hourglass_units::INSTANT_MIN);
+        Self { xids: BTreeMap::new(), waiting: BTreeMap::new(), checked_until }
     }
 }
 
 /// A credit that trouble earns.
 pub(crate) struct Earned {
     pub(crate) tenant: TenantId,
+    /// Follows from instance and hour, so it is the same however the evidence came.
+    pub(crate) credit: CreditId,
     pub(crate) amount: Amount,
-    pub(crate) valid_days: u32,
+    /// From the start of the billing period in which the trouble was.
+    pub(crate) valid: Interval,
     /// The evidence, for people.
     pub(crate) note: String,
 }
@@ -57,18 +77,23 @@ impl Incidents {
         self.checked_until = Hour::containing(at);
     }
 
-    /// Keeps errors of an instance until their hours are looked at.
-    pub(crate) fn note(
-        &mut self,
-        ix: InstanceIx,
-        interval: Interval,
-        codes: impl Iterator<Item = u32> + Clone,
-        position: Position,
-    ) {
+    /// Keeps an error until the instance is registered.
+    pub(crate) fn wait(&mut self, instance: InstanceId, waiting: Waiting) {
+        self.waiting.entry(instance).or_default().push(waiting);
+    }
+
+    /// The errors that waited for an instance to be registered.
+    pub(crate) fn take_waiting(&mut self, instance: &InstanceId) -> Vec<Waiting> {
+        self.waiting.remove(instance).unwrap_or_default()
+    }
+
+    /// Keeps an error of an instance until its hours are looked at.
+    pub(crate) fn note(&mut self, ix: InstanceIx, interval: Interval, code: u32, position: Position) {
         for (hour, _) in interval.by_hour().filter(|(hour, _)| *hour >= self.checked_until) {
             let of_hour = self.xids.entry(hour).or_default();
             let xids = of_hour.entry(ix).or_insert_with(|| Xids { codes: BTreeSet::new(), position });
-            xids.codes.extend(codes.clone());
+            xids.codes.insert(code);
+            xids.position = xids.position.min(position);
         }
     }
 }
@@ -112,13 +137,13 @@ fn check_hour(
             let (amount, evidence) = match hit {
                 Some(Xids { codes, position }) => {
                     let codes: Vec<String> = codes.iter().map(ToString::to_string).collect();
-                    let amount = share_of_billed(instance, state.rates(), hour, sla)?;
+                    let amount = share_of_billed(state, instance, hour, sla)?;
                     (amount, format!("XID {} in event {position}", codes.join(", ")))
                 }
                 None => {
                     let gaps = gaps(instance, hour, sla);
                     let down = gaps.iter().map(|gap| gap.milliseconds()).fold(0, i64::saturating_add);
-                    let amount = share_of_gaps(instance, state.rates(), &gaps, sla)?;
+                    let amount = share_of_gaps(state, instance, &gaps, sla)?;
                     (amount, format!("{} minutes without a report", down / MINUTE_MILLISECONDS))
                 }
             };
@@ -126,7 +151,14 @@ fn check_hour(
                 let id = &instance.id;
                 let note =
                     format!("{id} in the hour of {hour}: {evidence}; {} % by {source}", sla.credit_percent);
-                earned.push(Earned { tenant: tenant.clone(), amount, valid_days: sla.valid_days, note });
+                let valid = validity(state, tenant, hour, sla)?;
+                earned.push(Earned {
+                    tenant: tenant.clone(),
+                    credit: credit_id(id, hour)?,
+                    amount,
+                    valid,
+                    note,
+                });
             }
         }
     }
@@ -138,39 +170,63 @@ fn runs_for(state: &State, instance: &Instance, tenant: &TenantId) -> bool {
     group.is_some_and(|group| group.tenant == *tenant)
 }
 
+/// The name of the credit for an hour of an instance: the hour, and a digest that tells instances apart.
+fn credit_id(instance: &InstanceId, hour: Hour) -> Result<CreditId, Inconsistent> {
+    let digest = blake3::hash(instance.as_str().as_bytes()).to_hex();
+    let hour: String = hour.to_string().chars().filter(|it| it.is_ascii_alphanumeric()).take(11).collect();
+    let id = format!("{SLA_CREDIT_PREFIX}{hour}-{}", digest.get(..16).unwrap_or_default());
+    id.parse().map_err(|error: hourglass_units::IdError| Inconsistent::new(error.to_string()))
+}
+
+/// When the credit for an hour can be drawn: in the period of the hour, and for so many days after it.
+fn validity(state: &State, tenant: &TenantId, hour: Hour, sla: &Sla) -> Result<Interval, Inconsistent> {
+    let (period, _) = state.calendars.segment(tenant, hour.start());
+    let from = state.calendars.of(tenant).interval(period).start();
+    let days = i64::from(sla.valid_days).saturating_mul(DAY_MILLISECONDS);
+    let valid = Interval::between(from, hour.end().saturating_add_ms(days));
+    valid.ok_or_else(|| Inconsistent::new("a credit without a time"))
+}
+
+/// What a GPU-hour of a line costs with what was paid for it otherwise.
+fn effective_price(state: &State, key: LineKey) -> Result<Price, Inconsistent> {
+    let held = state.groups.get(key.group).and_then(|group| state.reservations.get(group.reservation?));
+    let committed = held.map_or(0, |held| held.reservation.committed_price().nanos());
+    Price::from_nanos(key.price.nanos().saturating_add(committed))
+        .map_err(|error| Inconsistent::new(error.to_string()))
+}
+
 /// The share of what the instance is billed in the hour.
 fn share_of_billed(
+    state: &State,
     instance: &Instance,
-    rates: Rates<'_>,
     hour: Hour,
     sla: &Sla,
 ) -> Result<Amount, Inconsistent> {
-    let lines = instance.measure(rates, hour.interval());
-    sum(lines.into_iter().map(|(key, milliseconds)| (key.price, milliseconds)), instance.gpus, sla)
+    sum(state, instance.measure(state.rates(), hour.interval()), instance.gpus, sla)
 }
 
 /// The share of what the time would have cost in which it ran and nobody reported it.
 fn share_of_gaps(
+    state: &State,
     instance: &Instance,
-    rates: Rates<'_>,
     gaps: &[Interval],
     sla: &Sla,
 ) -> Result<Amount, Inconsistent> {
-    let mut by_price: BTreeMap<Price, i64> = BTreeMap::new();
+    let mut lost = Measured::new();
     for gap in gaps {
-        for (key, cut) in instance.cuts(rates, *gap) {
-            let milliseconds = by_price.entry(key.price).or_default();
+        for (key, cut) in instance.cuts(state.rates(), *gap) {
+            let milliseconds = lost.entry(key).or_default();
             *milliseconds = milliseconds.saturating_add(cut.milliseconds());
         }
     }
-    sum(by_price.into_iter(), instance.gpus, sla)
+    sum(state, lost, instance.gpus, sla)
 }
 
-fn sum(parts: impl Iterator<Item = (Price, i64)>, gpus: u32, sla: &Sla) -> Result<Amount, Inconsistent> {
+fn sum(state: &State, lines: Measured, gpus: u32, sla: &Sla) -> Result<Amount, Inconsistent> {
     let overflow = || Inconsistent::new("a credit out of range");
     let mut total = Amount::ZERO;
-    for (price, milliseconds) in parts {
-        let price = sla.credit_percent.of_price(price).ok_or_else(overflow)?;
+    for (key, milliseconds) in lines {
+        let price = sla.credit_percent.of_price(effective_price(state, key)?).ok_or_else(overflow)?;
         let amount = price.times(quantity(milliseconds, gpus)?);
         total = total.checked_add(amount).ok_or_else(overflow)?;
     }
@@ -184,10 +240,4 @@ fn gaps(instance: &Instance, hour: Hour, sla: &Sla) -> Vec<Interval> {
     let runs: Pieces = instance.running.within(hour.interval()).collect();
     let gaps = runs.into_iter().flat_map(|run| instance.reported.missing(run));
     gaps.filter(|gap| gap.milliseconds() >= least).collect()
-}
-
-/// When a credit that is earned now expires: a full hour.
-pub(crate) fn expiry(at: Instant, valid_days: u32) -> Instant {
-    let days = i64::from(valid_days).saturating_mul(DAY_MILLISECONDS);
-    Hour::containing(at.saturating_add_ms(days)).end()
 }

@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 
 use hourglass_pricing::PurchaseModel;
-use hourglass_units::{
-    Amount, CreditId, Hour, INSTANT_MAX, Instant, Interval, Month, Price, Quantity, TenantId,
-};
+use hourglass_units::{Amount, Hour, INSTANT_MAX, Instant, Interval, Month, Price, Quantity, TenantId};
 
 use super::Inconsistent;
 use super::accounts::{Booking, Ground, Reach, accrue, close_credits, transfer};
@@ -54,18 +52,13 @@ fn credit_trouble(
     at: Instant,
     rows: &mut impl Rows,
 ) -> Result<(), Inconsistent> {
-    for (number, earned) in sla::check(state, at)?.into_iter().enumerate() {
-        let credit = format!("sla-{position}-{number}").parse::<CreditId>();
-        let credit = credit.map_err(|error| Inconsistent::new(error.to_string()))?;
-        let tenant = earned.tenant;
-        let open = state.first_open(&tenant, at).start();
-        let valid = Interval::between(open, sla::expiry(at, earned.valid_days));
+    for earned in sla::check(state, at)? {
         let granted = Grant {
-            credit,
+            credit: earned.credit,
             kind: CreditKind::Sla,
             amount: earned.amount,
             priority: CREDIT_PRIORITY_DEFAULT,
-            valid: valid.ok_or_else(|| Inconsistent::new("a credit without a time"))?,
+            valid: earned.valid,
             project: None,
             platform: None,
             note: earned.note,
@@ -74,7 +67,7 @@ fn credit_trouble(
             expired: Amount::ZERO,
             closed: false,
         };
-        grant(state, &tenant, granted, at, rows)?;
+        grant(state, &earned.tenant, granted, at, rows)?;
     }
     Ok(())
 }
