@@ -235,9 +235,11 @@ fn rerate(quick: bool) -> Figure {
             let loaded = load(reader.as_ref(), From::Snapshot, |_, _| {}).expect("the ledger");
             let now = loaded.state.now();
             let rerating = rerating::check(&loaded.state, &draft, now).expect("a re-rating that fits");
-            rerating::preview(&loaded.state, &rerating, |line| drop(black_box(line)))
-                .expect("a preview")
-                .lines_compared
+            rerating::preview(&loaded.state, &rerating, |line| {
+                black_box(line);
+            })
+            .expect("a preview")
+            .lines_compared
         });
         assert!(compared > 0, "some lines are on the platform");
         // Two of eight SKUs are on the card: what is compared is a quarter of the lines.

@@ -188,7 +188,7 @@ type Release = Box<dyn FnOnce(Result<(), &CellError>) + Send>;
 type ReadWork = Box<dyn FnOnce(Result<&State, &CellError>) -> Option<Release> + Send>;
 
 enum Work {
-    Command(Submission, oneshot::Sender<Result<Outcome, CellError>>),
+    Command(Box<Submission>, oneshot::Sender<Result<Outcome, CellError>>),
     Read(ReadWork),
     /// A consumer has done its work up to a position.
     Advance(&'static str, Position, oneshot::Sender<Result<(), CellError>>),
@@ -390,7 +390,7 @@ impl CellHandle {
         let (answer, outcome) = oneshot::channel();
         let submission = submission.into();
         submission.prepare();
-        self.queue.send(Work::Command(submission, answer)).await.map_err(|_| CellError::Closed)?;
+        self.queue.send(Work::Command(Box::new(submission), answer)).await.map_err(|_| CellError::Closed)?;
         outcome.await.map_err(|_| CellError::Closed)?
     }
 
@@ -400,7 +400,9 @@ impl CellHandle {
         let (answer, outcome) = oneshot::channel();
         let submission = submission.into();
         submission.prepare();
-        self.queue.blocking_send(Work::Command(submission, answer)).map_err(|_| CellError::Closed)?;
+        self.queue
+            .blocking_send(Work::Command(Box::new(submission), answer))
+            .map_err(|_| CellError::Closed)?;
         Ok(Pending(outcome))
     }
 

@@ -259,7 +259,10 @@ pub(crate) fn posting(
 
 /// Transfers that wait to be added up, in the order in which they are posted.
 #[derive(Default)]
-struct Postings(BTreeMap<(u8, Account, Account, TransferCode), (Amount, Option<Position>)>);
+struct Postings(BTreeMap<PostingKey, (Amount, Option<Position>)>);
+
+/// When it is posted, from where to where, and what for.
+type PostingKey = (u8, Account, Account, TransferCode);
 
 impl Postings {
     fn add(

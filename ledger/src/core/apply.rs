@@ -63,7 +63,7 @@ fn happen(
         }
         Event::ContractSigned { contract, calendar } => {
             let tenant = contract.tenant().clone();
-            state.prices.sign(contract.clone());
+            state.prices.sign((**contract).clone());
             state.groups.reprice(&state.prices, Some(&tenant));
             if let Some(calendar) = calendar {
                 state.calendars.set(&tenant, calendar.clone());

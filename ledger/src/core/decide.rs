@@ -207,7 +207,7 @@ fn sign(
         Some(billing) => Some(Calendar::compute(billing, contract.effective().start())?),
     };
     check_periods(&contract, calendar.as_ref().unwrap_or_else(|| state.calendars.of(tenant)))?;
-    Ok(Event::ContractSigned { contract, calendar })
+    Ok(Event::ContractSigned { contract: Box::new(contract), calendar })
 }
 
 fn register(state: &State, cell: &Cell, it: &Registration, now: Instant) -> Result<Event, Rejection> {

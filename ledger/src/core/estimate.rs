@@ -288,7 +288,7 @@ fn more_owed(
     let after = items(state.ground(), id, account, reach, &more).map_err(overflow)?;
     let sum = |items: &BTreeMap<ItemKey, Item>, wanted: fn(&Source) -> bool| {
         let wanted = items.iter().filter(|(key, _)| wanted(&key.source)).map(|(_, item)| item.amount);
-        wanted.fold(Some(Amount::ZERO), |sum, amount| sum.and_then(|sum| sum.checked_add(amount)))
+        wanted.into_iter().try_fold(Amount::ZERO, |sum: Amount, amount| sum.checked_add(amount))
     };
     let more = |wanted: fn(&Source) -> bool| {
         let difference = sum(&after, wanted).zip(sum(&before, wanted));

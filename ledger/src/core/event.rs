@@ -73,7 +73,7 @@ pub enum Event {
     /// A contract is in force.
     ContractSigned {
         /// Which.
-        contract: Contract,
+        contract: Box<Contract>,
         /// The billing calendar that it brings, its boundaries computed once and for all.
         calendar: Option<Calendar>,
     },

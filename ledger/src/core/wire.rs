@@ -200,7 +200,10 @@ fn from_wire(kind: wire::event::Kind) -> Result<Event, EventError> {
                 terms: if it.terms.is_empty() { Terms::default() } else { from_json(&it.terms)? },
             };
             let contract = Contract::check(id(&it.tenant)?, draft).map_err(EventError::new)?;
-            Event::ContractSigned { contract, calendar: calendar(&it.first_period, &it.period_starts_ms)? }
+            Event::ContractSigned {
+                contract: Box::new(contract),
+                calendar: calendar(&it.first_period, &it.period_starts_ms)?,
+            }
         }
         Kind::InstanceRegistered(it) => Event::InstanceRegistered(Registration {
             instance: id(&it.instance)?,
