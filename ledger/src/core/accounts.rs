@@ -91,6 +91,14 @@ impl PostedItems {
         accrued.filter(|(_, item)| *item != Item::default()).collect()
     }
 
+    /// All that invoices hold, quantities and amounts.
+    #[cfg(test)]
+    pub(crate) fn invoiced(&self) -> BTreeMap<ItemKey, (i64, i128)> {
+        let invoiced = self.all.iter().map(|(key, posted)| (*key, posted.invoiced));
+        let parts = invoiced.map(|(key, item)| (key, (item.quantity.nanos(), item.amount.attos())));
+        parts.filter(|(_, parts)| *parts != (0, 0)).collect()
+    }
+
     /// Changes what is held of an item.
     pub(crate) fn update(&mut self, key: ItemKey, change: impl FnOnce(&mut Posted)) {
         let posted = self.all.entry(key).or_default();

@@ -50,14 +50,15 @@ fn act() -> impl Strategy<Value = Act> {
     let instance = || 0..INSTANCES.len();
     let back = || prop_oneof![0..3 * HOUR, 0..60 * HOUR, 0..700 * HOUR];
     prop_oneof![
-        6 => (1..200 * MINUTE).prop_map(Act::Wait),
+        6 => prop_oneof![1..20 * MINUTE, 1..200 * MINUTE].prop_map(Act::Wait),
         3 => (20 * HOUR..500 * HOUR).prop_map(Act::Wait),
         4 => (instance(), back()).prop_map(|(i, b)| Act::Start(i, b)),
         2 => (instance(), back()).prop_map(|(i, b)| Act::Stop(i, b)),
         12 => (instance(), back(), 1..5 * HOUR).prop_map(|(i, b, l)| Act::Report(i, b, l)),
         8 => (instance(), 0..4 * MINUTE).prop_map(|(i, a)| Act::Continue(i, a)),
+        6 => (0..4 * MINUTE).prop_map(|a| Act::Continue(3, a)),
         3 => (instance(), 0..5_usize, back()).prop_map(|(i, m, b)| Act::ChangeMode(i, m, b)),
-        2 => (1..9_i64).prop_map(Act::Spot),
+        4 => (1..9_i64).prop_map(Act::Spot),
         2 => (0..2_usize, 1..20_u32, 0..30_i64, 1..60_i64, 0..4_usize).prop_map(|(t, g, f, l, p)| Act::Reserve(t, g, f, l, p)),
         1 => (0..6_usize, 0..80_i64).prop_map(|(r, u)| Act::Amend(r, u)),
         2 => (0..2_usize, 0..2_usize, 1..200_i64, proptest::option::of(1..100_i64), any::<u32>()).prop_map(|(t, k, a, u, p)| Act::Credit(t, k, a, u, p)),
@@ -127,13 +128,15 @@ impl Life {
             };
             life.run(Command::RegisterInstance(registration)).unwrap();
         }
-        // Room for one of the large ones and the small one.
-        life.act(&Act::Reserve(0, 12, 0, 60, usize::from(terms.len() % 2 == 0) * 3));
+        // Room for one of the large ones, and not for the small one beside it.
+        life.act(&Act::Reserve(0, 11, 0, 60, usize::from(terms.len() % 2 == 0) * 3));
         for (instance, back) in [(0, 2), (1, 1), (2, 0)] {
             life.act(&Act::ChangeMode(instance, 2, 0));
             life.act(&Act::Start(instance, back));
             life.bench.now = life.bench.now.saturating_add_ms(1);
         }
+        life.act(&Act::ChangeMode(3, 1, 0));
+        life.act(&Act::Start(3, 0));
         life
     }
 
@@ -327,6 +330,7 @@ impl Life {
         self.run(Command::Tick).unwrap();
         check_settled(&self.bench.state);
         check_buckets(&self.bench.state);
+        check_room(&self.bench.state);
     }
 
     fn check_book(&self) {
@@ -373,10 +377,45 @@ fn check_settled(state: &State) {
         for (account, left) in left {
             assert_eq!(state.book().balance(&account, tenant.currency), left, "B-4: {account}");
         }
+        let mut invoiced: BTreeMap<ItemKey, (i64, i128)> = BTreeMap::new();
+        for invoice in tenant.invoices.values().filter(|it| it.status != super::InvoiceStatus::Void) {
+            for (key, item) in &invoice.held {
+                let sum = invoiced.entry(*key).or_default();
+                *sum = (sum.0 + item.quantity.nanos(), sum.1 + item.amount.attos());
+            }
+        }
+        invoiced.retain(|_, sum| *sum != (0, 0));
+        assert_eq!(tenant.items.invoiced(), invoiced, "what invoices hold of {id}");
         let reach = Reach::all(&state.calendars, id, state.now());
         let anew = items(state.ground(), id, tenant, reach, &[]).unwrap();
         let posted: BTreeMap<ItemKey, Item> = tenant.items.accrued();
         assert_eq!(posted, anew, "{id} at {}", state.now());
+    }
+}
+
+/// Who has room in a reservation follows from life cycles and assignments alone, and never more GPUs have
+/// room than there are.
+fn check_room(state: &State) {
+    for held in state.reservations() {
+        let draft = held.reservation.draft();
+        assert_eq!(held.room, held.fill(&draft.reservation, &state.instances), "{}", draft.reservation);
+        let edges = held.room.values().flat_map(|room| room.intervals()).map(|part| part.start());
+        for edge in edges {
+            let inside =
+                held.room.iter().filter(|(_, room)| room.intervals().iter().any(|it| it.contains(edge)));
+            let taken: u32 = inside.map(|(ix, _)| state.instances.get(*ix).unwrap().gpus).sum();
+            assert!(taken <= draft.gpus, "{} at {edge}: {taken} of {}", draft.reservation, draft.gpus);
+        }
+        for (ix, room) in &held.room {
+            let instance = state.instances.get(*ix).unwrap();
+            for part in room.intervals() {
+                let reserved = instance
+                    .modes
+                    .within(*part)
+                    .all(|(_, step)| state.groups.get(step.group).unwrap().reservation.is_some());
+                assert!(reserved, "{} has room over {part} and is billed otherwise", instance.id);
+            }
+        }
     }
 }
 

