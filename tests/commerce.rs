@@ -88,8 +88,6 @@ fn card_file(directory: &Path, price: &str) -> String {
 /// All of it; the same whichever way the ledger is reached.
 fn commerce(cli: &Cli<'_>, files: &Path) {
     let period = month(long_ago());
-    let day = rfc3339(long_ago());
-    let next_day = rfc3339(long_ago() + DAY);
 
     cli.says(&["tax", "set", "acme", "VAT", "19", "--by-line"], &["VAT 19 %"]);
     cli.refuses(&["tax", "set", "acme", "VAT", "190"], 3, "percent");
@@ -136,7 +134,18 @@ fn commerce(cli: &Cli<'_>, files: &Path) {
     );
     cli.refuses(&["invoice", "credit-note", "acme"], 3, "nothing to credit");
 
-    // The past at another price.
+    re_rating(cli, files);
+    reservations_and_credit(cli);
+    cli.says(
+        &["invoice", "draft", "acme", &month(now_ms())],
+        &["-212.40", "correction of", "Credit welcome", "-10.00"],
+    );
+    cli.says(&["tax", "clear", "acme"], &["not taxed"]);
+}
+
+/// The past at another price: looked at first, then for good.
+fn re_rating(cli: &Cli<'_>, files: &Path) {
+    let (day, next_day) = (rfc3339(long_ago()), rfc3339(long_ago() + DAY));
     let rerate = |card: &str, more: &[&str]| {
         cli.run(&[&["price", "rerate", "--from", &day, "--to", &next_day, "--card", card], more].concat())
     };
@@ -159,13 +168,6 @@ fn commerce(cli: &Cli<'_>, files: &Path) {
     assert!(done.stdout.contains("(position "), "{}", done.stdout);
     let again = rerate(&cheaper, &["--preview"]).ok();
     assert!(again.stdout.contains("nothing changes"), "{}", again.stdout);
-
-    reservations_and_credit(cli);
-    cli.says(
-        &["invoice", "draft", "acme", &month(now_ms())],
-        &["-212.40", "correction of", "Credit welcome", "-10.00"],
-    );
-    cli.says(&["tax", "clear", "acme"], &["not taxed"]);
 }
 
 fn reservations_and_credit(cli: &Cli<'_>) {
@@ -232,6 +234,7 @@ fn commerce_on_the_directory() {
     assert_eq!(recomputed[0]["equal"], true, "a credit note is computed again as one: {recomputed}");
     let report = hourglass(data.path(), &["verify", "--json"]).json();
     assert_eq!(report["finding_count"], 0, "{report}");
+    ["day", "transfer"].iter().for_each(|by| crate::replay::check_journal(data.path(), by));
 
     // A running cell shows the same, to the letter.
     let server = Server::up_with_tick(data.path(), "1h", &[]);

@@ -68,7 +68,7 @@ fn decimal(text: &str, digits: usize) -> i128 {
 }
 
 /// hledger, which shares no code with us, accepts the journal and finds that it sums to zero.
-fn check_journal(data: &Path, by: &str) {
+pub(crate) fn check_journal(data: &Path, by: &str) {
     let file = data.join("books.journal");
     hourglass(
         data,
@@ -83,6 +83,10 @@ fn check_journal(data: &Path, by: &str) {
         String::from_utf8(output.stdout).unwrap()
     };
     hledger(&["check"]);
+    hledger(&["check", "ordereddates"]);
+    // Reports need to know what each account is.
+    let accounts = hledger(&["accounts", "--types"]);
+    assert!(accounts.lines().all(|account| account.contains("type:")), "{accounts}");
     let balances = hledger(&["bal"]);
     assert_eq!(balances.lines().last().unwrap().trim(), "0", "{balances}");
 

@@ -182,8 +182,14 @@ pub(super) struct ChargeView {
     region: String,
     /// How it was sold.
     model: &'static str,
+    /// Out of which reservation, where it was sold so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reservation: Option<String>,
     /// Per GPU-hour, a decimal.
     price: String,
+    /// What a GPU-hour costs with what was paid for it otherwise: the price, and the amortised price of
+    /// the reservation. A decimal.
+    effective_price: String,
     /// The UTC hour, RFC 3339.
     #[schema(format = DateTime)]
     hour: String,
@@ -209,7 +215,9 @@ fn charge_view(Keyed { key, row }: Keyed<ChargeRow>) -> ChargeView {
         platform: row.platform.to_string(),
         region: row.region.to_string(),
         model: row.model.as_str(),
+        reservation: row.reservation.as_ref().map(ToString::to_string),
         price: row.price.to_string(),
+        effective_price: row.effective_price.to_string(),
         hour: row.hour.to_string(),
         gpus: row.gpus,
         milliseconds: row.milliseconds,

@@ -64,7 +64,7 @@ pub(super) struct Draft {
 
 #[derive(Debug)]
 enum What {
-    Event(Event),
+    Event(Box<Event>),
     Usage { batch: UsageBatch, late: BTreeMap<LateKey, Late> },
 }
 
@@ -123,7 +123,7 @@ impl Draft {
                 }
                 What::Usage { batch, late }
             }
-            event => What::Event(event),
+            event => What::Event(Box::new(event)),
         };
         Ok(Some(Self { position, at, what }))
     }
@@ -142,7 +142,7 @@ impl Draft {
         let number = position.number();
         match what {
             What::Event(event) => {
-                let told = of_event(event, number, state, subjects);
+                let told = of_event(*event, number, state, subjects);
                 let told = told.map(|(subject, kind, about, data)| Notice {
                     id: number.to_string(),
                     subject,

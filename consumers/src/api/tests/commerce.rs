@@ -223,7 +223,7 @@ fn an_instance_changes_how_it_is_sold_and_usage_is_voided() {
             .collect();
         assert_eq!(amounts, [(&json!("on_demand"), &json!("23.6")), (&json!("reserved"), &json!("0"))]);
         let it = server.get("/v1/tenants/acme/instances/i-2").await.expect(StatusCode::OK).json();
-        assert_eq!((&it["modes"][0]["model"], &it["modes"][0]["limit"]), (&json!("spot"), &json!("1.5")));
+        assert_eq!(it["modes"], json!([{"model": "spot", "bid": "bid-1", "limit": "1.5"}]));
 
         let of = |field: &str, value: Value| with(&reserved, field, value);
         let later = json!("2026-01-01T02:00:30Z");
