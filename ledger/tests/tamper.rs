@@ -70,11 +70,10 @@ fn sold_otherwise(core: &mut Core) {
         ..contract(1, ms("2026-03-01T00:00:00Z"), None, 3_000_000_000)
     };
     core.run(Command::SignContract { tenant: dune(), contract }).unwrap();
-    let reservation = format!(
-        r#"{{"reservation": "r-1", "project": "ml", "platform": "h100", "gpus": 10,
-        "from": "2026-03-04T00:00:00Z", "until": "2026-03-04T07:00:00Z", "payment": {{"upfront_total": {{"total": "100"}}}}}}"#
-    );
-    core.run(Command::Reserve { tenant: dune(), reservation: serde_json::from_str(&reservation).unwrap() })
+    let reservation = r#"{"reservation": "r-1", "project": "ml", "platform": "h100", "gpus": 10,
+        "from": "2026-03-04T00:00:00Z", "until": "2026-03-04T07:00:00Z",
+        "payment": {"upfront_total": {"total": "100"}}}"#;
+    core.run(Command::Reserve { tenant: dune(), reservation: serde_json::from_str(reservation).unwrap() })
         .unwrap();
     let credit =
         r#"{"credit": "gift", "kind": "promotional", "amount": "7", "valid_until": "2026-03-04T03:00:00Z"}"#;

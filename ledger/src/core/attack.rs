@@ -129,7 +129,7 @@ impl Life {
             life.run(Command::RegisterInstance(registration)).unwrap();
         }
         // Room for one of the large ones, and not for the small one beside it.
-        life.act(&Act::Reserve(0, 11, 0, 60, usize::from(terms.len() % 2 == 0) * 3));
+        life.act(&Act::Reserve(0, 11, 0, 60, usize::from(terms.len().is_multiple_of(2)) * 3));
         for (instance, back) in [(0, 2), (1, 1), (2, 0)] {
             life.act(&Act::ChangeMode(instance, 2, 0));
             life.act(&Act::Start(instance, back));
@@ -495,7 +495,7 @@ proptest! {
             let mut turn = 0_u32;
             while facts.peek().is_some() || reports.peek().is_some() {
                 turn += 1;
-                let report_first = shuffled == (turn % 3 == 0);
+                let report_first = shuffled == (turn.is_multiple_of(3));
                 if report_first || facts.peek().is_none() {
                     if let Some((i, offset, length)) = reports.next() {
                         let from = at(BEGIN).saturating_add_ms(offset);

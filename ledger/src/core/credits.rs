@@ -2,7 +2,8 @@
 
 use hourglass_pricing::settle::Credit;
 use hourglass_units::{
-    Amount, CreditId, HOUR_MILLISECONDS, INSTANT_MAX, Instant, Interval, Platform, ProjectId, TenantId,
+    Amount, CreditId, HOUR_MILLISECONDS, INSTANT_MAX, INSTANT_MIN, Instant, Interval, Platform, ProjectId,
+    TenantId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -79,7 +80,7 @@ pub struct CreditDraft {
     /// Lower ones are drawn first.
     #[serde(default = "default_priority")]
     pub priority: u32,
-    /// Pays for usage from this full UTC hour on; of the first period without an invoice where absent.
+    /// Pays for usage from this full UTC hour on; for all that is not invoiced yet where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_from: Option<Instant>,
     /// Pays for usage before this full UTC hour; it never expires where absent.
@@ -148,13 +149,13 @@ impl Grant {
     }
 }
 
-/// Checks a draft against the tenant's credits. `open_from` is the start of its first period that has
-/// no invoice. Answers with the time that it pays for.
+/// Checks a draft against the tenant's credits. `closed_end` is where the last closed period ends: it
+/// pays from there where it does not say otherwise. Answers with the time that it pays for.
 pub(crate) fn check(
     tenant: &TenantId,
     grants: &[Grant],
     draft: &CreditDraft,
-    open_from: Instant,
+    closed_end: Option<Instant>,
     now: Instant,
 ) -> Result<Interval, Rejection> {
     let invalid = |why| Rejection::CreditInvalid { credit: draft.credit.clone(), why };
@@ -170,7 +171,9 @@ pub(crate) fn check(
     if draft.amount <= Amount::ZERO {
         return Err(invalid("the amount must be above zero"));
     }
-    let (from, until) = (draft.valid_from.unwrap_or(open_from), draft.valid_until.unwrap_or(INSTANT_MAX));
+    // What is not invoiced yet can be paid by credit, however old it is.
+    let from = draft.valid_from.or(closed_end).unwrap_or(INSTANT_MIN);
+    let until = draft.valid_until.unwrap_or(INSTANT_MAX);
     let valid = Interval::between(from, until).ok_or_else(|| invalid("it ends before it begins"))?;
     let full_hour = |at: Instant| at.unix_ms().checked_rem(HOUR_MILLISECONDS) == Some(0);
     if !full_hour(from) || !full_hour(until) {
@@ -179,12 +182,8 @@ pub(crate) fn check(
     if until <= now {
         return Err(invalid("it has expired already"));
     }
-    if from < open_from {
-        return Err(Rejection::CreditInClosedPeriod {
-            credit: draft.credit.clone(),
-            from,
-            earliest: open_from,
-        });
+    if let Some(earliest) = closed_end.filter(|end| from < *end) {
+        return Err(Rejection::CreditInClosedPeriod { credit: draft.credit.clone(), from, earliest });
     }
     let open = grants.iter().filter(|grant| !grant.closed && grant.kind != CreditKind::Sla);
     if open.clone().count() >= CREDITS_MAX {

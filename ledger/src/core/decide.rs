@@ -341,7 +341,7 @@ fn void_usage(
 fn grant_credit(state: &State, id: &TenantId, draft: &CreditDraft, now: Instant) -> Result<Event, Rejection> {
     check_text("the note", &draft.note)?;
     let tenant = find_tenant(state, id)?;
-    let valid = credits::check(id, &tenant.credits, draft, state.first_open(id, now).start(), now)?;
+    let valid = credits::check(id, &tenant.credits, draft, state.closed_end(id), now)?;
     let CreditDraft { credit, kind, amount, priority, project, platform, note, .. } = draft.clone();
     let credit = Grant {
         credit,
@@ -398,7 +398,10 @@ fn pay(
     let (tenant, invoice) = find_invoice(state, id, number)?;
     let open = invoice.open();
     let whole = amount.floor_to_minor(tenant.currency).1 == 0;
-    if amount <= Amount::ZERO || amount > open || !whole {
+    // What is owed to the tenant is paid back: its sign is that of what is open.
+    let fits = if open < Amount::ZERO { (open..Amount::ZERO).contains(&amount) } else { amount <= open };
+    let is_payment = !amount.is_zero() && (amount > Amount::ZERO) == (open > Amount::ZERO);
+    if !fits || !is_payment || !whole {
         return Err(Rejection::PaymentDoesNotFit { tenant: id.clone(), number, amount, open });
     }
     Ok(Event::PaymentRecorded { tenant: id.clone(), number, amount, reference: reference.to_owned() })

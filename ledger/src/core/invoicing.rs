@@ -55,6 +55,9 @@ pub fn draw_kind(
     let overflow = || Rejection::AmountOverflow;
     let mut drafts: Vec<InvoiceLine> =
         held.iter().filter_map(|(key, item)| line(state, id, tenant, period, *key, *item)).collect();
+    if kind == InvoiceKind::CreditNote {
+        drafts.iter_mut().for_each(|line| line.correction = true);
+    }
     drafts.sort_by(|a, b| sort_key(a).cmp(&sort_key(b)));
 
     let exact: Vec<Amount> = drafts.iter().map(|line| line.exact_amount).collect();
@@ -393,7 +396,7 @@ pub(crate) fn finalise(
         total: invoice.total,
         due: invoice.due,
         paid: Amount::ZERO,
-        status: if invoice.due > Amount::ZERO { InvoiceStatus::Open } else { InvoiceStatus::Paid },
+        status: if invoice.due.is_zero() { InvoiceStatus::Paid } else { InvoiceStatus::Open },
         content: invoice.content_hash(),
         exact_total: invoice.exact_total,
         rounding: invoice.rounding,
@@ -401,6 +404,7 @@ pub(crate) fn finalise(
         held,
     };
     tenant.invoices.insert(invoice.number, finalised);
+    set_off(tenant)?;
     rows.invoice(InvoiceRow {
         tenant: id.clone(),
         number: invoice.number,
@@ -410,7 +414,30 @@ pub(crate) fn finalise(
     Ok(())
 }
 
-/// Books a payment.
+/// Sets what is owed to a tenant off against what it owes, the earlier document first. All of it stands
+/// on its receivable already, so nothing is posted.
+fn set_off(tenant: &mut Tenant) -> Result<(), Inconsistent> {
+    let overflow = || Inconsistent::new("a payment out of range");
+    loop {
+        let first = |owed: fn(Amount) -> bool| {
+            let open = tenant.invoices.iter().map(|(number, invoice)| (*number, invoice.open()));
+            open.into_iter().find(|(_, open)| owed(*open))
+        };
+        let (Some((credit, back)), Some((debit, open))) =
+            (first(|open| open < Amount::ZERO), first(|open| open > Amount::ZERO))
+        else {
+            return Ok(());
+        };
+        let amount = open.min(back.checked_neg().ok_or_else(overflow)?);
+        let less = amount.checked_neg().ok_or_else(overflow)?;
+        for (number, amount) in [(credit, less), (debit, amount)] {
+            let invoice = tenant.invoices.get_mut(&number).ok_or_else(overflow)?;
+            invoice.settle(amount).ok_or_else(overflow)?;
+        }
+    }
+}
+
+/// Books a payment, or one back where the amount is below zero.
 pub(crate) fn pay(
     state: &mut State,
     id: &TenantId,
@@ -424,12 +451,9 @@ pub(crate) fn pay(
     let tenant = tenants.get_mut(id).ok_or_else(unknown)?;
     let currency = tenant.currency;
     let invoice = tenant.invoices.get_mut(&number).ok_or_else(unknown)?;
-    invoice.paid = invoice.paid.checked_add(amount).ok_or_else(unknown)?;
-    if invoice.paid >= invoice.due {
-        invoice.status = InvoiceStatus::Paid;
-    }
-    let accounts = (Account::Cash, Account::Receivable(id.clone()));
-    book.post(transfer(id, accounts, (amount, currency), TransferCode::Payment, at), rows)
+    invoice.settle(amount).ok_or_else(unknown)?;
+    let mut moves = Moves { id, tenant_currency: currency, at, reverses: None, book, rows };
+    moves.post(&Account::Cash, &Account::Receivable(id.clone()), amount, [TransferCode::Payment; 2])
 }
 
 /// Takes an invoice back: what it held is open again.

@@ -142,7 +142,7 @@ pub struct FinalisedInvoice {
     pub total: Amount,
     /// What is to be paid, tax included.
     pub due: Amount,
-    /// What was paid.
+    /// What was paid or set off; below zero what was paid back.
     pub paid: Amount,
     /// What became of it.
     pub status: InvoiceStatus,
@@ -161,7 +161,16 @@ impl FinalisedInvoice {
         self.kind == InvoiceKind::Invoice && self.status != InvoiceStatus::Void
     }
 
-    /// What is still to be paid.
+    /// Counts an amount as paid, below zero as paid back. `None` out of range.
+    pub(crate) fn settle(&mut self, amount: Amount) -> Option<()> {
+        self.paid = self.paid.checked_add(amount)?;
+        if self.paid == self.due {
+            self.status = InvoiceStatus::Paid;
+        }
+        Some(())
+    }
+
+    /// What is still to be paid; below zero what is owed to the tenant.
     pub fn open(&self) -> Amount {
         match self.status {
             InvoiceStatus::Open => self.due.checked_sub(self.paid).unwrap_or_default(),

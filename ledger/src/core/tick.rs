@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use hourglass_pricing::PurchaseModel;
-use hourglass_units::{Amount, Hour, INSTANT_MAX, Instant, Interval, Month, Price, Quantity, TenantId};
+use hourglass_units::{Amount, Hour, Instant, Interval, Month, Price, Quantity, TenantId};
 
 use super::Inconsistent;
 use super::accounts::{Booking, Ground, Reach, accrue, close_credits, transfer};
@@ -244,14 +244,9 @@ fn set_aside(
 }
 
 impl State {
-    /// The time from the start of a tenant's first billing period on that has no invoice, at the latest
-    /// of the one that holds the instant.
-    pub(crate) fn first_open(&self, tenant: &TenantId, at: Instant) -> Interval {
-        let calendar = self.calendars.of(tenant);
-        let now = calendar.containing(at);
-        let closed = self.tenants.get(tenant).and_then(|tenant| tenant.closed_until());
-        let first = closed.map_or(now, |closed| closed.next().min(now));
-        let period = calendar.interval(first);
-        Interval::between(period.start(), INSTANT_MAX).unwrap_or(period)
+    /// Until when a tenant's billing periods are closed; `None` where none is.
+    pub(crate) fn closed_end(&self, tenant: &TenantId) -> Option<Instant> {
+        let closed = self.tenants.get(tenant)?.closed_until()?;
+        Some(self.calendars.of(tenant).interval(closed).end())
     }
 }
