@@ -12,9 +12,12 @@ use utoipa::ToSchema;
 pub struct Standing {
     /// `open` where something is to be paid, `paid` where nothing is, `void` where it was taken back.
     pub status: String,
-    /// What was paid, a decimal.
+    /// What was paid, a decimal; below zero what was paid back.
     pub paid: String,
-    /// What is still to be paid, a decimal.
+    /// What was set off against another document of the customer, a decimal; below zero on one that is
+    /// owed to it.
+    pub set_off: String,
+    /// What is still to be paid, a decimal; below zero what is owed to the customer.
     pub open: String,
 }
 
@@ -55,6 +58,7 @@ pub fn standing(state: &State, tenant: &TenantId, number: u64) -> Option<Standin
     Some(Standing {
         status: invoice.status.as_str().to_owned(),
         paid: invoice.paid.to_string(),
+        set_off: invoice.set_off.to_string(),
         open: invoice.open().to_string(),
     })
 }

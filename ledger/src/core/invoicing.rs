@@ -396,7 +396,8 @@ pub(crate) fn finalise(
         total: invoice.total,
         due: invoice.due,
         paid: Amount::ZERO,
-        status: if invoice.due.is_zero() { InvoiceStatus::Paid } else { InvoiceStatus::Open },
+        set_off: Amount::ZERO,
+        status: InvoiceStatus::Open,
         content: invoice.content_hash(),
         exact_total: invoice.exact_total,
         rounding: invoice.rounding,
@@ -414,27 +415,38 @@ pub(crate) fn finalise(
     Ok(())
 }
 
-/// Sets what is owed to a tenant off against what it owes, the earlier document first. All of it stands
-/// on its receivable already, so nothing is posted.
+/// Sets what is owed to a tenant off against what it owes, the earlier document first, and says which
+/// documents are paid. It is found anew whenever a document comes, is paid or is voided. All of it stands
+/// on the receivable already, so nothing is posted.
 fn set_off(tenant: &mut Tenant) -> Result<(), Inconsistent> {
     let overflow = || Inconsistent::new("a payment out of range");
+    let mut open = BTreeMap::new();
+    for (number, invoice) in tenant.invoices.iter_mut().filter(|(_, it)| it.status != InvoiceStatus::Void) {
+        invoice.set_off = Amount::ZERO;
+        open.insert(*number, invoice.due.checked_sub(invoice.paid).ok_or_else(overflow)?);
+    }
     loop {
         let first = |owed: fn(Amount) -> bool| {
-            let open = tenant.invoices.iter().map(|(number, invoice)| (*number, invoice.open()));
-            open.into_iter().find(|(_, open)| owed(*open))
+            open.iter().find(|(_, it)| owed(**it)).map(|(number, it)| (*number, *it))
         };
-        let (Some((credit, back)), Some((debit, open))) =
+        let (Some((credit, back)), Some((debit, owed))) =
             (first(|open| open < Amount::ZERO), first(|open| open > Amount::ZERO))
         else {
-            return Ok(());
+            break;
         };
-        let amount = open.min(back.checked_neg().ok_or_else(overflow)?);
-        let less = amount.checked_neg().ok_or_else(overflow)?;
-        for (number, amount) in [(credit, less), (debit, amount)] {
+        let amount = owed.min(back.checked_neg().ok_or_else(overflow)?);
+        for (number, amount) in [(credit, amount.checked_neg().ok_or_else(overflow)?), (debit, amount)] {
             let invoice = tenant.invoices.get_mut(&number).ok_or_else(overflow)?;
-            invoice.settle(amount).ok_or_else(overflow)?;
+            invoice.set_off = invoice.set_off.checked_add(amount).ok_or_else(overflow)?;
+            let rest = open.entry(number).or_default();
+            *rest = rest.checked_sub(amount).ok_or_else(overflow)?;
         }
     }
+    for (number, rest) in open {
+        let invoice = tenant.invoices.get_mut(&number).ok_or_else(overflow)?;
+        invoice.status = if rest.is_zero() { InvoiceStatus::Paid } else { InvoiceStatus::Open };
+    }
+    Ok(())
 }
 
 /// Books a payment, or one back where the amount is below zero.
@@ -451,7 +463,8 @@ pub(crate) fn pay(
     let tenant = tenants.get_mut(id).ok_or_else(unknown)?;
     let currency = tenant.currency;
     let invoice = tenant.invoices.get_mut(&number).ok_or_else(unknown)?;
-    invoice.settle(amount).ok_or_else(unknown)?;
+    invoice.paid = invoice.paid.checked_add(amount).ok_or_else(unknown)?;
+    set_off(tenant)?;
     let mut moves = Moves { id, tenant_currency: currency, at, reverses: None, book, rows };
     moves.post(&Account::Cash, &Account::Receivable(id.clone()), amount, [TransferCode::Payment; 2])
 }
@@ -475,12 +488,15 @@ pub(crate) fn void(
             .items
             .update(key, |posted| posted.invoiced = sub(posted.invoiced, item).unwrap_or(posted.invoiced));
     }
-    let mut moves = Moves { id, tenant_currency: currency, at, reverses: Some(invoice.position), book, rows };
+    let (exact_total, rounding, tax) = (invoice.exact_total, invoice.rounding, invoice.tax);
+    let reverses = Some(invoice.position);
+    set_off(tenant)?;
+    let mut moves = Moves { id, tenant_currency: currency, at, reverses, book, rows };
     let receivable = Account::Receivable(id.clone());
     let code = [TransferCode::Void; 2];
-    moves.post(&Account::Unbilled(id.clone()), &receivable, invoice.exact_total, code)?;
-    moves.post(&Account::Rounding, &receivable, invoice.rounding, code)?;
-    match invoice.tax {
+    moves.post(&Account::Unbilled(id.clone()), &receivable, exact_total, code)?;
+    moves.post(&Account::Rounding, &receivable, rounding, code)?;
+    match tax {
         Some((TaxKind::Exclusive, tax)) => moves.post(&Account::Tax, &receivable, tax, code),
         Some((TaxKind::Inclusive, tax)) => moves.post(&Account::Tax, &Account::IncludedTax, tax, code),
         None => Ok(()),

@@ -142,8 +142,10 @@ pub struct FinalisedInvoice {
     pub total: Amount,
     /// What is to be paid, tax included.
     pub due: Amount,
-    /// What was paid or set off; below zero what was paid back.
+    /// What was paid; below zero what was paid back.
     pub paid: Amount,
+    /// What was set off against another document of the tenant; below zero on one that is owed to it.
+    pub set_off: Amount,
     /// What became of it.
     pub status: InvoiceStatus,
     /// BLAKE3 of what it says, its provenance left out.
@@ -161,19 +163,13 @@ impl FinalisedInvoice {
         self.kind == InvoiceKind::Invoice && self.status != InvoiceStatus::Void
     }
 
-    /// Counts an amount as paid, below zero as paid back. `None` out of range.
-    pub(crate) fn settle(&mut self, amount: Amount) -> Option<()> {
-        self.paid = self.paid.checked_add(amount)?;
-        if self.paid == self.due {
-            self.status = InvoiceStatus::Paid;
-        }
-        Some(())
-    }
-
     /// What is still to be paid; below zero what is owed to the tenant.
     pub fn open(&self) -> Amount {
         match self.status {
-            InvoiceStatus::Open => self.due.checked_sub(self.paid).unwrap_or_default(),
+            InvoiceStatus::Open => {
+                let rest = self.due.checked_sub(self.paid).and_then(|rest| rest.checked_sub(self.set_off));
+                rest.unwrap_or_default()
+            }
             InvoiceStatus::Paid | InvoiceStatus::Void => Amount::ZERO,
         }
     }

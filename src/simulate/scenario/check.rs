@@ -120,6 +120,7 @@ impl Subject {
                     if let Some(kept) = kept {
                         found.insert("status".to_owned(), kept.status.as_str().to_owned());
                         found.insert("paid".to_owned(), kept.paid.to_string());
+                        found.insert("set_off".to_owned(), kept.set_off.to_string());
                     }
                     vec![found]
                 }

@@ -9,7 +9,7 @@ use super::lex::{Word, Words};
 /// Fields of a line of usage.
 const LINE: [&str; 4] = ["milliseconds", "quantity", "amount", "reservation"];
 /// Fields of an invoice, and of a draft.
-const INVOICE: [&str; 13] = [
+const INVOICE: [&str; 14] = [
     "kind",
     "period",
     "lines",
@@ -21,6 +21,7 @@ const INVOICE: [&str; 13] = [
     "due",
     "status",
     "paid",
+    "set_off",
     "drawn",
     "currency",
 ];
