@@ -2,10 +2,13 @@
 
 use hourglass_ledger::core::usage::INSTANCE_GPUS_MAX;
 use hourglass_ledger::core::{
-    Command, Detail, IdempotencyKey, KEY_LIFETIME_MS_MAX, KEYS_MAX, KeyGrant, Outcome, Policy,
-    QUARANTINE_BYTES_MAX, Rejection, Role, SUSPENSE_INSTANCES_MAX, TEXT_LENGTH_MAX, digest,
+    Command, Detail, IdempotencyKey, KEY_LIFETIME_MS_MAX, KEYS_MAX, KeyGrant, Mode, Outcome, Policy,
+    QUARANTINE_BYTES_MAX, Registration, Rejection, RerateDraft, Role, SUSPENSE_INSTANCES_MAX,
+    TEXT_LENGTH_MAX, digest,
 };
-use hourglass_units::Currency;
+use hourglass_pricing::ContractDraft;
+use hourglass_pricing::reservation::{Payment, ReservationDraft};
+use hourglass_units::{Amount, Currency};
 use prost::bytes::Bytes;
 
 use super::support::{
@@ -300,4 +303,131 @@ fn suspense_has_room_for_so_many_instances() {
     assert_eq!(core.run(stretch(last, last + 1)).unwrap_err().code(), "suspense_full");
     core.run(usage("runs", 1, now - 1, now)).unwrap();
     assert_eq!(core.state.instances_in_suspense().count(), SUSPENSE_INSTANCES_MAX);
+}
+
+/// What is sold otherwise: each rejection with its code, and no trace.
+#[test]
+fn what_is_sold_otherwise_is_refused_without_a_trace() {
+    let core = &mut prepared();
+    let (begin, now) = (ms(BEGIN), core.now);
+    let acme = || "acme".parse().unwrap();
+    let at = super::support::at;
+    let hour = |n: i64| at(begin + n * HOUR);
+    let reservation = |id: &str, from, until, total: &str| ReservationDraft {
+        reservation: id.parse().unwrap(),
+        project: "ml".parse().unwrap(),
+        platform: "h100".parse().unwrap(),
+        gpus: 8,
+        from,
+        until,
+        payment: Payment::UpfrontTotal { total: total.parse_amount() },
+    };
+    let reserve =
+        |tenant: &str, reservation| Command::Reserve { tenant: tenant.parse().unwrap(), reservation };
+    check(core, &reserve("nobody", reservation("r", hour(2), hour(3), "1")), "tenant_unknown");
+    check(core, &reserve("acme", reservation("r", hour(3), hour(2), "1")), "reservation_invalid");
+    check(core, &reserve("acme", reservation("r", hour(2), hour(3), "0")), "reservation_invalid");
+    check(core, &reserve("acme", reservation("r", hour(0), hour(3), "1")), "reservation_in_the_past");
+    core.run(reserve("acme", reservation("r-1", hour(2), hour(9), "100"))).unwrap();
+    check(core, &reserve("acme", reservation("r-1", hour(2), hour(3), "1")), "reservation_exists");
+    let amend = |tenant: &str, id: &str, until| Command::AmendReservation {
+        tenant: tenant.parse().unwrap(),
+        reservation: id.parse().unwrap(),
+        until,
+    };
+    check(core, &amend("yen", "r-1", hour(8)), "reservation_unknown");
+    check(core, &amend("acme", "r-1", hour(0)), "reservation_in_the_past");
+    check(core, &amend("acme", "r-1", hour(8)), "reservation_invalid");
+
+    let mode =
+        |instance: &str, mode, at| Command::ChangeMode { instance: instance.parse().unwrap(), mode, at };
+    let reserved = |id: &str| Mode::Reserved { reservation: id.parse().unwrap() };
+    check(core, &mode("nobody", reserved("r-1"), at(now)), "instance_unknown");
+    check(core, &mode("runs", reserved("r-9"), at(now)), "reservation_unknown");
+    check(core, &mode("later", reserved("r-1"), at(now)), "reservation_unknown");
+    check(core, &mode("runs", reserved("r-1"), at(now + HOUR)), "in_the_future");
+    core.run(mode("runs", reserved("r-1"), at(now))).unwrap();
+    check(core, &mode("runs", Mode::OnDemand, at(now)), "mode_change_out_of_order");
+    let elsewhere = Registration {
+        mode: reserved("r-1"),
+        platform: "b200".parse().unwrap(),
+        ..registration("new", "acme", 1)
+    };
+    check(core, &Command::RegisterInstance(elsewhere), "reservation_elsewhere");
+
+    let credit =
+        |text: &str| Command::GrantCredit { tenant: acme(), credit: serde_json::from_str(text).unwrap() };
+    check(core, &credit(r#"{"credit": "c", "kind": "sla", "amount": "1"}"#), "credit_invalid");
+    check(core, &credit(r#"{"credit": "sla-1", "kind": "prepaid", "amount": "1"}"#), "credit_invalid");
+    check(core, &credit(r#"{"credit": "c", "kind": "prepaid", "amount": "0"}"#), "credit_invalid");
+    let half_past =
+        r#"{"credit": "c", "kind": "prepaid", "amount": "1", "valid_until": "2026-02-01T00:30:00Z"}"#;
+    check(core, &credit(half_past), "credit_invalid");
+    let expired =
+        r#"{"credit": "c", "kind": "prepaid", "amount": "1", "valid_until": "2026-01-10T00:00:00Z"}"#;
+    check(core, &credit(expired), "credit_invalid");
+    core.run(credit(r#"{"credit": "c-1", "kind": "prepaid", "amount": "5"}"#)).unwrap();
+    check(core, &credit(r#"{"credit": "c-1", "kind": "prepaid", "amount": "1"}"#), "credit_exists");
+    check(core, &credit(r#"{"credit": "c-2", "kind": "promotional", "amount": "1"}"#), "credits_overlap");
+    core.run(credit(r#"{"credit": "c-2", "kind": "promotional", "amount": "1", "priority": 5}"#)).unwrap();
+
+    let tax = r#"{"name": "VAT", "rate_percent": "100.5", "kind": "exclusive", "rounding": "line"}"#;
+    let tax = Some(serde_json::from_str(tax).unwrap());
+    check(core, &Command::SetTax { tenant: acme(), tax }, "tax_invalid");
+    let billing = |zone: &str| {
+        let terms = format!(r#"{{"billing": {{"time_zone": "{zone}", "anchor_day": 2}}}}"#);
+        ContractDraft { terms: serde_json::from_str(&terms).unwrap(), ..contract(1, now + HOUR, None, 1) }
+    };
+    let sign = |tenant: &str, contract| Command::SignContract { tenant: tenant.parse().unwrap(), contract };
+    check(core, &sign("acme", billing("Europe/Berlin")), "calendar_fixed");
+    core.run(open_tenant("fresh", Currency::USD)).unwrap();
+    check(core, &sign("fresh", billing("Asia/Kolkata")), "calendar_invalid");
+
+    let void = |instance: &str, from, until| Command::VoidUsage {
+        instance: instance.parse().unwrap(),
+        from,
+        until,
+        reason: String::new(),
+    };
+    check(core, &void("runs", hour(1), hour(0)), "interval_reversed");
+    check(core, &void("runs", hour(0), hour(1)), "nothing_to_void");
+    let pay = |number, amount: &str| Command::RecordPayment {
+        tenant: acme(),
+        number,
+        amount: amount.parse_amount(),
+        reference: String::new(),
+    };
+    let void_invoice = |number| Command::VoidInvoice { tenant: acme(), number, reason: String::new() };
+    check(core, &pay(1, "1"), "invoice_unknown");
+    check(core, &Command::IssueCreditNote { tenant: acme() }, "nothing_to_credit");
+    core.run(usage("runs", 1, begin, now)).unwrap();
+    let rerate = |from, until| {
+        let card = card(Currency::USD, 1, begin, 3_000_000_000);
+        Command::Rerate(RerateDraft { card, from, until, tenant: None, into_closed: false })
+    };
+    core.run(rerate(hour(0), hour(1))).unwrap();
+    check(core, &rerate(hour(1), hour(0)), "interval_reversed");
+    check(core, &rerate(hour(0), hour(3)), "card_refused");
+    core.now = ms("2026-02-04T00:00:00Z");
+    core.run(finalise("acme", "2026-01")).unwrap();
+    check(core, &rerate(hour(0), at(begin + 30 * MINUTE)), "rerate_into_closed");
+    let closed =
+        r#"{"credit": "c-3", "kind": "prepaid", "amount": "1", "valid_from": "2026-01-20T00:00:00Z"}"#;
+    check(core, &credit(closed), "credit_in_closed_period");
+    check(core, &pay(1, "1000000"), "payment_does_not_fit");
+    check(core, &pay(1, "0.001"), "payment_does_not_fit");
+    check(core, &pay(1, "-1"), "payment_does_not_fit");
+    core.run(pay(1, "1")).unwrap();
+    check(core, &void_invoice(1), "invoice_paid");
+}
+
+/// Reads an amount, or fails the test.
+trait ParseAmount {
+    fn parse_amount(&self) -> Amount;
+}
+
+impl ParseAmount for str {
+    fn parse_amount(&self) -> Amount {
+        Amount::parse(self).unwrap()
+    }
 }
