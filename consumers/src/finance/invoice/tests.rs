@@ -95,7 +95,12 @@ fn html_csv_and_the_document_have_the_same_lines_and_sums() {
 #[test]
 fn a_page_names_what_it_shows() {
     let invoice = full();
-    let paid = Standing { status: "open".to_owned(), paid: "4.98".to_owned(), open: "10".to_owned() };
+    let paid = Standing {
+        status: "open".to_owned(),
+        paid: "4.98".to_owned(),
+        set_off: "0".to_owned(),
+        open: "10".to_owned(),
+    };
     let page = Sheet::of(&invoice, Some("Acme"), Some(paid)).html();
     for text in [
         "<h1>Invoice 3</h1>",
@@ -154,6 +159,7 @@ fn sums_by_table() {
             let standing = standing.map(|(status, paid, open)| Standing {
                 status: status.to_owned(),
                 paid: paid.to_owned(),
+                set_off: "0".to_owned(),
                 open: open.to_owned(),
             });
             let sheet = Sheet::of(&invoice, None, standing);
