@@ -6,8 +6,8 @@ use axum::response::Response;
 use hourglass_ledger::core::{Command, InstanceView, Mode, Registration, Rejection};
 use hourglass_pricing::PurchaseModel;
 use hourglass_units::{
-    AgentId, BidId, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Platform, Price, ProjectId, ReservationId,
-    TenantId,
+    AgentId, BidId, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Platform, Price, ProjectId,
+    ReservationId, TenantId,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -227,7 +227,7 @@ fn spans(intervals: &[Interval]) -> Vec<Span> {
 }
 
 /// The instance, where it is the tenant's: another's is as unknown as one that is not there.
-fn of_tenant<'a>(
+pub(super) fn of_tenant<'a>(
     state: &'a hourglass_ledger::core::State,
     tenant: &TenantId,
     id: &InstanceId,

@@ -1,8 +1,8 @@
 //! Reports on usage, balances and what is sold, as pure functions: HTTP and the command line give the
 //! same ones.
 
-pub mod explain;
 pub mod credits;
+pub mod explain;
 pub mod invoices;
 pub mod report;
 pub mod reservations;

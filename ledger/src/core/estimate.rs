@@ -6,10 +6,10 @@ use hourglass_pricing::reservation::{Payment, Reservation, ReservationDraft};
 use hourglass_pricing::settle::{Item, ItemKey, Rated, Source};
 use hourglass_pricing::{PurchaseModel, Sku};
 use hourglass_units::{
-    Amount, Currency, HOUR_MILLISECONDS, Hour, Instant, Interval, Month, Platform, Price, ProjectId, Quantity,
-    TenantId,
+    Amount, Currency, HOUR_MILLISECONDS, Hour, Instant, Interval, Month, Platform, Price, ProjectId,
+    Quantity, TenantId,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::accounts::{Reach, items};
 use super::groups::GroupIx;
@@ -22,42 +22,34 @@ use super::usage::INSTANCE_GPUS_MAX;
 pub const PLAN_HOURS_MAX: i64 = 3 * 366 * 24;
 
 /// GPUs that somebody thinks of using.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// By which tenant's contract; list prices where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<TenantId>,
     /// In which currency, where no tenant is named.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub currency: Option<Currency>,
     /// For which project, where rules of the contract name any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<ProjectId>,
     /// On which platform.
     pub platform: Platform,
     /// How they are sold.
-    #[serde(flatten)]
     pub mode: PlanMode,
     /// How many.
     pub gpus: u32,
     /// From when; from now on where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Instant>,
     /// Until when.
     pub until: Instant,
 }
 
 /// How the GPUs of a plan are sold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "model", rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PlanMode {
     /// At the list or contract price.
     OnDemand,
     /// At the pool's price as it is now, and never more than the limit.
     Spot {
         /// Per GPU-hour.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<Price>,
     },
     /// By a reservation that would be made for it, all of its hours used.
@@ -138,8 +130,11 @@ pub fn estimate(state: &State, plan: &Plan) -> Result<Estimate, Rejection> {
     }
     let parts: Vec<EstimatePart> = parts
         .into_iter()
-        .map(|((period, price), quantity)| {
-            EstimatePart { period, price, quantity, amount: price.times(quantity) }
+        .map(|((period, price), quantity)| EstimatePart {
+            period,
+            price,
+            quantity,
+            amount: price.times(quantity),
         })
         .collect();
     let at_unit_prices =
@@ -262,9 +257,10 @@ fn more_owed(
     rated: &BTreeMap<(Month, Interval, Price), Quantity>,
 ) -> Result<(Amount, Amount), Rejection> {
     let id = &place.tenant;
-    let known = state.groups.of_tenant(id).find(|(_, it)| {
-        it.project == place.project && it.sku == place.sku && it.reservation.is_none()
-    });
+    let known = state
+        .groups
+        .of_tenant(id)
+        .find(|(_, it)| it.project == place.project && it.sku == place.sku && it.reservation.is_none());
     let group = known.map_or(GroupIx::MAX, |(ix, _)| ix);
     let more: Vec<Rated<'_>> = rated
         .iter()
@@ -291,6 +287,7 @@ fn more_owed(
         difference.and_then(|(after, before)| after.checked_sub(before)).ok_or(Rejection::AmountOverflow)
     };
     let is_credit: fn(&Source) -> bool = |source| matches!(source, Source::Credit { .. });
-    let is_charge: fn(&Source) -> bool = |source| source.is_owed() && !matches!(source, Source::Credit { .. });
+    let is_charge: fn(&Source) -> bool =
+        |source| source.is_owed() && !matches!(source, Source::Credit { .. });
     Ok((more(is_charge)?, more(is_credit)?))
 }

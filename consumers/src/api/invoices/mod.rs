@@ -57,7 +57,7 @@ pub(super) struct InvoiceDraft {
 }
 
 /// An invoice that is not there.
-fn unknown(tenant: &TenantId, number: u64) -> Problem {
+pub(super) fn unknown(tenant: &TenantId, number: u64) -> Problem {
     Problem::not_found("invoice_unknown", format!("{tenant} has no invoice {number}"))
 }
 
@@ -115,7 +115,8 @@ pub(super) async fn list_invoices(
     // What has a row is in the state: rows are written with it.
     let numbers: Vec<u64> = page.rows.iter().map(|keyed| keyed.row.number).collect();
     let standings = app.read(move |state| {
-        let found = numbers.into_iter().filter_map(|number| Some((number, standing(state, &tenant, number)?)));
+        let found =
+            numbers.into_iter().filter_map(|number| Some((number, standing(state, &tenant, number)?)));
         Ok(found.collect::<BTreeMap<u64, Standing>>())
     });
     let mut standings = standings.await?;

@@ -4,6 +4,7 @@ mod access;
 mod billing;
 mod described;
 mod errors;
+mod explain;
 mod isolation;
 mod keys;
 mod lists;

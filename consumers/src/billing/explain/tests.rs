@@ -1,0 +1,1 @@
+//! Evidence and rows on a real store.
