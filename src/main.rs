@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, balance, demo, doctor, export, invoice, key, ledger, metering, nats, price, quarantine, replay,
+    agent, balance, demo, doctor, estimate, explain, export, invoice, key, ledger, metering, nats, price, quarantine, replay,
     serve, up, usage, verify,
 };
 use crate::config::Settings;
@@ -69,6 +69,10 @@ enum Command {
     Metering(metering::Args),
     /// Balances of the book
     Balance(balance::Args),
+    /// What GPUs would cost, before they are used
+    Estimate(estimate::Args),
+    /// How a charge or an invoice line was computed, down to the reports that it rests on
+    Explain(explain::Args),
     /// Invoices: list, show, draft, finalise, recompute
     Invoice(invoice::Args),
     /// The log and the book behind it: head, events, transfers, charges, digest
@@ -106,6 +110,8 @@ fn main() -> ExitCode {
         Command::Usage(args) => usage::run(args, &settings, format),
         Command::Metering(args) => metering::run(args, &settings, format),
         Command::Balance(args) => balance::run(args, &settings, format),
+        Command::Estimate(args) => estimate::run(args, &settings, format),
+        Command::Explain(args) => explain::run(args, &settings, format),
         Command::Invoice(args) => invoice::run(args, &settings, format),
         Command::Ledger(args) => ledger::run(args, &settings, format),
         Command::Price(args) => price::run(args, &settings, format),

@@ -4,6 +4,8 @@ pub mod agent;
 pub mod balance;
 pub mod demo;
 pub mod doctor;
+pub mod estimate;
+pub mod explain;
 pub mod export;
 pub mod invoice;
 pub mod key;

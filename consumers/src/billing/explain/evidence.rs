@@ -29,6 +29,19 @@ const ROWS_BACK_MAX: usize = 16;
 /// Events of a block. Each can be as large as a batch of usage, so there are not many.
 const BLOCK_EVENTS: u64 = 64;
 
+/// How much is looked through.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) events: u64,
+    pub(super) bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { events: EVIDENCE_EVENTS_MAX, bytes: EVIDENCE_BYTES_MAX }
+    }
+}
+
 /// Finds the reports that the coverage of an hour rests on, in the order in which they came, without
 /// those that repeat others. Says whether all of it was found.
 pub(super) fn search(
@@ -37,6 +50,7 @@ pub(super) fn search(
     policy: Policy,
     rows: &[RowExplained],
     until: Position,
+    limits: Limits,
 ) -> Result<(Vec<Evidence>, bool), StoreError> {
     let wanted: Coverage = hour.reported.iter().copied().collect();
     let mut search = Search {
@@ -47,8 +61,8 @@ pub(super) fn search(
         missing: wanted.clone(),
         found: BTreeMap::new(),
         looked: BTreeSet::new(),
-        blocks: EVIDENCE_EVENTS_MAX / BLOCK_EVENTS,
-        bytes: EVIDENCE_BYTES_MAX,
+        blocks: limits.events / BLOCK_EVENTS,
+        bytes: limits.bytes,
     };
     search.run(rows)?;
     let complete = search.missing.is_empty();

@@ -20,6 +20,7 @@ use hourglass_pricing::PurchaseModel;
 use hourglass_units::{Amount, Hour, Instant, Interval, Price, Quantity, ReservationId};
 use serde::Serialize;
 
+use evidence::Limits;
 pub use evidence::{EVIDENCE_BYTES_MAX, EVIDENCE_EVENTS_MAX};
 pub use invoice_line::{
     INVOICE_LINE_CHARGES_MAX, INVOICE_LINE_INSTANCES_MAX, InvoiceLineExplained, UsageExplained, invoice_line,
@@ -114,7 +115,8 @@ pub fn charge(
     until: Position,
 ) -> Result<ChargeExplained, StoreError> {
     let rows = charge_rows(reader, &hour, until)?;
-    let (evidence, evidence_is_complete) = evidence::search(reader, &hour, policy, &rows, until)?;
+    let (evidence, evidence_is_complete) =
+        evidence::search(reader, &hour, policy, &rows, until, Limits::default())?;
     let transfers = accruals(reader, &hour, &evidence, &rows, until)?;
     Ok(ChargeExplained { hour, evidence, evidence_is_complete, rows, transfers })
 }
