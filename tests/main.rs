@@ -6,6 +6,7 @@ mod chaos;
 mod command_line;
 mod crash;
 mod documentation;
+mod explain;
 mod full_disk;
 mod http;
 mod keys;

@@ -2,7 +2,7 @@
 
 use hourglass_consumers::billing::report::AsOf;
 use hourglass_ledger::cell::Clock;
-use hourglass_ledger::core::estimate::{Estimate, Plan, PlanMode, estimate};
+use hourglass_ledger::core::estimate::{Estimate, Plan, PlanMode, earliest_start, estimate};
 use hourglass_pricing::PurchaseModel;
 use hourglass_pricing::reservation::Payment;
 use hourglass_units::{Amount, Currency, HOUR_MILLISECONDS, Instant, Platform, Price, ProjectId, TenantId};
@@ -25,21 +25,13 @@ pub struct Args {
     /// How many
     #[arg(long)]
     gpus: u32,
-    /// For so many hours
-    #[arg(long, required_unless_present = "until", conflicts_with = "until")]
-    hours: Option<u32>,
-    /// Until when
-    #[arg(long, value_name = "TIME", value_parser = super::instant)]
-    until: Option<Instant>,
-    /// From when [default: now]
+    #[command(flatten)]
+    end: EndArgs,
+    /// From when [default: now; a reservation with the next full hour]
     #[arg(long, value_name = "TIME", value_parser = super::instant)]
     from: Option<Instant>,
-    /// By this tenant's contract, usage and credit
-    #[arg(long, required_unless_present = "currency", conflicts_with = "currency")]
-    tenant: Option<TenantId>,
-    /// At the list prices of this currency
-    #[arg(long)]
-    currency: Option<Currency>,
+    #[command(flatten)]
+    terms: TermsArgs,
     /// For which project, where rules of the contract name any
     #[arg(long)]
     project: Option<ProjectId>,
@@ -48,6 +40,30 @@ pub struct Args {
     limit: Option<Price>,
     #[command(flatten)]
     payment: PaymentArgs,
+}
+
+/// Until when.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct EndArgs {
+    /// For so many hours
+    #[arg(long)]
+    hours: Option<u32>,
+    /// Until when
+    #[arg(long, value_name = "TIME", value_parser = super::instant)]
+    until: Option<Instant>,
+}
+
+/// By whose prices.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct TermsArgs {
+    /// By this tenant's contract, usage and credit
+    #[arg(long)]
+    tenant: Option<TenantId>,
+    /// At the list prices of this currency
+    #[arg(long)]
+    currency: Option<Currency>,
 }
 
 /// How a reservation would be paid for: one of them.
@@ -102,10 +118,12 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
     let mode = mode(&args)?;
     let (_reader, loaded) = wire::read_ledger(settings, log_progress("reading the ledger"))?;
     let state = &loaded.state;
-    let from = args.from.unwrap_or_else(|| wire::WallClock.now().max(state.now()));
-    let hours = i64::from(args.hours.unwrap_or_default());
-    let until = args.until.unwrap_or_else(|| from.saturating_add_ms(hours.saturating_mul(HOUR_MILLISECONDS)));
-    let Args { platform, gpus, tenant, currency, project, .. } = args;
+    let now = wire::WallClock.now().max(state.now());
+    let from = args.from.unwrap_or_else(|| earliest_start(&mode, now));
+    let hours = i64::from(args.end.hours.unwrap_or_default());
+    let until =
+        args.end.until.unwrap_or_else(|| from.saturating_add_ms(hours.saturating_mul(HOUR_MILLISECONDS)));
+    let Args { platform, gpus, terms: TermsArgs { tenant, currency }, project, .. } = args;
     let plan = Plan { tenant, currency, project, platform, mode, gpus, from: Some(from), until };
     let estimate = estimate(state, &plan).map_err(|rejection| Failure::Rejected(rejection.to_string()))?;
     answer(format, &Answer { as_of: AsOf::of(state), estimate }, text)

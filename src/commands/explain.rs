@@ -214,11 +214,7 @@ fn line_text(answer: &Answer<InvoiceLineExplained>) -> String {
     let what = words.into_iter().flatten().collect::<Vec<_>>().join(" ");
     let mut text =
         vec![format!("Line {} of invoice {} of {}: {what}, {}", it.line, it.number, it.tenant, line.period)];
-    let product = line
-        .quantity
-        .zip(line.price)
-        .map(|(quantity, price)| format!("{quantity} GPU-hours × {price} = {}, exactly", line.exact_amount));
-    text.extend(section("How", product.into_iter().chain(it.how.iter().cloned()).collect()));
+    text.extend(section("How", it.how.clone()));
     text.extend(section("Prices of the invoice", it.prices.clone()));
     let usage = it.usage.iter().map(|it| {
         let numbers = [it.quantity.to_string(), it.unit_price.to_string(), it.amount.to_string()];

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use hourglass_ledger::core::estimate::{Estimate, Plan, PlanMode, estimate};
+use hourglass_ledger::core::estimate::{Estimate, Plan, PlanMode, earliest_start, estimate};
 use hourglass_pricing::PurchaseModel;
 use hourglass_pricing::reservation::Payment;
 use hourglass_units::{Currency, Instant, Platform, Price, ProjectId, TenantId};
@@ -50,7 +50,7 @@ pub(super) struct EstimateDraft {
     payment: Option<Payment>,
     /// How many.
     gpus: u32,
-    /// From when, RFC 3339; from now on where absent.
+    /// From when, RFC 3339; from now on where absent, a reservation from the next full hour on.
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
     from: Option<Instant>,
@@ -83,7 +83,7 @@ pub(super) struct TenantEstimateDraft {
     payment: Option<Payment>,
     /// How many.
     gpus: u32,
-    /// From when, RFC 3339; from now on where absent.
+    /// From when, RFC 3339; from now on where absent, a reservation from the next full hour on.
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
     from: Option<Instant>,
@@ -160,7 +160,7 @@ async fn answer(app: &App, plan: Plan) -> Result<axum::Json<EstimateAnswer>, Pro
         if let Some(tenant) = &plan.tenant {
             known_tenant(state, tenant)?;
         }
-        let from = plan.from.unwrap_or(now.max(state.now()));
+        let from = plan.from.unwrap_or_else(|| earliest_start(&plan.mode, now.max(state.now())));
         let estimate = estimate(state, &Plan { from: Some(from), ..plan })?;
         Ok(EstimateAnswer { as_of: AsOf::of(state), estimate })
     });

@@ -36,7 +36,7 @@ pub struct Plan {
     pub mode: PlanMode,
     /// How many.
     pub gpus: u32,
-    /// From when; from now on where absent.
+    /// From when; see [`earliest_start`] where absent.
     pub from: Option<Instant>,
     /// Until when.
     pub until: Instant,
@@ -105,9 +105,19 @@ struct Place<'a> {
     sku: Sku,
 }
 
+/// When a plan begins that does not say when: now, or with the next full hour where it makes a
+/// reservation, which has only full ones.
+pub fn earliest_start(mode: &PlanMode, now: Instant) -> Instant {
+    let hour = Hour::containing(now);
+    match mode {
+        PlanMode::Reserved { .. } if hour.start() < now => hour.end(),
+        PlanMode::OnDemand | PlanMode::Spot { .. } | PlanMode::Reserved { .. } => now,
+    }
+}
+
 /// Says what a plan would cost.
 pub fn estimate(state: &State, plan: &Plan) -> Result<Estimate, Rejection> {
-    let from = plan.from.unwrap_or(state.now);
+    let from = plan.from.unwrap_or_else(|| earliest_start(&plan.mode, state.now));
     let window = check(plan, from)?;
     let place = place(state, plan)?;
     let reservation = match &plan.mode {

@@ -29,9 +29,7 @@ fn described<T: serde::Serialize + serde::de::DeserializeOwned>(answer: &Value) 
 async fn report(server: &Server, seq: u64, records: &[(&str, &str)]) -> u64 {
     let records: Vec<_> = records
         .iter()
-        .map(|(start, end)| {
-            record(&format!("2026-01-01T{start}:00Z"), &format!("2026-01-01T{end}:00Z"))
-        })
+        .map(|(start, end)| record(&format!("2026-01-01T{start}:00Z"), &format!("2026-01-01T{end}:00Z")))
         .collect();
     let batch = json!({"agent_id": "node-1", "epoch": 1, "first_seq": seq, "records": records});
     server.post("/v1/usage:ingest", batch).await.expect(StatusCode::OK);
@@ -48,7 +46,10 @@ fn an_estimate_is_what_the_same_usage_costs() {
         listed["currency"] = json!("USD");
         let answer = server.post("/v1/estimates", listed.clone()).await.expect(StatusCode::OK).json();
         described::<schema::Estimate>(&answer);
-        assert_eq!((&answer["quantity"], &answer["total"]), (&json!("16.002222222"), &json!("47.2065555549")));
+        assert_eq!(
+            (&answer["quantity"], &answer["total"]),
+            (&json!("16.002222222"), &json!("47.2065555549"))
+        );
         assert_eq!(answer["parts"][0]["price"], "2.95");
         let position = answer["as_of"]["position"].clone();
 
@@ -69,6 +70,14 @@ fn an_estimate_is_what_the_same_usage_costs() {
         reserved["payment"] = json!({"flex": {"holding": "1", "usage": "0.5"}});
         let answer = server.post(own, reserved).await.expect(StatusCode::OK).json();
         assert_eq!((&answer["fees"], &answer["total"]), (&json!("16"), &json!("24")), "{answer}");
+        // A reservation has full hours, so it can begin with the next one.
+        let mut soon = plan.clone();
+        soon["model"] = json!("reserved");
+        soon["until"] = json!("2026-01-01T05:00:00Z");
+        soon["payment"] = json!({"upfront": {"price": "2"}});
+        soon.as_object_mut().unwrap().remove("from");
+        let answer = server.post(own, soon).await.expect(StatusCode::OK).json();
+        assert_eq!((&answer["from"], &answer["total"]), (&json!("2026-01-01T03:00:00Z"), &json!("32")));
 
         // From now on, by the clock and not by the last event.
         server.clock.set("2026-01-01T04:00:00Z");
@@ -175,8 +184,12 @@ fn a_charge_is_explained_down_to_its_reports() {
         let line = &answer["lines"][0];
         assert_eq!((&line["quantity"], &line["amount"]), (&json!("4"), &json!("11.8")));
         assert_eq!(line["parts"][0]["source"], "list@1");
-        let found: Vec<u64> =
-            answer["evidence"].as_array().unwrap().iter().map(|it| it["position"].as_u64().unwrap()).collect();
+        let found: Vec<u64> = answer["evidence"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| it["position"].as_u64().unwrap())
+            .collect();
         assert_eq!((found, &answer["evidence_is_complete"]), (vec![first], &json!(true)));
         let rows = answer["rows"].as_array().unwrap();
         let sum = rows.iter().try_fold(Amount::ZERO, |sum, row| sum.checked_add(amount(&row["amount"])));
@@ -185,8 +198,12 @@ fn a_charge_is_explained_down_to_its_reports() {
 
         let path = "/v1/tenants/acme/instances/i-1/charges/2026-01-01T01:00:00Z";
         let answer = server.get(path).await.expect(StatusCode::OK).json();
-        let found: Vec<u64> =
-            answer["evidence"].as_array().unwrap().iter().map(|it| it["position"].as_u64().unwrap()).collect();
+        let found: Vec<u64> = answer["evidence"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| it["position"].as_u64().unwrap())
+            .collect();
         assert_eq!(found, [first, late]);
         let mut evidence = Coverage::default();
         for it in answer["evidence"].as_array().unwrap() {

@@ -209,17 +209,19 @@ fn in_words(invoice: &Invoice, line: &InvoiceLine) -> Vec<String> {
             line.period
         ));
     }
-    how.push(
-        match line.kind {
-            LineKind::Usage => "GPU-hours × price per GPU-hour, exactly",
-            LineKind::Fee => "what the reservation costs in the period, whether used or not",
-            LineKind::Minimum => "what usage and fees of the period lack to the agreed minimum",
-            LineKind::TrueUp => "what was drawn lacks to the commitment at the end of its term",
-            LineKind::Promotion => "paid by credit that was given; its sign is turned",
-            LineKind::Prepaid => "paid by credit that was bought; its sign is turned",
-        }
-        .to_owned(),
-    );
+    how.push(match line.kind {
+        LineKind::Usage => match line.quantity.zip(line.price) {
+            Some((quantity, price)) => {
+                format!("{quantity} GPU-hours × {price} per GPU-hour = {}, exactly", line.exact_amount)
+            }
+            None => "GPU-hours × price per GPU-hour, exactly".to_owned(),
+        },
+        LineKind::Fee => "what the reservation costs in the period, whether used or not".to_owned(),
+        LineKind::Minimum => "what usage and fees of the period lack to the agreed minimum".to_owned(),
+        LineKind::TrueUp => "what was drawn lacks to the commitment at the end of its term".to_owned(),
+        LineKind::Promotion => "paid by credit that was given; its sign is turned".to_owned(),
+        LineKind::Prepaid => "paid by credit that was bought; its sign is turned".to_owned(),
+    });
     if let Some(rule) = &line.rule {
         how.push(match line.kind {
             LineKind::Usage => format!(
