@@ -21,8 +21,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, balance, credit, demo, doctor, export, instance, invoice, key, ledger, metering, nats, price,
-    quarantine, replay, reserve, scenario, serve, tax, up, usage, verify,
+    agent, balance, credit, demo, doctor, estimate, explain, export, instance, invoice, key, ledger,
+    metering, nats, price, quarantine, replay, reserve, scenario, serve, tax, up, usage, verify,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -71,6 +71,10 @@ enum Command {
     Metering(metering::Args),
     /// Balances of the book
     Balance(balance::Args),
+    /// What GPUs would cost, before they are used
+    Estimate(estimate::Args),
+    /// How a charge or an invoice line was computed, down to the reports that it rests on
+    Explain(explain::Args),
     /// Invoices: list, show, draft, finalise, pay, void, credit, recompute
     Invoice(invoice::Args),
     /// Credit of tenants: grant, list
@@ -117,6 +121,8 @@ fn main() -> ExitCode {
         Command::Usage(args) => usage::run(args, &settings, format),
         Command::Metering(args) => metering::run(args, &settings, format),
         Command::Balance(args) => balance::run(args, &settings, format),
+        Command::Estimate(args) => estimate::run(args, &settings, format),
+        Command::Explain(args) => explain::run(args, &settings, format),
         Command::Invoice(args) => invoice::run(args, &settings, format),
         Command::Credit(args) => credit::run(args, &settings, format),
         Command::Reserve(args) => reserve::run(args, &settings, format),

@@ -7,6 +7,7 @@ mod command_line;
 mod commerce;
 mod crash;
 mod documentation;
+mod explain;
 mod full_disk;
 mod http;
 mod keys;

@@ -6,6 +6,8 @@ mod change;
 pub mod credit;
 pub mod demo;
 pub mod doctor;
+pub mod estimate;
+pub mod explain;
 pub mod export;
 pub mod instance;
 pub mod invoice;

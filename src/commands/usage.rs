@@ -47,7 +47,7 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
     answer(format, &report, |report| text(report, &query.group_by))
 }
 
-fn whole_hour(at: Instant) -> Result<Hour, Failure> {
+pub(super) fn whole_hour(at: Instant) -> Result<Hour, Failure> {
     let hour = Hour::containing(at);
     if hour.start() == at {
         Ok(hour)

@@ -25,6 +25,7 @@ use Permission::{
 #[rustfmt::skip]
 pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET",  "/metrics",                                                       ReadMetrics),
+    ("POST", "/v1/estimates",                                                  ReadRateCards),
     ("POST", "/v1/keys",                                                       ManageKeys),
     ("GET",  "/v1/keys",                                                       ManageKeys),
     ("GET",  "/v1/keys/{key}",                                                 ManageKeys),
@@ -53,9 +54,11 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("POST", "/v1/tenants/{tenant}/credit-notes",                              WriteInvoices),
     ("POST", "/v1/tenants/{tenant}/credits",                                   WriteCredits),
     ("GET",  "/v1/tenants/{tenant}/credits",                                   ReadBooks),
+    ("POST", "/v1/tenants/{tenant}/estimates",                                 ReadContracts),
     ("POST", "/v1/tenants/{tenant}/instances",                                 WriteInstances),
     ("GET",  "/v1/tenants/{tenant}/instances",                                 ReadInstances),
     ("GET",  "/v1/tenants/{tenant}/instances/{instance}",                      ReadInstances),
+    ("GET",  "/v1/tenants/{tenant}/instances/{instance}/charges/{hour}",       ReadBooks),
     ("POST", "/v1/tenants/{tenant}/instances/{instance}:change-mode",          WriteInstances),
     ("POST", "/v1/tenants/{tenant}/instances/{instance}:start",                WriteInstances),
     ("POST", "/v1/tenants/{tenant}/instances/{instance}:stop",                 WriteInstances),
@@ -64,6 +67,7 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET",  "/v1/tenants/{tenant}/invoices",                                  ReadBooks),
     ("GET",  "/v1/tenants/{tenant}/invoices/draft",                            ReadBooks),
     ("GET",  "/v1/tenants/{tenant}/invoices/{number}",                         ReadBooks),
+    ("GET",  "/v1/tenants/{tenant}/invoices/{number}/lines/{line}",            ReadBooks),
     ("GET",  "/v1/tenants/{tenant}/invoices/{number}/status",                  ReadBooks),
     ("POST", "/v1/tenants/{tenant}/invoices/{number}:pay",                     WriteInvoices),
     ("POST", "/v1/tenants/{tenant}/invoices/{number}:void",                    WriteInvoices),

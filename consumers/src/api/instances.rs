@@ -228,7 +228,7 @@ fn spans(intervals: &[Interval]) -> Vec<Span> {
 }
 
 /// The instance, where it is the tenant's: another's is as unknown as one that is not there.
-fn of_tenant<'a>(
+pub(super) fn of_tenant<'a>(
     state: &'a hourglass_ledger::core::State,
     tenant: &TenantId,
     id: &InstanceId,

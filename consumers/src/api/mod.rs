@@ -23,6 +23,8 @@ mod app;
 mod credits;
 mod document;
 mod done;
+mod estimates;
+mod explain;
 mod extract;
 mod guard;
 mod health;
@@ -144,10 +146,13 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(spot::set_spot_price, spot::list_spot_prices))
         .routes(routes!(rerates::commit_rerate))
         .routes(routes!(rerates::preview_rerate))
+        .routes(routes!(estimates::estimate_list))
+        .routes(routes!(estimates::estimate_for_tenant))
         .routes(routes!(prices::sign_contract, prices::list_contracts))
         .routes(routes!(prices::publish_rate_card, prices::list_rate_cards))
         .routes(routes!(instances::register_instance, instances::list_instances))
         .routes(routes!(instances::get_instance))
+        .routes(routes!(explain::explain_charge))
         .routes(routes!(usage::ingest_usage))
         .routes(routes!(usage::tenant_usage))
         .routes(routes!(usage::all_usage))
@@ -166,6 +171,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(invoices::draft_invoice))
         .routes(routes!(invoices::get_invoice))
         .routes(routes!(invoices::life::invoice_status))
+        .routes(routes!(explain::explain_invoice_line))
         .routes(routes!(invoices::life::issue_credit_note))
         .routes(routes!(keys::create_key, keys::list_keys))
         .routes(routes!(keys::get_key))

@@ -247,7 +247,7 @@ pub(super) fn exclusion(
 }
 
 /// What the clock says of a report when it comes.
-fn lateness(policy: Policy, interval: Interval, now: Instant) -> Option<Exclusion> {
+pub(super) fn lateness(policy: Policy, interval: Interval, now: Instant) -> Option<Exclusion> {
     let age = now.ms_since(interval.end());
     if age < policy.clock_skew_max_ms.saturating_neg() {
         Some(Exclusion::InTheFuture)

@@ -9,7 +9,7 @@ use hourglass_units::{
     Amount, Currency, HOUR_MILLISECONDS, Hour, Instant, Interval, Month, Platform, Price, ProjectId,
     Quantity, TenantId,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::accounts::{Reach, items};
 use super::groups::GroupIx;
@@ -22,42 +22,34 @@ use super::usage::INSTANCE_GPUS_MAX;
 pub const PLAN_HOURS_MAX: i64 = 3 * 366 * 24;
 
 /// GPUs that somebody thinks of using.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// By which tenant's contract; list prices where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<TenantId>,
     /// In which currency, where no tenant is named.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub currency: Option<Currency>,
     /// For which project, where rules of the contract name any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<ProjectId>,
     /// On which platform.
     pub platform: Platform,
     /// How they are sold.
-    #[serde(flatten)]
     pub mode: PlanMode,
     /// How many.
     pub gpus: u32,
-    /// From when; from now on where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// From when; see [`earliest_start`] where absent.
     pub from: Option<Instant>,
     /// Until when.
     pub until: Instant,
 }
 
 /// How the GPUs of a plan are sold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "model", rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PlanMode {
     /// At the list or contract price.
     OnDemand,
     /// At the pool's price as it is now, and never more than the limit.
     Spot {
         /// Per GPU-hour.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<Price>,
     },
     /// By a reservation that would be made for it, all of its hours used.
@@ -113,9 +105,19 @@ struct Place<'a> {
     sku: Sku,
 }
 
+/// When a plan begins that does not say when: now, or with the next full hour where it makes a
+/// reservation, which has only full ones.
+pub fn earliest_start(mode: &PlanMode, now: Instant) -> Instant {
+    let hour = Hour::containing(now);
+    match mode {
+        PlanMode::Reserved { .. } if hour.start() < now => hour.end(),
+        PlanMode::OnDemand | PlanMode::Spot { .. } | PlanMode::Reserved { .. } => now,
+    }
+}
+
 /// Says what a plan would cost.
 pub fn estimate(state: &State, plan: &Plan) -> Result<Estimate, Rejection> {
-    let from = plan.from.unwrap_or(state.now);
+    let from = plan.from.unwrap_or_else(|| earliest_start(&plan.mode, state.now));
     let window = check(plan, from)?;
     let place = place(state, plan)?;
     let reservation = match &plan.mode {

@@ -3,17 +3,22 @@
 //! What the log knows beside, the events that are the evidence and the transfers, is looked up by
 //! whoever holds the store.
 
-use hourglass_pricing::Component;
+use std::collections::BTreeMap;
+
+use hourglass_pricing::{Component, PurchaseModel};
 use hourglass_units::{
-    Amount, Currency, Hour, InstanceId, Instant, Interval, Month, Price, ProjectId, Quantity, ReservationId,
-    TenantId,
+    AgentId, Amount, BidId, Currency, Hour, INSTANT_MIN, InstanceId, Instant, Interval, Month, Platform,
+    Price, ProjectId, Quantity, ReservationId, TenantId,
 };
 use serde::{Serialize, Serializer};
 
+use super::apply::lateness;
 use super::command::Mode;
+use super::event::Policy;
 use super::groups::GroupIx;
-use super::metering::quantity;
+use super::metering::{Exclusion, Instance, quantity};
 use super::state::State;
+use super::usage::UsageRecord;
 
 /// The lines of an instance within one UTC hour, and what they come of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,25 +32,51 @@ pub struct HourExplained {
     pub hour: Hour,
     /// In which billing period.
     pub period: Month,
+    /// On which platform.
+    pub platform: Platform,
     /// GPUs that the instance holds.
     pub gpus: u32,
+    /// The only agent whose reports count; any agent's do where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
     /// What was reported in good order.
     pub reported: Vec<Interval>,
     /// When it ran.
     pub running: Vec<Interval>,
     /// What was voided.
     pub voided: Vec<Interval>,
-    /// How it was sold: since when, and how.
-    pub modes: Vec<(Instant, Mode)>,
+    /// What was reported and excluded when it came, by the reason's code.
+    pub excluded: BTreeMap<&'static str, Vec<Interval>>,
+    /// How it was sold, as it was said.
+    pub modes: Vec<ModeExplained>,
     /// Its lines.
     pub lines: Vec<LineExplained>,
+}
+
+/// How the instance is sold from a time on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ModeExplained {
+    /// Since when; since it is known where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<Instant>,
+    /// The purchase model.
+    pub model: PurchaseModel,
+    /// Out of which reservation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<ReservationId>,
+    /// By which bid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bid: Option<BidId>,
+    /// Its GPU-hours never cost more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Price>,
 }
 
 /// One line: what is billed of it, at which price, and by whose word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LineExplained {
     /// How it was sold in the end.
-    pub model: &'static str,
+    pub model: PurchaseModel,
     /// For which project.
     pub project: ProjectId,
     /// Out of which reservation.
@@ -72,15 +103,35 @@ pub struct PartExplained {
     pub interval: Interval,
     /// Who says the price: a version of a card or contract, a reservation, or the spot pool.
     pub source: String,
-    /// What a discount was taken off: the card and its price.
+    /// What a discount was taken off.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub list: Option<(String, Price)>,
+    pub list: Option<ListPrice>,
     /// The pool's price, where the bid's limit is below it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub above_limit: Option<Price>,
     /// What the price is made of, where the card says so.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub components: Vec<Component>,
+}
+
+/// A list price that a discount was taken off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ListPrice {
+    /// The card, as `name@version`.
+    pub source: String,
+    /// Per GPU-hour.
+    pub price: Price,
+}
+
+impl HourExplained {
+    /// Whether a record is a report of this instance in good order: one that its coverage rests on.
+    /// `at` is when the report came. Decided by the rules that took the report in.
+    pub fn rests_on(&self, policy: Policy, agent: &AgentId, record: &UsageRecord<'_>, at: Instant) -> bool {
+        record.instance == self.instance.as_str()
+            && record.gpus == self.gpus
+            && self.agent.as_ref().is_none_or(|own| own == agent)
+            && lateness(policy, record.interval, at).is_none()
+    }
 }
 
 fn as_text<S: Serializer>(hour: &Hour, serializer: S) -> Result<S::Ok, S::Error> {
@@ -119,20 +170,48 @@ pub fn hour(state: &State, instance: &str, hour: Hour) -> Option<HourExplained> 
         tenant: view.tenant().clone(),
         hour,
         period: state.period_at(view.tenant(), hour.start()),
+        platform: view.sku().platform.clone(),
         gpus: it.gpus,
+        agent: view.agent().cloned(),
         reported: within(view.reported()),
         running: within(view.running()),
         voided: within(view.voided()),
-        modes: view.modes(),
+        excluded: excluded_within(it, window),
+        modes: modes_within(view.modes(), window),
         lines,
     })
+}
+
+/// What was excluded when it came. What was voided is no report, and is said elsewhere.
+fn excluded_within(instance: &Instance, window: Interval) -> BTreeMap<&'static str, Vec<Interval>> {
+    let excluded = instance.excluded.iter().flat_map(|reports| reports.iter());
+    let reports = excluded.filter(|(reason, _)| **reason != Exclusion::Voided);
+    let parts = reports.map(|(reason, coverage)| (reason.as_str(), coverage.within(window).collect()));
+    parts.filter(|(_, parts): &(_, Vec<Interval>)| !parts.is_empty()).collect()
+}
+
+/// The modes that hold within the window: the one that it begins with, and those that begin in it.
+fn modes_within(modes: Vec<(Instant, Mode)>, window: Interval) -> Vec<ModeExplained> {
+    let begun = modes.iter().take_while(|(from, _)| *from <= window.start()).count();
+    let holding = modes.into_iter().skip(begun.saturating_sub(1));
+    holding.take_while(|(from, _)| *from < window.end()).map(explain_mode).collect()
+}
+
+fn explain_mode((from, mode): (Instant, Mode)) -> ModeExplained {
+    let model = mode.model();
+    let (reservation, bid, limit) = match mode {
+        Mode::OnDemand => (None, None, None),
+        Mode::Reserved { reservation } => (Some(reservation), None, None),
+        Mode::Spot { bid, limit } => (None, bid, limit),
+    };
+    ModeExplained { from: (from != INSTANT_MIN).then_some(from), model, reservation, bid, limit }
 }
 
 fn new_line(state: &State, group: GroupIx, price: Price, part: PartExplained) -> Option<LineExplained> {
     let group = state.groups.get(group)?;
     let held = group.reservation.and_then(|ix| state.reservations.get(ix));
     Some(LineExplained {
-        model: group.sku.model.as_str(),
+        model: group.sku.model,
         project: group.project.clone(),
         reservation: held.map(|held| held.reservation.draft().reservation.clone()),
         price,
@@ -147,7 +226,7 @@ fn new_line(state: &State, group: GroupIx, price: Price, part: PartExplained) ->
 /// Who says the price of an interval that has one price.
 fn explain_part(
     state: &State,
-    instance: &super::metering::Instance,
+    instance: &Instance,
     group: GroupIx,
     interval: Interval,
 ) -> Option<PartExplained> {
@@ -169,7 +248,7 @@ fn explain_part(
     Some(PartExplained {
         interval,
         source: listed.source.to_string(),
-        list: listed.list.as_ref().map(|(card, price)| (card.to_string(), *price)),
+        list: listed.list.as_ref().map(|(card, price)| ListPrice { source: card.to_string(), price: *price }),
         above_limit: above_limit(listed.price),
         components: listed.components.as_slice().to_vec(),
     })

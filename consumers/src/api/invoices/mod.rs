@@ -57,7 +57,7 @@ pub(super) struct InvoiceDraft {
 }
 
 /// An invoice that is not there.
-fn unknown(tenant: &TenantId, number: u64) -> Problem {
+pub(super) fn unknown(tenant: &TenantId, number: u64) -> Problem {
     Problem::not_found("invoice_unknown", format!("{tenant} has no invoice {number}"))
 }
 

@@ -4,11 +4,15 @@
 //! answer a request. Each shape can be read from its document and written again, and tests hold that
 //! this gives the same document, so a shape cannot fall behind.
 
+mod estimate;
+mod explain;
 mod invoice;
 mod rerate;
 mod terms;
 
-pub(crate) use invoice::{Invoice, Tax};
+pub(crate) use estimate::Estimate;
+pub(crate) use explain::{ChargeExplained, InvoiceLineExplained};
+pub(crate) use invoice::{Invoice, InvoiceLine, Tax};
 pub(crate) use rerate::{RerateDraft, ReratePreview};
 pub(crate) use terms::{Component, Payment, Terms};
 

@@ -93,12 +93,6 @@ fn credit_is_granted_and_drawn() {
                 422,
                 "credit_invalid",
             ),
-            (
-                path,
-                with(&of("credit", json!("c")), "valid_from", json!("2025-12-01T00:00:00Z")),
-                409,
-                "credit_in_closed_period",
-            ),
             (path, of("cretid", json!("c")), 422, "body_invalid"),
             (path, of("credit", json!("a b")), 422, "body_invalid"),
             (path, with(&of("credit", json!("c")), "note", json!("\u{7}")), 422, "text_invalid"),

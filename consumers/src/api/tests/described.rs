@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::testing::{request, with_server};
 
-const ROUTES: [&str; 56] = [
+const ROUTES: [&str; 60] = [
     "GET /healthz",
     "GET /metrics",
     "GET /readyz",
@@ -31,9 +31,11 @@ const ROUTES: [&str; 56] = [
     "GET /v1/tenants/{tenant}/credits",
     "GET /v1/tenants/{tenant}/instances",
     "GET /v1/tenants/{tenant}/instances/{instance}",
+    "GET /v1/tenants/{tenant}/instances/{instance}/charges/{hour}",
     "GET /v1/tenants/{tenant}/invoices",
     "GET /v1/tenants/{tenant}/invoices/draft",
     "GET /v1/tenants/{tenant}/invoices/{number}",
+    "GET /v1/tenants/{tenant}/invoices/{number}/lines/{line}",
     "GET /v1/tenants/{tenant}/invoices/{number}/status",
     "GET /v1/tenants/{tenant}/metering",
     "GET /v1/tenants/{tenant}/reservations",
@@ -42,6 +44,7 @@ const ROUTES: [&str; 56] = [
     "GET /v1/tenants/{tenant}/unused",
     "GET /v1/tenants/{tenant}/usage",
     "GET /v1/usage",
+    "POST /v1/estimates",
     "POST /v1/keys",
     "POST /v1/keys/{key}:revoke",
     "POST /v1/quarantine/{position}:replay",
@@ -53,6 +56,7 @@ const ROUTES: [&str; 56] = [
     "POST /v1/tenants/{tenant}/contracts",
     "POST /v1/tenants/{tenant}/credit-notes",
     "POST /v1/tenants/{tenant}/credits",
+    "POST /v1/tenants/{tenant}/estimates",
     "POST /v1/tenants/{tenant}/instances",
     "POST /v1/tenants/{tenant}/instances/{instance}:change-mode",
     "POST /v1/tenants/{tenant}/instances/{instance}:start",
@@ -94,7 +98,9 @@ fn every_route_is_described_and_every_description_has_a_route() {
                     .replace("{number}", "1")
                     .replace("{key}", "aaaaaaaaaaaa")
                     .replace("{position}", "1")
-                    .replace("{reservation}", "r-1");
+                    .replace("{reservation}", "r-1")
+                    .replace("{hour}", "2026-01-01T00:00:00Z")
+                    .replace("{line}", "1");
                 let answer = server.send(request(&method.to_uppercase(), &filled, &[], Body::empty())).await;
                 let code = serde_json::from_slice(&answer.body)
                     .ok()

@@ -59,6 +59,7 @@ fn a_customer_sees_its_own_and_nothing_else() {
             "/v1/tenants/acme/credits",
             "/v1/tenants/acme/instances",
             "/v1/tenants/acme/instances/i-1",
+            "/v1/tenants/acme/instances/i-1/charges/2026-01-01T00:00:00Z",
             "/v1/tenants/acme/invoices",
             "/v1/tenants/acme/invoices/1",
             "/v1/tenants/acme/invoices/1?format=csv",
@@ -67,6 +68,7 @@ fn a_customer_sees_its_own_and_nothing_else() {
             "/v1/tenants/acme/invoices/draft?period=2026-02",
             "/v1/tenants/acme/invoices/draft?period=2026-02&format=csv",
             "/v1/tenants/acme/invoices/draft?period=2026-02&format=html",
+            "/v1/tenants/acme/invoices/1/lines/1",
             "/v1/tenants/acme/metering",
             "/v1/tenants/acme/reservations",
             "/v1/tenants/acme/reservations/a-reserved",
@@ -78,7 +80,8 @@ fn a_customer_sees_its_own_and_nothing_else() {
         for (method, route, _) in ROUTES.iter().filter(|it| it.1.starts_with("/v1/tenants/{tenant}")) {
             let route =
                 route.replace("{tenant}", "acme").replace("{instance}", "i-1").replace("{number}", "1");
-            let route = route.replace("{reservation}", "a-reserved");
+            let route = route.replace("{reservation}", "a-reserved").replace("{line}", "1");
+            let route = route.replace("{hour}", "2026-01-01T00:00:00Z");
             let listed = own.iter().any(|path| path.split('?').next() == Some(route.as_str()));
             assert!(*method != "GET" || listed, "{route} is not looked at");
         }
@@ -193,6 +196,9 @@ fn no_spelling_of_a_path_leads_to_another_tenant() {
             "/v1/tenants/acme/reservations/b-reserved",
             "/v1/tenants/acme/reservations/..%2F..%2Fbeta%2Freservations%2Fb-reserved",
             "/v1/tenants/acme/invoices/..%2F..%2Fbeta%2Finvoices%2F1",
+            "/v1/tenants/acme/instances/b-secret/charges/2026-01-01T00:00:00Z",
+            "/v1/tenants/beta/instances/b-secret/charges/2026-01-01T00:00:00Z",
+            "/v1/tenants/beta/invoices/1/lines/1",
             "/v1/tenants/acme/instances/..%2F..%2Fbeta%2Finstances%2Fb-secret",
             "/v1/tenants/beta:acme",
             "/V1/tenants/beta/balance",

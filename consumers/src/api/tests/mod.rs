@@ -5,6 +5,7 @@ mod billing;
 mod commerce;
 mod described;
 mod errors;
+mod explain;
 mod isolation;
 mod keys;
 mod lists;
