@@ -86,6 +86,7 @@ fn charges_and_invoice_lines_are_explained_to_the_last_digit() {
     let invoices = hourglass(data, &["invoice", "list", "--json"]).json();
     for invoice in list(&invoices).iter().step_by(3) {
         let (tenant, number) = (text(&invoice["tenant"]), invoice["number"].to_string());
+        let invoice = hourglass(data, &["invoice", "show", tenant, &number, "--json"]).json();
         for (index, line) in list(&invoice["lines"]).iter().enumerate() {
             let which = (index + 1).to_string();
             let it = hourglass(data, &["explain", "invoice", tenant, &number, &which, "--json"]).json();

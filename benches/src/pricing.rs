@@ -7,7 +7,8 @@ use hourglass_ledger::core::explain as core_explain;
 use hourglass_ledger::core::rows::{EventRows, NoRows};
 use hourglass_ledger::core::usage::UsageBatch;
 use hourglass_ledger::core::{
-    Command, Decision, Event, Position, Recorded, Request, RerateDraft, State, apply, decide, rerating,
+    Command, Decision, Event, Policy, Position, Recorded, Request, RerateDraft, State, apply, decide,
+    rerating,
 };
 use hourglass_ledger::load::{From, load};
 use hourglass_ledger::log::{self, StoredEvent};
@@ -330,7 +331,8 @@ fn explain_a_line(quick: bool) -> Figure {
     for n in (0..instances).step_by(instances / 20) {
         let (took, explained) = seconds(|| {
             let explained = core_explain::hour(&state, &id(n), hour).expect("an instance");
-            explain::charge(reader.as_ref(), explained, state.position()).expect("an explanation")
+            explain::charge(reader.as_ref(), explained, Policy::default(), state.position())
+                .expect("an explanation")
         });
         assert!(explained.evidence_is_complete && explained.evidence.len() == 60, "an hour of minutes");
         times.push(took * 1_000.0);

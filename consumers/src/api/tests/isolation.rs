@@ -211,7 +211,9 @@ fn no_spelling_of_a_path_leads_to_another_tenant() {
         // Its own tenant in another spelling is refused too: what is compared is what came.
         server.get_with("/v1/tenants/acm%65/balance", &key).await.expect_problem(404, "tenant_unknown");
         // Nor does it change anything, anywhere: neither its own things nor another's.
-        for (_, route, _) in ROUTES.iter().filter(|it| it.0 == "POST") {
+        // An estimate changes nothing: it is a question with a body, and asked in tests of its own.
+        let changing = |it: &&(&str, &str, _)| it.0 == "POST" && !it.1.ends_with("/estimates");
+        for (_, route, _) in ROUTES.iter().filter(changing) {
             for (tenant, instance, reservation) in [
                 ("acme", "i-1", "a-reserved"),
                 ("beta", "b-secret", "b-reserved"),
