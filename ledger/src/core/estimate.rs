@@ -289,8 +289,8 @@ fn more_owed(
     let before = items(state.ground(), id, account, reach, &[]).map_err(overflow)?;
     let after = items(state.ground(), id, account, reach, &more).map_err(overflow)?;
     let sum = |items: &BTreeMap<ItemKey, Item>, wanted: fn(&Source) -> bool| {
-        let wanted = items.iter().filter(|(key, _)| wanted(&key.source)).map(|(_, item)| item.amount);
-        wanted.into_iter().try_fold(Amount::ZERO, |sum: Amount, amount| sum.checked_add(amount))
+        let mut wanted = items.iter().filter(|(key, _)| wanted(&key.source)).map(|(_, item)| item.amount);
+        wanted.try_fold(Amount::ZERO, |sum, amount| sum.checked_add(amount))
     };
     let more = |wanted: fn(&Source) -> bool| {
         let difference = sum(&after, wanted).zip(sum(&before, wanted));

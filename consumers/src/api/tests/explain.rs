@@ -276,3 +276,106 @@ fn an_invoice_line_is_explained_by_the_usage_that_it_counts() {
         }
     });
 }
+
+/// A period that begins on another UTC day, and a correction of one that is closed.
+#[test]
+fn an_invoice_line_counts_the_period_of_the_customers_calendar() {
+    with_server(async |server| {
+        server.post("/v1/rate-cards", crate::testing::card()).await.expect(StatusCode::CREATED);
+        let tenant = json!({"tenant": "acme", "currency": "USD"});
+        server.post("/v1/tenants", tenant).await.expect(StatusCode::CREATED);
+        let contract = json!({"name": "deal", "version": 1, "effective_from": "2026-01-02T00:00:00Z",
+            "prices": [], "terms": {"billing": {"time_zone": "Asia/Tokyo"}}});
+        server.post("/v1/tenants/acme/contracts", contract).await.expect(StatusCode::CREATED);
+        server.post("/v1/tenants/acme/instances", instance("i-1")).await.expect(StatusCode::CREATED);
+        let start = json!({"at": "2026-01-01T00:30:00Z"});
+        server.post("/v1/tenants/acme/instances/i-1:start", start).await.expect(StatusCode::OK);
+        let explained = async |number: u64, line: u64| {
+            let path = format!("/v1/tenants/acme/invoices/{number}/lines/{line}");
+            server.get(&path).await.expect(StatusCode::OK).json()
+        };
+        let close = async |period: &str, now: &str| {
+            server.clock.set(now);
+            server.tick().await;
+            let finalise = json!({ "period": period });
+            server.post("/v1/tenants/acme/invoices", finalise).await.expect(StatusCode::CREATED);
+        };
+        let send = async |seq: u64, from: &str, until: &str| {
+            let batch =
+                json!({"agent_id": "node-1", "epoch": 1, "first_seq": seq, "records": [record(from, until)]});
+            server.post("/v1/usage:ingest", batch).await.expect(StatusCode::OK);
+        };
+
+        server.clock.set("2026-02-01T00:00:00Z");
+        // Three hours; the customer's February begins at 15:00.
+        send(0, "2026-01-31T13:00:00Z", "2026-01-31T16:00:00Z").await;
+        close("2026-01", "2026-02-05T00:00:00Z").await;
+        let answer = explained(1, 1).await;
+        assert_eq!((&answer["text"]["quantity"], &answer["usage_quantity"]), (&json!("16"), &json!("16")));
+
+        // January turns out to be longer: February's invoice has its own hour and the difference.
+        send(1, "2026-01-31T12:00:00Z", "2026-01-31T13:00:00Z").await;
+        close("2026-02", "2026-03-05T00:00:00Z").await;
+        let own = explained(2, 1).await;
+        assert_eq!((&own["text"]["quantity"], &own["usage_quantity"]), (&json!("8"), &json!("8")), "{own}");
+        let correction = explained(2, 2).await;
+        assert_eq!(
+            (&correction["text"]["correction"], &correction["text"]["quantity"]),
+            (&json!(true), &json!("8"))
+        );
+        assert_eq!(correction["usage_quantity"], "24", "all of January: invoice 1 holds the rest");
+        assert!(correction["how"][0].as_str().unwrap().contains("correction: 2026-01"), "{correction}");
+    });
+}
+
+#[test]
+fn lines_of_two_reservations_are_explained_apart() {
+    with_server(async |server| {
+        server.with_customers().await;
+        for (reservation, usage) in [("r-1", "0.5"), ("r-2", "0.5")] {
+            let draft = json!({"reservation": reservation, "project": "ml", "platform": "h100", "gpus": 8,
+                "from": "2026-01-01T03:00:00Z", "until": "2026-01-01T05:00:00Z",
+                "payment": {"flex": {"holding": "1", "usage": usage}}});
+            server.post("/v1/tenants/acme/reservations", draft).await.expect(StatusCode::CREATED);
+        }
+        server.clock.set("2026-01-01T06:00:00Z");
+        for (seq, id, reservation, until) in [(0, "i-2", "r-1", "05:00"), (1, "i-3", "r-2", "04:00")] {
+            let mut draft = instance(id);
+            draft["model"] = json!("reserved");
+            draft["reservation"] = json!(reservation);
+            server.post("/v1/tenants/acme/instances", draft).await.expect(StatusCode::CREATED);
+            let start = json!({"at": "2026-01-01T03:00:00Z"});
+            let path = format!("/v1/tenants/acme/instances/{id}:start");
+            server.post(&path, start).await.expect(StatusCode::OK);
+            let mut used = record("2026-01-01T03:00:00Z", &format!("2026-01-01T{until}:00Z"));
+            used["instance_id"] = json!(id);
+            let batch = json!({"agent_id": "node-1", "epoch": 1, "first_seq": seq, "records": [used]});
+            server.post("/v1/usage:ingest", batch).await.expect(StatusCode::OK);
+        }
+        server.clock.set("2026-02-05T00:00:00Z");
+        server.tick().await;
+        let finalise = json!({"period": "2026-01"});
+        server.post("/v1/tenants/acme/invoices", finalise).await.expect(StatusCode::CREATED);
+        let invoice = server.get("/v1/tenants/acme/invoices/1").await.expect(StatusCode::OK).json();
+        let mut seen = Vec::new();
+        for (index, line) in invoice["lines"].as_array().unwrap().iter().enumerate() {
+            let path = format!("/v1/tenants/acme/invoices/1/lines/{}", index + 1);
+            let answer = server.get(&path).await.expect(StatusCode::OK).json();
+            described::<schema::InvoiceLineExplained>(&answer);
+            if line["kind"] == "usage" {
+                assert_eq!(answer["usage_quantity"], line["quantity"], "{answer}");
+                seen.push((line["reservation"].clone(), answer["usage"][0]["instance"].clone()));
+            } else {
+                assert_eq!(answer["usage"], json!([]), "{answer}");
+            }
+        }
+        assert_eq!(seen, [(json!("r-1"), json!("i-2")), (json!("r-2"), json!("i-3"))]);
+        let path = "/v1/tenants/acme/instances/i-2/charges/2026-01-01T03:00:00Z";
+        let charge = server.get(path).await.expect(StatusCode::OK).json();
+        described::<schema::ChargeExplained>(&charge);
+        assert_eq!(
+            (&charge["rows"][0]["reservation"], &charge["modes"][0]["model"]),
+            (&json!("r-1"), &json!("reserved"))
+        );
+    });
+}

@@ -7,9 +7,7 @@ use hourglass_ledger::core::invoicing::{Invoice, InvoiceLine, LineKind};
 use hourglass_ledger::store::{
     ChargeFilter, PAGE_ROWS_MAX, Page, Reader, RowKey, StoreError, TransferFilter, UsageQuery,
 };
-use hourglass_units::{
-    Amount, Hour, InstanceId, Instant, Interval, Price, Quantity, ReservationId, TenantId,
-};
+use hourglass_units::{Amount, Hour, InstanceId, Interval, Price, Quantity, ReservationId, TenantId};
 use serde::Serialize;
 
 use super::{TRANSFERS_MAX, TransferExplained, explain_transfer};
@@ -129,14 +127,14 @@ impl Usage<'_> {
         }
     }
 
-    /// The rows of the line's project in its period. An hour belongs to the period that it begins in.
+    /// The rows of the line's project in its period, which begins and ends with a UTC hour.
     fn filter(&self) -> ChargeFilter {
         ChargeFilter {
             tenant: Some(self.invoice.tenant.clone()),
             project: self.line.project.clone(),
             instance: None,
-            from: Some(first_hour_from(self.period.start())),
-            until: Some(first_hour_from(self.period.end())),
+            from: Some(Hour::containing(self.period.start())),
+            until: Some(Hour::containing(self.period.end())),
         }
     }
 
@@ -192,12 +190,6 @@ impl Usage<'_> {
 
 fn explain_usage((instance, unit_price): (InstanceId, Price), quantity: Quantity) -> UsageExplained {
     UsageExplained { instance, unit_price, quantity, amount: unit_price.times(quantity) }
-}
-
-/// The first hour that begins at an instant or later: periods of some time zones begin within one.
-fn first_hour_from(at: Instant) -> Hour {
-    let hour = Hour::containing(at);
-    if hour.start() == at { hour } else { Hour::containing(hour.end()) }
 }
 
 /// How the line came about, a sentence each.
