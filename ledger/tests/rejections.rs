@@ -401,16 +401,18 @@ fn what_is_sold_otherwise_is_refused_without_a_trace() {
     check(core, &pay(1, "1"), "invoice_unknown");
     check(core, &Command::IssueCreditNote { tenant: acme() }, "nothing_to_credit");
     core.run(usage("runs", 1, begin, now)).unwrap();
-    let rerate = |from, until| {
-        let card = card(Currency::USD, 1, begin, 3_000_000_000);
+    let rerate = |from, until, nanos| {
+        let card = card(Currency::USD, 1, begin, nanos);
         Command::Rerate(RerateDraft { card, from, until, tenant: None, into_closed: false })
     };
-    core.run(rerate(hour(0), hour(1))).unwrap();
-    check(core, &rerate(hour(1), hour(0)), "interval_reversed");
-    check(core, &rerate(hour(0), hour(3)), "card_refused");
+    core.run(rerate(hour(0), hour(1), 3_000_000_000)).unwrap();
+    check(core, &rerate(hour(1), hour(0), 1), "interval_reversed");
+    check(core, &rerate(hour(0), hour(3), 1), "card_refused");
     core.now = ms("2026-02-04T00:00:00Z");
     core.run(finalise("acme", "2026-01")).unwrap();
-    check(core, &rerate(hour(0), at(begin + 30 * MINUTE)), "rerate_into_closed");
+    check(core, &rerate(hour(0), at(begin + 30 * MINUTE), 3_000_000_001), "rerate_into_closed");
+    // To the prices that hold already nothing changes, closed or not.
+    core.clone().run(rerate(hour(0), at(begin + 30 * MINUTE), 3_000_000_000)).unwrap();
     let closed =
         r#"{"credit": "c-3", "kind": "prepaid", "amount": "1", "valid_from": "2026-01-20T00:00:00Z"}"#;
     check(core, &credit(closed), "credit_in_closed_period");

@@ -13,7 +13,7 @@ use super::lifecycle;
 use super::metering::{AgentIx, Charging, Exclusion, Instance, InstanceIx, Suspended};
 use super::rerating;
 use super::rows::{QuarantineRow, Rows};
-use super::sla::Waiting;
+use super::sla::{self, Waiting};
 use super::state::{Cell, FirstAnswer, State, Tenant};
 use super::tick::tick;
 use super::usage::UsageBatch;
@@ -206,26 +206,41 @@ fn note_xids(state: &mut State, batch: &UsageBatch, policy: Policy) {
     if batch.xids().is_empty() {
         return;
     }
-    let (now, position) = (state.now, state.position);
+    let now = state.now;
     let agent = state.agents.iter().position(|known| known == batch.agent());
     let agent = agent.and_then(|ix| AgentIx::try_from(ix).ok());
-    for (index, code) in batch.xids() {
-        let Some(record) = batch.records().nth(*index) else { continue };
-        let late = lateness(policy, record.interval, now);
-        let found = state.instances.find(record.instance).and_then(|ix| Some((ix, state.instances.get(ix)?)));
-        match found {
-            Some((ix, instance)) => {
-                let by = instance.agent.is_none() || instance.agent == agent;
-                if exclusion(instance, record.gpus, by, late).is_none() {
-                    state.incidents.note(ix, record.interval, *code, position);
-                }
+    // Both are in the order of the records.
+    let mut xids = batch.xids().iter().peekable();
+    for (index, record) in batch.records().enumerate() {
+        while let Some((_, code)) = xids.next_if(|(at, _)| *at == index) {
+            note_xid(state, batch, record, agent, lateness(policy, record.interval, now), *code);
+        }
+    }
+}
+
+fn note_xid(
+    state: &mut State,
+    batch: &UsageBatch,
+    record: super::usage::UsageRecord<'_>,
+    agent: Option<AgentIx>,
+    late: Option<Exclusion>,
+    code: u32,
+) {
+    let (interval, position) = (record.interval, state.position);
+    let found = state.instances.find(record.instance).and_then(|ix| Some((ix, state.instances.get(ix)?)));
+    match found {
+        Some((ix, instance)) => {
+            let by = instance.agent.is_none() || instance.agent == agent;
+            let counts = exclusion(instance, record.gpus, by, late).is_none();
+            if counts && sla::is_agreed(state, instance, interval.start()) {
+                state.incidents.note(ix, interval, code, position);
             }
-            None => {
-                let Ok(instance) = record.instance.parse() else { continue };
-                let (agent, gpus, interval) = (batch.agent().clone(), record.gpus, record.interval);
-                let waiting = Waiting { agent, gpus, excluded: late, interval, code: *code, position };
-                state.incidents.wait(instance, waiting);
-            }
+        }
+        None => {
+            let Ok(instance) = record.instance.parse() else { return };
+            let (agent, gpus) = (batch.agent().clone(), record.gpus);
+            let waiting = Waiting { agent, gpus, excluded: late, interval, code, position };
+            state.incidents.wait(instance, waiting);
         }
     }
 }

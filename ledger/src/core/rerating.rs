@@ -163,14 +163,17 @@ pub(crate) fn closed_period(
     repriced: &BTreeMap<GroupIx, PriceTimeline>,
     window: Interval,
 ) -> Option<(TenantId, Month)> {
-    repriced.keys().find_map(|ix| {
+    repriced.iter().find_map(|(ix, new)| {
         let group = state.groups.get(*ix)?;
         let closed_until = state.tenants.get(&group.tenant)?.closed_until()?;
         let calendar = state.calendars.of(&group.tenant);
         let closed = group.buckets().iter().find(|bucket| {
             bucket.period <= closed_until
                 && !bucket.charged.is_zero()
-                && calendar.interval(bucket.period).intersection(window).is_some()
+                && calendar
+                    .interval(bucket.period)
+                    .intersection(window)
+                    .is_some_and(|part| differs(group, new, part))
         })?;
         Some((group.tenant.clone(), closed.period))
     })
@@ -179,6 +182,14 @@ pub(crate) fn closed_period(
 /// Checks a re-rating, as for a preview: closed periods may be looked at.
 pub fn check(state: &State, draft: &RerateDraft, now: Instant) -> Result<Rerating, Rejection> {
     decide::rerating_of(state, draft, now)
+}
+
+/// Whether prices of a group would differ anywhere in the window, and not only by whose word they hold.
+fn differs(group: &super::groups::ChargeGroup, new: &PriceTimeline, window: Interval) -> bool {
+    new.within(window).any(|step| {
+        let part = step.interval.intersection(window);
+        part.is_some_and(|part| group.prices.within(part).any(|old| old.price != step.price))
+    })
 }
 
 /// Says what a re-rating would change, and hands each line that would change to `line`.

@@ -98,6 +98,12 @@ impl Incidents {
     }
 }
 
+/// Whether an error of an instance can earn anything: what no contract asks about is not kept.
+pub(crate) fn is_agreed(state: &State, instance: &Instance, at: Instant) -> bool {
+    let group = instance.modes.newest().and_then(|step| state.groups.get(step.group));
+    group.is_some_and(|group| state.prices.sla_at(&group.tenant, at).is_some())
+}
+
 /// Looks at the hours whose grace has passed, and says which credits they earn.
 pub(crate) fn check(state: &mut State, at: Instant) -> Result<Vec<Earned>, Inconsistent> {
     let grace_ms = state.cell.as_ref().map_or(0, |cell| cell.policy.grace_ms);

@@ -19,6 +19,8 @@ pub const BATCH_RECORDS_MAX: usize = 10_000;
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Longest interval that one record may report: a day.
 pub const REPORT_MILLISECONDS_MAX: i64 = 86_400_000;
+/// Most XID errors of one record that are looked at.
+pub const RECORD_XIDS_MAX: usize = 64;
 /// Most GPUs that one instance can hold.
 pub const INSTANCE_GPUS_MAX: u32 = 1_024;
 
@@ -282,6 +284,7 @@ impl RawRecord<'_> {
             if read.is_err() {
                 xids.clear();
             }
+            xids.truncate(RECORD_XIDS_MAX);
         }
         xids
     }
