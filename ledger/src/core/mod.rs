@@ -66,6 +66,7 @@ pub use rejection::Rejection;
 pub use reservations::Held;
 pub use state::{Cell, Counts, FinalisedInvoice, InstanceView, InvoiceStatus, LineView, State, Tenant};
 pub use tick::LINES_A_TICK_MAX;
+pub use wire::usage_mentions;
 
 /// An event that no decision can have made: the log was changed, or is another engine's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -9,7 +9,7 @@ use hourglass_pricing::{
     Rerating, Sku,
 };
 use hourglass_proto::ledger::v1 as wire;
-use hourglass_units::{Amount, INSTANT_MAX, Instant, Interval, Price, Quantity};
+use hourglass_units::{Amount, INSTANT_MAX, InstanceId, Instant, Interval, Price, Quantity};
 use prost::Message;
 use prost::bytes::Bytes;
 use serde::Serialize;
@@ -20,6 +20,15 @@ use super::credentials::{KeyGrant, KeyHash};
 use super::event::{Event, EventError, Policy, Recorded};
 use super::invoice::Invoice;
 use super::usage::{BATCH_BYTES_MAX, UsageBatch};
+
+/// Whether the bytes of an event are a batch of usage that mentions an instance: much cheaper than to
+/// read it, where most do not. One that mentions it need not report it.
+pub fn usage_mentions(payload: &[u8], instance: &InstanceId) -> Result<bool, EventError> {
+    let message = wire::Event::decode(payload).map_err(EventError::new)?;
+    let Some(wire::event::Kind::UsageAccepted(it)) = message.kind else { return Ok(false) };
+    let raw = decompress(&it.batch_lz4)?;
+    Ok(memchr::memmem::find(&raw, instance.as_str().as_bytes()).is_some())
+}
 
 impl Recorded {
     /// The bytes that go into the log.

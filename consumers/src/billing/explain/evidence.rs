@@ -3,7 +3,7 @@
 //! No index says which event reported an instance, so the log is looked through, a block of events at a
 //! time. A report comes no earlier than its own time less the clock skew and no later than its end and
 //! the acceptance window: blocks outside of that time hold none. Within it the search goes forward from
-//! the hour, where reports are that came in time, and in turn back from where rows were written, where
+//! the hour, where reports are that came in time, and beyond them in turn back from where rows were written, where
 //! those are that came late. No block is read twice.
 //!
 //! What counts as a report is decided by the rules that took reports in: what was excluded when it came
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hourglass_ledger::core::explain::HourExplained;
 use hourglass_ledger::core::usage::REPORT_MILLISECONDS_MAX;
-use hourglass_ledger::core::{Event, EventKind, Policy, Position, Recorded};
+use hourglass_ledger::core::{Event, EventError, EventKind, Policy, Position, Recorded, usage_mentions};
 use hourglass_ledger::log::StoredEvent;
 use hourglass_ledger::store::{Reader, StoreError};
 use hourglass_units::{Coverage, Instant};
@@ -26,6 +26,9 @@ pub const EVIDENCE_EVENTS_MAX: u64 = 20_000;
 pub const EVIDENCE_BYTES_MAX: usize = 256 << 20;
 /// Most rows from which the search goes back: the newest ones.
 const ROWS_BACK_MAX: usize = 16;
+/// Nearly all reports come this soon after the hour, in milliseconds: that far the search only goes
+/// forward.
+const IN_TIME_MILLISECONDS: i64 = 5 * 60_000;
 /// Events of a block. Each can be as large as a batch of usage, so there are not many.
 const BLOCK_EVENTS: u64 = 64;
 
@@ -107,6 +110,8 @@ impl Search<'_> {
         let latest = latest.saturating_add_ms(self.policy.acceptance_window_ms).saturating_add_ms(1);
         let first = block_of(self.first_at(earliest)?.saturating_add(1));
         let last = block_of(self.first_at(latest)?);
+        let in_time = window.end().saturating_add_ms(IN_TIME_MILLISECONDS);
+        let in_time = block_of(self.first_at(in_time)?);
         let mut forward = first..=last;
         let newest = rows.iter().rev().map(|row| block_of(row.position));
         // What no row holds yet came last.
@@ -114,6 +119,9 @@ impl Search<'_> {
         while self.goes_on() {
             let Some(next) = forward.find(|block| !self.looked.contains(block)) else { break };
             self.look(next)?;
+            if next < in_time {
+                continue;
+            }
             let Some(from) = back.pop_front().filter(|_| self.goes_on()) else { continue };
             let behind = (first..=from.min(last)).rev().find(|block| !self.looked.contains(block));
             if let Some(block) = behind {
@@ -159,7 +167,11 @@ impl Search<'_> {
 
     /// Keeps what the event reported, if it is of the instance and the hour.
     fn take(&mut self, event: &StoredEvent) -> Result<(), StoreError> {
-        let recorded = Recorded::decode(&event.payload).map_err(|error| StoreError(error.to_string()))?;
+        let wrong = |error: EventError| StoreError(error.to_string());
+        if !usage_mentions(&event.payload, &self.hour.instance).map_err(wrong)? {
+            return Ok(());
+        }
+        let recorded = Recorded::decode(&event.payload).map_err(wrong)?;
         let Event::UsageAccepted(batch) = recorded.event else { return Ok(()) };
         let window = self.hour.hour.interval();
         let rests = |agent, record| self.hour.rests_on(self.policy, agent, &record, event.at);
