@@ -3,8 +3,9 @@
 //! No index says which event reported an instance, so the log is looked through, a block of events at a
 //! time. A report comes no earlier than its own time less the clock skew and no later than its end and
 //! the acceptance window: blocks outside of that time hold none. Within it the search goes forward from
-//! the hour, where reports are that came in time, and beyond them in turn back from where rows were written, where
-//! those are that came late. No block is read twice.
+//! the hour, where reports are that came in time, and beyond them in turn back from where rows were
+//! written, where those are that came late. No block is read twice, and no batch that does not mention
+//! the instance.
 //!
 //! What counts as a report is decided by the rules that took reports in: what was excluded when it came
 //! is no evidence. An instance need not have been known then.
