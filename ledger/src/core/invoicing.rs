@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hourglass_pricing::invoice::apportion;
 use hourglass_pricing::settle::{Item, ItemKey, Source};
 use hourglass_pricing::tax::{TaxKind, Taxed};
-use hourglass_units::{Amount, Instant, Interval, Month, TenantId};
+use hourglass_units::{Amount, Instant, Month, TenantId};
 
 use super::Inconsistent;
 use super::accounts::{Booking, Ground, Reach, accrue, differences, items, some_quantity, transfer};
@@ -542,9 +542,4 @@ impl<R: Rows> Moves<'_, R> {
         let row = transfer(self.id, accounts, (amount, self.tenant_currency), code, self.at);
         self.book.post(TransferRow { reverses: self.reverses, ..row }, self.rows)
     }
-}
-
-/// A billing period of a tenant, by its own calendar.
-pub fn period_interval(state: &State, tenant: &TenantId, period: Month) -> Interval {
-    state.calendars.of(tenant).interval(period)
 }
