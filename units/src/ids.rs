@@ -165,6 +165,10 @@ id! {
     ProjectId, "project id"
 }
 id! {
+    /// A group of projects of a tenant, for quotas.
+    GroupId, "group id"
+}
+id! {
     /// A metering agent, one a GPU node.
     AgentId, "agent id"
 }

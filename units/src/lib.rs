@@ -33,16 +33,18 @@ mod currency;
 mod ids;
 mod money;
 mod percent;
+mod resource;
 mod time;
 
 pub use coverage::{Coverage, Pieces};
 pub use currency::{Currency, UnknownCurrency};
 pub use ids::{
-    AgentId, BidId, CreditId, ID_LENGTH_MAX, IdError, InstanceId, Platform, ProjectId, RateCardName, Region,
+    AgentId, BidId, CreditId, GroupId, ID_LENGTH_MAX, IdError, InstanceId, Platform, ProjectId, RateCardName, Region,
     ReservationId, TenantId,
 };
 pub use money::{
     Amount, GPU_MILLISECONDS_MAX, Money, MoneyError, PRICE_FRACTION_DIGITS, PRICE_NANOS_MAX, Price, Quantity,
 };
 pub use percent::{PERCENT_FRACTION_DIGITS, PERCENT_MAX, Percent, PercentError};
+pub use resource::{RESOURCE_NAME_LENGTH_MAX, ResourceName, ResourceNameError};
 pub use time::{HOUR_MILLISECONDS, Hour, INSTANT_MAX, INSTANT_MIN, Instant, Interval, Month, TimeError};
