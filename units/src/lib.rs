@@ -46,5 +46,5 @@ pub use money::{
     Amount, GPU_MILLISECONDS_MAX, Money, MoneyError, PRICE_FRACTION_DIGITS, PRICE_NANOS_MAX, Price, Quantity,
 };
 pub use percent::{PERCENT_FRACTION_DIGITS, PERCENT_MAX, Percent, PercentError};
-pub use resource::{RESOURCE_NAME_LENGTH_MAX, ResourceName, ResourceNameError};
+pub use resource::{RESOURCE_NAME_LENGTH_MAX, ResourceName, ResourceNameError, gpu_resource};
 pub use time::{HOUR_MILLISECONDS, Hour, INSTANT_MAX, INSTANT_MIN, Instant, Interval, Month, TimeError};
