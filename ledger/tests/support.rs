@@ -154,6 +154,7 @@ pub(crate) fn registration(instance: &str, tenant: &str, gpus: u32) -> Registrat
         mode: Mode::OnDemand,
         gpus,
         agent: None,
+        hold: None,
     }
 }
 

@@ -62,7 +62,7 @@ impl Change {
         let outcome = outcome?;
         let resource = match outcome.answer().detail {
             Detail::Invoice { number } => format!("{resource}/{number}"),
-            Detail::Done | Detail::Usage { .. } | Detail::Key { .. } => resource,
+            _ => resource,
         };
         Ok(Done { position: outcome.answer().position.number(), resource })
     }

@@ -59,6 +59,7 @@ pub fn workload(seed: u64) -> Result<Workload, DemoError> {
                     mode: if spot { Mode::Spot { bid: None, limit: None } } else { Mode::OnDemand },
                     gpus,
                     agent: Some(agent.clone()),
+                    hold: None,
                 };
                 jobs.push(Job { instance, agent, ran });
                 free_from = ran.end().saturating_add_ms(random.i64(0..8 * HOUR_MS));

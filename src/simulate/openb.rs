@@ -145,6 +145,7 @@ pub fn read(
             mode: if row.qos == "BE" { Mode::Spot { bid: None, limit: None } } else { Mode::OnDemand },
             gpus: row.num_gpu,
             agent: Some(node.agent.clone()),
+            hold: None,
         };
         jobs.push(Job {
             instance,

@@ -180,11 +180,19 @@ mod tests {
             ("gpu", "compute.instance.gpu.gpu"),
             ("gpu-", "compute.instance.gpu.gpu-"),
             ("gpu--x", "compute.instance.gpu.gpu--x"),
+            ("GPU-A.1", "compute.instance.gpu.gpu-a-1"),
         ] {
-            assert_eq!(gpu_resource(&platform.parse().unwrap()), resource, "{platform}");
-            assert!(gpu_resource(&platform.parse().unwrap()).parse::<ResourceName>().is_ok());
+            assert_eq!(gpu_resource(&platform.parse().unwrap()).as_str(), resource, "{platform}");
         }
-        assert!(gpu_resource(&"H100".parse().unwrap()).parse::<ResourceName>().is_err());
+    }
+
+    proptest! {
+        /// The resource of any platform has a name that reads back.
+        #[test]
+        fn every_platform_counts_as_something(platform in "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}") {
+            let resource = gpu_resource(&platform.parse().unwrap());
+            prop_assert_eq!(resource.as_str().parse::<ResourceName>().unwrap(), resource);
+        }
     }
 
     proptest! {

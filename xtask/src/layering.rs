@@ -24,18 +24,25 @@ const NETWORK: [&str; 3] = ["axum", "tonic", "async-nats"];
 /// Beyond the network: storage, waiting, logging and chance.
 const IMPURE: [&str; 8] = ["axum", "tonic", "async-nats", "sqlx", "tokio", "tracing", "rand", "uuid"];
 
-const LAYERS: [Layer; 10] = [
+const LAYERS: [Layer; 11] = [
     Layer { name: "hourglass-units", may_use: &[], never: &IMPURE },
     Layer { name: "hourglass-proto", may_use: &[], never: &["axum", "async-nats", "sqlx"] },
     Layer { name: "hourglass-pricing", may_use: &["hourglass-units"], never: &IMPURE },
+    Layer { name: "hourglass-quota", may_use: &["hourglass-units"], never: &IMPURE },
     Layer {
         name: "hourglass-ledger",
-        may_use: &["hourglass-units", "hourglass-pricing", "hourglass-proto"],
+        may_use: &["hourglass-units", "hourglass-pricing", "hourglass-quota", "hourglass-proto"],
         never: &NETWORK,
     },
     Layer {
         name: "hourglass-consumers",
-        may_use: &["hourglass-units", "hourglass-pricing", "hourglass-proto", "hourglass-ledger"],
+        may_use: &[
+            "hourglass-units",
+            "hourglass-pricing",
+            "hourglass-quota",
+            "hourglass-proto",
+            "hourglass-ledger",
+        ],
         never: &[],
     },
     Layer {
@@ -49,9 +56,10 @@ const LAYERS: [Layer; 10] = [
     Layer { name: "xtask", may_use: &[], never: &IMPURE },
 ];
 
-const BELOW_THE_BINARY: [&str; 6] = [
+const BELOW_THE_BINARY: [&str; 7] = [
     "hourglass-units",
     "hourglass-pricing",
+    "hourglass-quota",
     "hourglass-proto",
     "hourglass-ledger",
     "hourglass-consumers",

@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use hourglass_ledger::core::{Command, InstanceView, Mode, Registration, Rejection};
 use hourglass_pricing::PurchaseModel;
+use hourglass_quota::HoldId;
 use hourglass_units::{
     AgentId, BidId, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Platform, Price, ProjectId,
     ReservationId, TenantId,
@@ -55,6 +56,10 @@ pub(super) struct InstanceDraft {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     agent: Option<AgentId>,
+    /// The hold that was made for it; its quota is taken at once where absent.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    hold: Option<HoldId>,
 }
 
 /// The instance runs since then.
@@ -267,10 +272,10 @@ pub(super) async fn register_instance(
     Idempotency(name): Idempotency,
     Json(draft): Json<InstanceDraft>,
 ) -> Result<Response, Problem> {
-    let InstanceDraft { instance, project, platform, model, reservation, bid, limit, gpus, agent } = draft;
+    let InstanceDraft { instance, project, platform, model, reservation, bid, limit, gpus, agent, hold } = draft;
     let mode = mode(model, reservation, bid, limit)?;
     let resource = format!("/v1/tenants/{tenant}/instances/{instance}");
-    let registration = Registration { instance, tenant, project, platform, mode, gpus, agent };
+    let registration = Registration { instance, tenant, project, platform, mode, gpus, agent, hold };
     let outcome = app.submit(Command::RegisterInstance(registration), name).await?;
     Ok(done(&outcome, true, resource))
 }

@@ -9,7 +9,9 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hourglass_ledger::cell::CellError;
 use hourglass_ledger::core::Rejection;
+use hourglass_ledger::core::quotas::QuotaRejection;
 use hourglass_ledger::store::StoreError;
+use hourglass_quota::hold::HoldError;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -234,6 +236,7 @@ impl From<Rejection> for Problem {
             | R::PlanInvalid(_)
             | R::PlanTooLong { .. }
             | R::AmountOverflow => StatusCode::UNPROCESSABLE_ENTITY,
+            R::Quota(rejection) => quota_status(rejection),
             R::MessageTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             R::CellNotOpen | R::SuspenseFull => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -243,6 +246,43 @@ impl From<Rejection> for Problem {
             retry_after: status == StatusCode::SERVICE_UNAVAILABLE,
             ..problem
         }
+    }
+}
+
+/// What is not free is a conflict with what others hold: a 429 would be retried in a loop.
+const fn quota_status(rejection: &QuotaRejection) -> StatusCode {
+    use QuotaRejection as Q;
+    match rejection {
+        Q::NodeUnknown { .. }
+        | Q::CapUnknown { .. }
+        | Q::LeaseUnknown { .. }
+        | Q::RequestUnknown { .. }
+        | Q::Hold(HoldError::Unknown { .. }) => StatusCode::NOT_FOUND,
+        Q::GroupExists { .. }
+        | Q::TooDeep { .. }
+        | Q::NodesFull
+        | Q::ResourcesFull
+        | Q::Hold(_)
+        | Q::HoldMismatch { .. }
+        | Q::HoldsFull
+        | Q::Denied(_)
+        | Q::NeedsReclaim { .. }
+        | Q::SpendDenied(_)
+        | Q::CostUnbounded { .. }
+        | Q::LeaseInconsistent { .. }
+        | Q::LeasesFull
+        | Q::RequestDecided { .. }
+        | Q::BelowUse { .. }
+        | Q::RequestsFull
+        | Q::NothingDue => StatusCode::CONFLICT,
+        Q::ItemsInvalid(_)
+        | Q::LimitsInvalid(_)
+        | Q::TtlOutOfRange
+        | Q::Cap(_)
+        | Q::RequestInvalid(_)
+        | Q::TextInvalid
+        | Q::RulesInvalid
+        | Q::ListingInvalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }
 

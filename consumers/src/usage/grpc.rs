@@ -241,7 +241,7 @@ async fn accept(cell: CellHandle, batch: UsageBatch) -> Answer {
     let answer = outcome.answer();
     let (next_seq, quarantined) = match &answer.detail {
         Detail::Usage { next_seq, quarantined, .. } => (*next_seq, quarantined.as_slice()),
-        Detail::Done | Detail::Invoice { .. } | Detail::Key { .. } => (0, [].as_slice()),
+        _ => (0, [].as_slice()),
     };
     Ok(v1::Watermark {
         agent_id,

@@ -1,6 +1,7 @@
 //! The fold: the only place where state changes.
 
 use hourglass_pricing::Rerating;
+use hourglass_quota::NodeName;
 use hourglass_units::{Coverage, Instant, Interval};
 
 use super::Inconsistent;
@@ -10,6 +11,7 @@ use super::event::{Event, Policy, Recorded};
 use super::grants::grant;
 use super::invoicing;
 use super::lifecycle;
+use super::quotas;
 use super::metering::{AgentIx, Charging, Exclusion, Instance, InstanceIx, Suspended};
 use super::rerating;
 use super::rows::{QuarantineRow, Rows};
@@ -54,7 +56,9 @@ fn happen(
             state.incidents.begin(at);
         }
         Event::TenantOpened { tenant, currency, display_name } => {
-            state.tenants.insert(tenant.clone(), Tenant::new(*currency, display_name.clone()));
+            state.tenants.insert(tenant.clone(), Tenant::new(*currency, display_name.clone(), at));
+            let root = NodeName::Tenant(tenant.clone());
+            state.quotas.tree.ensure(&root, None).map_err(quotas::broken)?;
         }
         Event::RateCardPublished(card) => {
             state.prices.publish(card.clone());
@@ -72,16 +76,24 @@ fn happen(
             touch(state, &tenant, first);
             lifecycle::look_again_from(state, contract.effective().start());
         }
-        Event::InstanceRegistered(registration) => lifecycle::register(state, registration)?,
+        Event::InstanceRegistered(registration) => {
+            lifecycle::register(state, registration)?;
+            quotas::register(state, lifecycle::find(state, &registration.instance)?, registration, at)?;
+        }
         Event::InstanceStarted { instance, at } => {
             let run = Interval::from(*at).ok_or_else(|| Inconsistent::new("a start at the end of time"))?;
             lifecycle::change_running(state, instance, run, |running| running.insert(run))?;
+            quotas::start(state, lifecycle::find(state, instance)?, *at)?;
         }
         Event::InstanceStopped { instance, at, .. } => {
             let rest = Interval::from(*at).ok_or_else(|| Inconsistent::new("a stop at the end of time"))?;
             lifecycle::change_running(state, instance, rest, |running| running.remove(rest))?;
+            quotas::release(state, lifecycle::find(state, instance)?)?;
         }
-        Event::ModeChanged { instance, mode, at } => lifecycle::change_mode(state, instance, mode, *at)?,
+        Event::ModeChanged { instance, mode, at: from } => {
+            lifecycle::change_mode(state, instance, mode, *from)?;
+            quotas::change_class(state, lifecycle::find(state, instance)?, mode, at)?;
+        }
         Event::ReservationMade { tenant, reservation } => {
             lifecycle::reserve(state, tenant, reservation, position, at)?;
         }
@@ -137,6 +149,7 @@ fn happen(
             state.credentials.insert((**grant).clone(), at);
             return Ok(Detail::Key { id: grant.id.clone() });
         }
+        Event::Quota(event) => return quotas::apply(state, position, at, event),
         Event::KeyRevoked { id } => {
             if !state.credentials.revoke(id, at) {
                 return Err(Inconsistent::new("the revocation of a key that does not hold"));

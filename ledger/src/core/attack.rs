@@ -125,6 +125,7 @@ impl Life {
                 mode: Mode::OnDemand,
                 gpus,
                 agent: None,
+                hold: None,
             };
             life.run(Command::RegisterInstance(registration)).unwrap();
         }

@@ -4,6 +4,9 @@ use std::fmt;
 
 use hourglass_pricing::reservation::ReservationDraft;
 use hourglass_pricing::tax::Tax;
+use hourglass_quota::hold::HoldState;
+use hourglass_quota::request::RequestStatus;
+use hourglass_quota::{HoldId, LeaseId, RequestId};
 use hourglass_pricing::{ContractDraft, PurchaseModel, RateCardDraft};
 use hourglass_units::{
     AgentId, Amount, BidId, Currency, InstanceId, Instant, Month, Platform, Price, ProjectId, Region,
@@ -15,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::credentials::{KeyGrant, KeyId};
 use super::credits::CreditDraft;
 use super::event::Policy;
+use super::quotas::QuotaCommand;
 use super::usage::{ContractBreach, UsageBatch};
 
 /// Most characters of a tenant's display name or of a cause of a stop.
@@ -185,6 +189,14 @@ pub enum Command {
         /// Which.
         id: KeyId,
     },
+    /// Something about quota.
+    Quota(Box<QuotaCommand>),
+}
+
+impl From<QuotaCommand> for Command {
+    fn from(command: QuotaCommand) -> Self {
+        Self::Quota(Box::new(command))
+    }
 }
 
 /// What is said of an instance when it is made known.
@@ -206,6 +218,9 @@ pub struct Registration {
     /// The only agent whose reports count; any agent's do where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentId>,
+    /// The hold that was made for it; quota is taken at once where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<HoldId>,
 }
 
 /// How an instance is sold. At any instant it is sold in exactly one way (P-1).
@@ -379,6 +394,33 @@ pub enum Detail {
     Key {
         /// Its id: in a repeat, that of the first one.
         id: KeyId,
+    },
+    /// What became of a hold.
+    Hold {
+        /// Which.
+        hold: HoldId,
+        /// Where it stands.
+        state: HoldState,
+        /// When it expires, unless it is committed; when it ended, where it has.
+        expires_at: Instant,
+    },
+    /// A lease was granted or refreshed.
+    Lease {
+        /// Which.
+        lease: LeaseId,
+        /// Counts its refreshes.
+        version: u64,
+        /// What its holder may use.
+        capacity: u64,
+        /// Until when.
+        expires_at: Instant,
+    },
+    /// Quota was requested.
+    QuotaRequest {
+        /// Which request.
+        request: RequestId,
+        /// What became of it at once.
+        status: RequestStatus,
     },
 }
 

@@ -22,6 +22,7 @@ use super::event::{Event, Policy, Recorded};
 use super::invoicing;
 use super::metering::Instance;
 use super::modes::MODE_CHANGES_MAX;
+use super::quotas;
 use super::rejection::Rejection;
 use super::rerating;
 use super::state::{Cell, FinalisedInvoice, InvoiceStatus, State, Tenant};
@@ -74,6 +75,10 @@ pub fn decide(state: &State, request: &Request<'_>) -> Result<Decision, Rejectio
         (Some(cell), Command::OpenCell { .. }) => {
             return Err(Rejection::CellAlreadyOpen { region: cell.region.clone() });
         }
+        (Some(_), Command::Quota(command)) => match quotas::decide(state, command, request.now)? {
+            quotas::Decided::Happens(event) => Event::Quota(event),
+            quotas::Decided::Already(answer) => return Ok(Decision::AlreadyApplied(answer)),
+        },
         (Some(cell), command) => in_open_cell(state, cell, command, request)?,
     };
     Ok(Decision::Happens(Recorded { key, event }))
@@ -88,7 +93,7 @@ fn in_open_cell(
     let now = request.now;
     Ok(match command {
         // Answered above.
-        Command::OpenCell { .. } => return Err(Rejection::CellAlreadyOpen { region: cell.region.clone() }),
+        Command::OpenCell { .. } | Command::Quota(_) => return Err(Rejection::CellAlreadyOpen { region: cell.region.clone() }),
         Command::OpenTenant { tenant, currency, display_name } => {
             check_text("the display name", display_name)?;
             if state.tenants.contains_key(tenant) {
@@ -220,6 +225,7 @@ fn register(state: &State, cell: &Cell, it: &Registration, now: Instant) -> Resu
     }
     check_mode(state, &it.tenant, &it.platform, &it.mode)?;
     priced_from(state, cell, &it.tenant, account.currency, &it.platform, &it.mode, now)?;
+    quotas::admit_instance(state, it, now)?;
     Ok(Event::InstanceRegistered(it.clone()))
 }
 
@@ -279,6 +285,9 @@ fn change_mode(
         let model =
             if matches!(mode, Mode::Spot { .. }) { PurchaseModel::Spot } else { PurchaseModel::OnDemand };
         return Err(Rejection::Unpriced { sku: sku(cell, &view.sku().platform, model), currency, at });
+    }
+    if let Some(ix) = state.instances.find(id.as_str()) {
+        quotas::admit_mode(state, ix, mode, now)?;
     }
     Ok(Event::ModeChanged { instance: id.clone(), mode: mode.clone(), at })
 }
@@ -422,7 +431,7 @@ fn find_invoice<'a>(
     Ok((tenant, invoice))
 }
 
-fn find_tenant<'a>(state: &'a State, tenant: &TenantId) -> Result<&'a Tenant, Rejection> {
+pub(super) fn find_tenant<'a>(state: &'a State, tenant: &TenantId) -> Result<&'a Tenant, Rejection> {
     state.tenants.get(tenant).ok_or_else(|| unknown_tenant(tenant))
 }
 
@@ -597,6 +606,7 @@ fn digest(command: &Command) -> [u8; 16] {
             add(&encoded(&("create_key", name, role, tenant, agent, scopes, expires_at)));
         }
         Command::RevokeKey { id } => add(&encoded(&("revoke_key", id))),
+        Command::Quota(command) => add(&encoded(command)),
     }
     first_16(&hasher.finalize())
 }

@@ -17,6 +17,7 @@ use super::command::{IdempotencyKey, Mode, Registration};
 use super::credentials::{KeyGrant, KeyId};
 use super::credits::Grant;
 use super::invoice::Invoice;
+use super::quotas::QuotaEvent;
 use super::usage::UsageBatch;
 
 /// The rules of a cell, fixed when it opens.
@@ -196,6 +197,8 @@ pub enum Event {
         /// Which.
         id: KeyId,
     },
+    /// Something about quota.
+    Quota(QuotaEvent),
 }
 
 /// Bytes in the log that are no event.
@@ -236,6 +239,7 @@ impl Event {
             Self::PricesRerated(_) => EventKind::PricesRerated,
             Self::PaymentRecorded { .. } => EventKind::PaymentRecorded,
             Self::InvoiceVoided { .. } => EventKind::InvoiceVoided,
+            Self::Quota(event) => event.kind(),
         }
     }
 }
@@ -269,11 +273,28 @@ pub enum EventKind {
     PricesRerated = 30,
     PaymentRecorded = 31,
     InvoiceVoided = 32,
+    QuotaGroupCreated = 33,
+    QuotaProjectPlaced = 34,
+    QuotaLimitsSet = 35,
+    SpendCapSet = 36,
+    HoldTaken = 37,
+    HoldCommitted = 38,
+    HoldReleased = 39,
+    HoldRenewed = 40,
+    HoldResized = 41,
+    LeaseGranted = 42,
+    LeaseRefreshed = 43,
+    LeaseReturned = 44,
+    IncreaseRequested = 45,
+    IncreaseDecided = 46,
+    IncreaseRulesSet = 47,
+    QuotaReviewed = 48,
+    QuotaReconciled = 49,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 40] = [
         Self::CellOpened,
         Self::TenantOpened,
         Self::RateCardPublished,
@@ -297,6 +318,23 @@ impl EventKind {
         Self::PricesRerated,
         Self::PaymentRecorded,
         Self::InvoiceVoided,
+        Self::QuotaGroupCreated,
+        Self::QuotaProjectPlaced,
+        Self::QuotaLimitsSet,
+        Self::SpendCapSet,
+        Self::HoldTaken,
+        Self::HoldCommitted,
+        Self::HoldReleased,
+        Self::HoldRenewed,
+        Self::HoldResized,
+        Self::LeaseGranted,
+        Self::LeaseRefreshed,
+        Self::LeaseReturned,
+        Self::IncreaseRequested,
+        Self::IncreaseDecided,
+        Self::IncreaseRulesSet,
+        Self::QuotaReviewed,
+        Self::QuotaReconciled,
     ];
 
     /// The number in the log.
@@ -335,6 +373,23 @@ impl EventKind {
             Self::PricesRerated => "prices_rerated",
             Self::PaymentRecorded => "payment_recorded",
             Self::InvoiceVoided => "invoice_voided",
+            Self::QuotaGroupCreated => "quota_group_created",
+            Self::QuotaProjectPlaced => "quota_project_placed",
+            Self::QuotaLimitsSet => "quota_limits_set",
+            Self::SpendCapSet => "spend_cap_set",
+            Self::HoldTaken => "hold_taken",
+            Self::HoldCommitted => "hold_committed",
+            Self::HoldReleased => "hold_released",
+            Self::HoldRenewed => "hold_renewed",
+            Self::HoldResized => "hold_resized",
+            Self::LeaseGranted => "lease_granted",
+            Self::LeaseRefreshed => "lease_refreshed",
+            Self::LeaseReturned => "lease_returned",
+            Self::IncreaseRequested => "increase_requested",
+            Self::IncreaseDecided => "increase_decided",
+            Self::IncreaseRulesSet => "increase_rules_set",
+            Self::QuotaReviewed => "quota_reviewed",
+            Self::QuotaReconciled => "quota_reconciled",
         }
     }
 }

@@ -45,6 +45,7 @@ pub(crate) fn register(state: &mut State, it: &Registration) -> Result<(), Incon
         gpus: it.gpus,
         agent,
         growing: None,
+        holding: None,
     };
     // It does not run yet, so nothing is billed here: starting it will do that.
     let errors = state.incidents.take_waiting(&it.instance);
@@ -358,7 +359,7 @@ pub(crate) fn look_again_from(state: &mut State, at: Instant) {
     state.instances.iter_mut().for_each(|(_, instance)| instance.look_again_from(at));
 }
 
-fn find(state: &State, id: &InstanceId) -> Result<InstanceIx, Inconsistent> {
+pub(crate) fn find(state: &State, id: &InstanceId) -> Result<InstanceIx, Inconsistent> {
     state
         .instances
         .find(id.as_str())

@@ -22,6 +22,7 @@ use super::Inconsistent;
 use super::calendars::Calendars;
 use super::groups::{ChargeGroups, GroupIx, Rates};
 use super::modes::Modes;
+use super::quotas::Holding;
 
 /// Why a reported millisecond is not billed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -90,6 +91,8 @@ pub(crate) struct Instance {
     pub(crate) agent: Option<AgentIx>,
     /// The line that grows now, with what no row holds yet.
     pub(crate) growing: Option<GrowingLine>,
+    /// What it takes of quota: since it was accepted, until it is seen stopped.
+    pub(crate) holding: Option<Holding>,
 }
 
 /// Which line of an instance.

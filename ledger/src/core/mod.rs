@@ -33,6 +33,7 @@ pub mod invoicing;
 mod lifecycle;
 mod metering;
 mod modes;
+pub mod quotas;
 mod rejection;
 pub mod rerating;
 mod reservations;

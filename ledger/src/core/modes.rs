@@ -77,6 +77,14 @@ impl Modes {
         )
     }
 
+    /// The newest mode as it was said, where it depends on more than its group.
+    pub(crate) fn assigned_last(&self) -> Option<&Mode> {
+        match self {
+            Self::One(_) => None,
+            Self::Many(many) => many.assigned.last().map(|(_, mode)| mode),
+        }
+    }
+
     /// The step of the newest mode.
     pub(crate) fn newest(&self) -> Option<&ModeStep> {
         self.steps().last()

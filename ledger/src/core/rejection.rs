@@ -4,11 +4,13 @@ use hourglass_pricing::calendar::CalendarError;
 use hourglass_pricing::reservation::ReservationError;
 use hourglass_pricing::tax::TaxError;
 use hourglass_pricing::{CardError, PriceBookError, Sku};
+use hourglass_quota::hold::HoldError;
 use hourglass_units::{
     Amount, CreditId, Currency, InstanceId, Instant, Interval, Month, Platform, Region, ReservationId,
     TenantId,
 };
 
+use super::quotas::QuotaRejection;
 use super::command::{Position, QUARANTINE_BYTES_MAX, SUSPENSE_INSTANCES_MAX, TEXT_LENGTH_MAX};
 use super::credentials::{KEYS_MAX, KeyId};
 use super::credits::CREDITS_MAX;
@@ -412,9 +414,18 @@ pub enum Rejection {
         /// Its end.
         until: Instant,
     },
+    /// Something about quota.
+    #[error(transparent)]
+    Quota(#[from] QuotaRejection),
     /// A sum left the range of the type.
     #[error("the amounts are too large to add up")]
     AmountOverflow,
+}
+
+impl From<HoldError> for Rejection {
+    fn from(error: HoldError) -> Self {
+        Self::Quota(error.into())
+    }
 }
 
 impl Rejection {
@@ -476,15 +487,17 @@ impl Rejection {
             Self::RerateIntoClosed { .. } => "rerate_into_closed",
             Self::PlanInvalid(_) => "plan_invalid",
             Self::PlanTooLong { .. } => "plan_too_long",
+            Self::Quota(rejection) => rejection.code(),
             Self::AmountOverflow => "amount_overflow",
         }
     }
 
     /// Whether the same request can succeed later without a change.
     pub const fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::SuspenseFull | Self::PeriodOpen { .. } | Self::CellNotOpen | Self::KeyExists { .. }
-        )
+        match self {
+            Self::Quota(rejection) => rejection.is_retryable(),
+            Self::SuspenseFull | Self::PeriodOpen { .. } | Self::CellNotOpen | Self::KeyExists { .. } => true,
+            _ => false,
+        }
     }
 }

@@ -29,6 +29,7 @@ use super::metering::{
     account_suspense,
 };
 use super::modes::Modes;
+use super::quotas::Quotas;
 use super::reservations::{Held, Reservations};
 use super::sla::Incidents;
 use super::watermark::Received;
@@ -61,6 +62,7 @@ pub struct State {
     pub(crate) keys: BTreeMap<IdempotencyKey, FirstAnswer>,
     pub(crate) counts: Counts,
     pub(crate) credentials: Credentials,
+    pub(crate) quotas: Quotas,
 }
 
 /// Whose books these are.
@@ -79,6 +81,8 @@ pub struct Tenant {
     pub currency: Currency,
     /// For people.
     pub display_name: String,
+    /// Since when it is a customer.
+    pub opened_at: Instant,
     /// How its invoices are taxed.
     pub tax: Option<Tax>,
     /// Its invoices and credit notes, by number.
@@ -90,9 +94,9 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    pub(crate) fn new(currency: Currency, display_name: String) -> Self {
+    pub(crate) fn new(currency: Currency, display_name: String, opened_at: Instant) -> Self {
         let (tax, invoices, credits, items) = (None, BTreeMap::new(), Vec::new(), PostedItems::default());
-        Self { currency, display_name, tax, invoices, credits, items }
+        Self { currency, display_name, opened_at, tax, invoices, credits, items }
     }
 
     /// The last billing period that is closed.
@@ -254,6 +258,7 @@ impl State {
             keys: BTreeMap::new(),
             counts: Counts::default(),
             credentials: Credentials::default(),
+            quotas: Quotas::default(),
         }
     }
 
@@ -290,6 +295,11 @@ impl State {
     /// Every balance.
     pub fn book(&self) -> &Book {
         &self.book
+    }
+
+    /// Limits, and what is taken of them.
+    pub fn quotas(&self) -> &Quotas {
+        &self.quotas
     }
 
     /// How much came in.
@@ -615,6 +625,11 @@ impl Instances {
 
     pub(crate) fn get_mut(&mut self, ix: InstanceIx) -> Option<&mut Instance> {
         self.all.get_mut(ix as usize)
+    }
+
+    /// All, in the order of their registration.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (InstanceIx, &Instance)> {
+        (0..).zip(self.all.iter())
     }
 
     /// All, for the close of an hour.

@@ -56,6 +56,7 @@ impl Bench {
             mode: super::Mode::OnDemand,
             gpus,
             agent: None,
+            hold: None,
         }))
     }
 

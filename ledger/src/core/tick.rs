@@ -14,6 +14,7 @@ use super::credits::{CREDIT_PRIORITY_DEFAULT, CreditKind, Grant};
 use super::grants::grant;
 use super::lifecycle::currency_of;
 use super::metering::{InstanceIx, LineDifference, LineKey, PendingLines};
+use super::quotas;
 use super::reservations::ReservationIx;
 use super::rows::{ChargeRow, Rows, UnusedRow};
 use super::sla;
@@ -41,6 +42,9 @@ pub(crate) fn tick(
     for (id, tenant) in tenants.iter_mut().filter(|(_, tenant)| !tenant.credits.is_empty()) {
         close_credits(book, (id, tenant), grace_ms, at, rows)?;
     }
+    quotas::reservations_ended(state, at)?;
+    quotas::adopt(state)?;
+    quotas::review_figures(state, at)?;
     let used = write_lines(state, at, rows)?;
     write_unused(state, at, used, rows)
 }

@@ -8,6 +8,7 @@ use hourglass_pricing::{
     Component, Contract, ContractDraft, PriceDraft, PriceTimeline, PurchaseModel, RateCard, RateCardDraft,
     Rerating, Sku,
 };
+use hourglass_quota::HoldId;
 use hourglass_proto::ledger::v1 as wire;
 use hourglass_units::{Amount, INSTANT_MAX, InstanceId, Instant, Interval, Price, Quantity};
 use prost::Message;
@@ -19,6 +20,7 @@ use super::command::{IdempotencyKey, Mode, Registration};
 use super::credentials::{KeyGrant, KeyHash};
 use super::event::{Event, EventError, Policy, Recorded};
 use super::invoice::Invoice;
+use super::quotas::{Ask, QuotaEvent};
 use super::usage::{BATCH_BYTES_MAX, UsageBatch};
 
 /// Whether the bytes of an event are a batch of usage that mentions an instance: much cheaper than to
@@ -91,6 +93,7 @@ fn to_wire(event: &Event) -> wire::event::Kind {
             gpus: it.gpus,
             agent: it.agent.as_ref().map(ToString::to_string).unwrap_or_default(),
             mode: mode_to_wire(&it.mode),
+            hold: it.hold.map_or(0, |hold| hold.0),
         }),
         Event::InstanceStarted { instance, at } => Kind::InstanceStarted(wire::InstanceStarted {
             instance: instance.to_string(),
@@ -178,6 +181,7 @@ fn to_wire(event: &Event) -> wire::event::Kind {
             scopes: grant.scopes.iter().map(ToString::to_string).collect(),
             expires_at_ms: grant.expires_at.map(Instant::unix_ms),
         }),
+        Event::Quota(event) => quota_to_wire(event),
         Event::KeyRevoked { id } => Kind::KeyRevoked(wire::KeyRevoked { id: id.to_string() }),
     }
 }
@@ -220,6 +224,7 @@ fn from_wire(kind: wire::event::Kind) -> Result<Event, EventError> {
             project: id(&it.project)?,
             platform: id(&it.platform)?,
             mode: mode_from_wire(&it.model, &it.mode)?,
+            hold: (it.hold > 0).then_some(HoldId(it.hold)),
             gpus: it.gpus,
             agent: if it.agent.is_empty() { None } else { Some(id(&it.agent)?) },
         }),
@@ -298,8 +303,55 @@ fn from_wire(kind: wire::event::Kind) -> Result<Event, EventError> {
             scopes: it.scopes.iter().map(|scope| id(scope)).collect::<Result<_, _>>()?,
             expires_at: it.expires_at_ms.map(instant).transpose()?,
         })),
+        Kind::HoldTaken(it) => Event::Quota(QuotaEvent::HoldTaken {
+            tenant: id(&it.tenant)?,
+            project: id(&it.project)?,
+            items: asks_from_wire(it.items)?,
+            expires_at: instant(it.expires_at_ms)?,
+            pending: it.pending,
+            burn: if it.burn.is_empty() {
+                Amount::ZERO
+            } else {
+                Amount::parse(&it.burn).map_err(EventError::new)?
+            },
+        }),
+        Kind::HoldCommitted(it) => Event::Quota(QuotaEvent::HoldCommitted { hold: HoldId(it.hold) }),
+        Kind::HoldReleased(it) => Event::Quota(QuotaEvent::HoldReleased { hold: HoldId(it.hold) }),
+        Kind::QuotaChanged(it) => Event::Quota(from_json(&it.change)?),
         Kind::KeyRevoked(it) => Event::KeyRevoked { id: id(&it.id)? },
     })
+}
+
+/// What happens often has fields of its own; all else is rare.
+fn quota_to_wire(event: &QuotaEvent) -> wire::event::Kind {
+    use wire::event::Kind;
+    match event {
+        QuotaEvent::HoldTaken { tenant, project, items, expires_at, pending, burn } => {
+            let item = |item: &Ask| wire::HoldItem {
+                resource: item.resource.to_string(),
+                class: item.class.as_str().to_owned(),
+                amount: item.amount,
+            };
+            Kind::HoldTaken(wire::HoldTaken {
+                tenant: tenant.to_string(),
+                project: project.to_string(),
+                items: items.iter().map(item).collect(),
+                expires_at_ms: expires_at.unix_ms(),
+                pending: *pending,
+                burn: if burn.is_zero() { String::new() } else { burn.to_string() },
+            })
+        }
+        QuotaEvent::HoldCommitted { hold } => Kind::HoldCommitted(wire::HoldCommitted { hold: hold.0 }),
+        QuotaEvent::HoldReleased { hold } => Kind::HoldReleased(wire::HoldReleased { hold: hold.0 }),
+        event => Kind::QuotaChanged(wire::QuotaChanged { change: json(event) }),
+    }
+}
+
+fn asks_from_wire(items: Vec<wire::HoldItem>) -> Result<Vec<Ask>, EventError> {
+    let ask = |it: wire::HoldItem| {
+        Ok(Ask { resource: id(&it.resource)?, class: id(&it.class)?, amount: it.amount })
+    };
+    items.into_iter().map(ask).collect()
 }
 
 fn card_to_wire(card: &RateCard) -> wire::RateCardPublished {

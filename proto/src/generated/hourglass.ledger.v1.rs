@@ -9,7 +9,7 @@ pub struct Event {
     pub request_digest: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "event::Kind",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36"
     )]
     pub kind: ::core::option::Option<event::Kind>,
 }
@@ -63,6 +63,14 @@ pub mod event {
         PaymentRecorded(super::PaymentRecorded),
         #[prost(message, tag = "32")]
         InvoiceVoided(super::InvoiceVoided),
+        #[prost(message, tag = "33")]
+        HoldTaken(super::HoldTaken),
+        #[prost(message, tag = "34")]
+        HoldCommitted(super::HoldCommitted),
+        #[prost(message, tag = "35")]
+        HoldReleased(super::HoldReleased),
+        #[prost(message, tag = "36")]
+        QuotaChanged(super::QuotaChanged),
     }
 }
 /// The first event of every log: whose books these are, and by which rules.
@@ -177,6 +185,9 @@ pub struct InstanceRegistered {
     /// The mode as canonical JSON, where the model does not say all of it.
     #[prost(bytes = "vec", tag = "8")]
     pub mode: ::prost::alloc::vec::Vec<u8>,
+    /// The hold that was made for it; 0 where it took its quota at once.
+    #[prost(uint64, tag = "9")]
+    pub hold: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InstanceStarted {
@@ -351,4 +362,51 @@ pub struct InvoiceVoided {
     pub number: u64,
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
+}
+/// An amount of a resource.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldItem {
+    /// Such as `compute.instance.gpu.h100`.
+    #[prost(string, tag = "1")]
+    pub resource: ::prost::alloc::string::String,
+    /// `on_demand`, `preemptible` or `reserved`.
+    #[prost(string, tag = "2")]
+    pub class: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub amount: u64,
+}
+/// Quota is held. The hold is named by the position of this event.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HoldTaken {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub project: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "3")]
+    pub items: ::prost::alloc::vec::Vec<HoldItem>,
+    #[prost(int64, tag = "4")]
+    pub expires_at_ms: i64,
+    /// Whether it waits until quota that is lent out is taken back.
+    #[prost(bool, tag = "5")]
+    pub pending: bool,
+    /// What it can cost at worst until it can be stopped, a decimal; empty where no cap asks.
+    #[prost(string, tag = "6")]
+    pub burn: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldCommitted {
+    #[prost(uint64, tag = "1")]
+    pub hold: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldReleased {
+    #[prost(uint64, tag = "1")]
+    pub hold: u64,
+}
+/// Whatever else happens about quota.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotaChanged {
+    /// As canonical JSON.
+    #[prost(bytes = "vec", tag = "1")]
+    pub change: ::prost::alloc::vec::Vec<u8>,
 }

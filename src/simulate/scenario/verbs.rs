@@ -242,7 +242,7 @@ fn instance(parser: &mut Parser, words: &mut Words) -> Result<Command, Fault> {
     let (platform, gpus) = (words.value("the platform")?, gpus(words)?);
     let (mode, agent) = (mode(words)?, words.named_value("agent")?);
     parser.instances.insert(instance.clone(), (gpus, agent.clone()));
-    let registration = Registration { instance, tenant, project, platform, mode, gpus, agent };
+    let registration = Registration { instance, tenant, project, platform, mode, gpus, agent, hold: None };
     Ok(Command::RegisterInstance(registration))
 }
 

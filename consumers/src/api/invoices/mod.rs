@@ -65,7 +65,7 @@ pub(super) fn unknown(tenant: &TenantId, number: u64) -> Problem {
 fn resource_of(outcome: &Outcome, tenant: &TenantId) -> String {
     match outcome.answer().detail {
         Detail::Invoice { number } => format!("/v1/tenants/{tenant}/invoices/{number}"),
-        Detail::Done | Detail::Usage { .. } | Detail::Key { .. } => format!("/v1/tenants/{tenant}/invoices"),
+        _ => format!("/v1/tenants/{tenant}/invoices"),
     }
 }
 

@@ -137,7 +137,7 @@ fn committed(batch: &UsageBatch, answer: &Answer) -> Fate {
             next_seq,
             position: answer.position.number(),
         }),
-        Detail::Done | Detail::Key { .. } | Detail::Invoice { .. } => None,
+        _ => None,
     };
     Fate::Committed { mark, records: batch.record_count() }
 }

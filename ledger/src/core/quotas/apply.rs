@@ -122,7 +122,7 @@ pub(crate) fn apply(state: &mut State, position: Position, at: Instant, event: &
             return Ok(Detail::QuotaRequest { request: id, status });
         }
         QuotaEvent::IncreaseDecided { request, decision } => decide_request(quotas, *request, decision)?,
-        QuotaEvent::RulesSet(rules) => quotas.rules.clone_from(rules),
+        QuotaEvent::RulesSet { rules } => quotas.rules.clone_from(rules),
         QuotaEvent::Reviewed(review) => reviewed(quotas, review, number, at)?,
         QuotaEvent::Reconciled { listed_at, listed, drift } => {
             let (listed_at, listed, drift) = (*listed_at, *listed, drift.clone());

@@ -8,6 +8,8 @@ use hourglass_quota::{Bound, Class, HoldId, LeaseId, Limits, NodeName, RequestId
 use hourglass_units::{Amount, GroupId, InstanceId, Instant, ProjectId, ResourceName, TenantId};
 use serde::{Deserialize, Serialize};
 
+use crate::core::event::EventKind;
+
 /// Something to do about quota.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "quota", rename_all = "snake_case")]
@@ -145,7 +147,10 @@ pub enum QuotaCommand {
         reason: String,
     },
     /// Sets the rules that answer requests, or takes them away.
-    SetRules(Option<Rules>),
+    SetRules {
+        /// None where every request waits for a person.
+        rules: Option<Rules>,
+    },
     /// What time brought about: expired holds, lapsed leases, thresholds, things that must stop.
     Review,
     /// Compares what the compute API runs with what holds quota.
@@ -307,7 +312,10 @@ pub enum QuotaEvent {
         decision: Decided,
     },
     /// Requests are answered by other rules.
-    RulesSet(Option<Rules>),
+    RulesSet {
+        /// None where every request waits for a person.
+        rules: Option<Rules>,
+    },
     /// Time brought something about.
     Reviewed(Box<Review>),
     /// What the compute API runs was compared with what holds quota.
@@ -319,6 +327,31 @@ pub enum QuotaEvent {
         /// Every difference.
         drift: Vec<Drift>,
     },
+}
+
+impl QuotaEvent {
+    /// The name of the kind, for listings.
+    pub const fn kind(&self) -> EventKind {
+        match self {
+            Self::GroupCreated { .. } => EventKind::QuotaGroupCreated,
+            Self::ProjectPlaced { .. } => EventKind::QuotaProjectPlaced,
+            Self::LimitsSet { .. } => EventKind::QuotaLimitsSet,
+            Self::CapSet { .. } => EventKind::SpendCapSet,
+            Self::HoldTaken { .. } => EventKind::HoldTaken,
+            Self::HoldCommitted { .. } => EventKind::HoldCommitted,
+            Self::HoldReleased { .. } => EventKind::HoldReleased,
+            Self::HoldRenewed { .. } => EventKind::HoldRenewed,
+            Self::HoldResized { .. } => EventKind::HoldResized,
+            Self::LeaseGranted { .. } => EventKind::LeaseGranted,
+            Self::LeaseRefreshed { .. } => EventKind::LeaseRefreshed,
+            Self::LeaseReturned { .. } => EventKind::LeaseReturned,
+            Self::IncreaseRequested(_) => EventKind::IncreaseRequested,
+            Self::IncreaseDecided { .. } => EventKind::IncreaseDecided,
+            Self::RulesSet { .. } => EventKind::IncreaseRulesSet,
+            Self::Reviewed(_) => EventKind::QuotaReviewed,
+            Self::Reconciled { .. } => EventKind::QuotaReconciled,
+        }
+    }
 }
 
 /// What a review found.

@@ -9,11 +9,11 @@ use hourglass_quota::request::{
 };
 use hourglass_quota::tree::{Fit, GROUP_DEPTH_MAX, Items, KeyIx, NodeIx, Tree};
 use hourglass_quota::{AMOUNT_MAX, Bound, Class, HoldId, LeaseId, Limits, NodeName, RequestId};
-use hourglass_units::{Amount, GroupId, Instant, ProjectId, ResourceName, TenantId};
+use hourglass_units::{Amount, GroupId, Instant, ProjectId, ResourceName, TenantId, gpu_resource};
 
 use super::command::{Ask, QuotaCommand, QuotaEvent};
 use super::rejection::{QuotaRejection, SpendDenied};
-use super::{Quotas, budget, class_of, gpu_resource, review};
+use super::{Quotas, budget, class_of, review};
 use crate::core::command::{Answer, Detail, Mode, Position, Registration};
 use crate::core::decide::find_tenant;
 use crate::core::metering::InstanceIx;
@@ -80,9 +80,9 @@ pub(crate) fn decide(state: &State, command: &QuotaCommand, now: Instant) -> Res
         QuotaCommand::DecideRequest { request, granted, approver, reason } => {
             decide_request(state, *request, *granted, approver, reason, now)?
         }
-        QuotaCommand::SetRules(rules) => {
+        QuotaCommand::SetRules { rules } => {
             rules.iter().try_for_each(check_rules)?;
-            QuotaEvent::RulesSet(rules.clone())
+            QuotaEvent::RulesSet { rules: rules.clone() }
         }
         QuotaCommand::Review => {
             let review = review::review(state, now)?;
@@ -523,14 +523,13 @@ fn committed(state: &State, node: &NodeName, resource: &ResourceName) -> u64 {
     let held = state.reservations.of_tenant(node.tenant()).map(|(_, held)| held);
     let counts = held.filter(|held| {
         let draft = held.reservation.draft();
-        let of_node = match (node, &draft.project) {
-            (NodeName::Tenant(_), _) => true,
-            (NodeName::Project(_, project), Some(of)) => project == of,
-            (NodeName::Group(..), Some(of)) => {
-                let project = tree.project(&held.tenant, of);
-                project.zip(tree.find(node)).is_some_and(|(project, node)| tree.is_under(project, node))
+        let project = tree.project(&held.tenant, &draft.project);
+        let of_node = match tree.find(node) {
+            Some(node) => {
+                project.or_else(|| tree.find(&NodeName::Tenant(held.tenant.clone())))
+                    .is_some_and(|project| tree.is_under(project, node))
             }
-            (_, None) => false,
+            None => false,
         };
         of_node && gpu_resource(&draft.platform) == *resource && held.reservation.interval().end() > state.now
     });

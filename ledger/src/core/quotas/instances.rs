@@ -3,12 +3,12 @@
 use hourglass_quota::Class;
 use hourglass_quota::hold::{Ended, HoldState};
 use hourglass_quota::tree::{Counter, Fit};
-use hourglass_units::{Amount, Instant, ProjectId, TenantId};
+use hourglass_units::{Amount, Instant, ProjectId, TenantId, gpu_resource};
 
 use super::apply::{add_burn, end_hold};
 use super::command::Target;
 use super::decide::{class_for, holding_for};
-use super::{Holding, broken, budget, gpu_resource};
+use super::{Holding, broken, budget};
 use crate::core::Inconsistent;
 use crate::core::command::{Mode, Registration};
 use crate::core::metering::InstanceIx;

@@ -24,7 +24,7 @@ use hourglass_quota::lease::Leases;
 use hourglass_quota::request::{Request, RequestStatus, Rules};
 use hourglass_quota::tree::{KeyIx, NodeIx, Tree};
 use hourglass_quota::{Class, RequestId};
-use hourglass_units::{Instant, Platform, ProjectId, ResourceName, TenantId};
+use hourglass_units::{Instant, ProjectId, TenantId};
 use serde::{Deserialize, Serialize};
 
 use super::Inconsistent;
@@ -36,7 +36,7 @@ pub(crate) use budget::review_figures;
 pub use command::{
     Ask, CapAlert, Cause, Drift, DriftKind, Listed, Preemption, QuotaCommand, QuotaEvent, Review, Target,
 };
-pub(crate) use decide::{Decided, admit_instance, admit_mode, decide, holding_for};
+pub(crate) use decide::{Decided, admit_instance, admit_mode, decide};
 pub(crate) use instances::{adopt, change_class, register, release, reservations_ended, start};
 pub use rejection::{QuotaRejection, SpendDenied};
 
@@ -160,12 +160,6 @@ pub(crate) const fn class_of(mode: &Mode) -> Class {
         Mode::Reserved { .. } => Class::Reserved,
         Mode::Spot { .. } => Class::Preemptible,
     }
-}
-
-/// The quota resource that the GPUs of a platform are: `gpu-h100-sxm` counts as
-/// `compute.instance.gpu.h100`.
-pub fn gpu_resource(platform: &Platform) -> ResourceName {
-    ResourceName::of_gpus(platform)
 }
 
 pub(crate) fn broken(error: hourglass_quota::tree::Broken) -> Inconsistent {

@@ -118,7 +118,9 @@ impl Orders<'_> {
         });
         let below = instances.chain(holds).filter(|it| tree.is_under(it.node, under));
         let mut all: Vec<Candidate> = below.collect();
-        all.sort_by(|a, b| b.since.cmp(&a.since).then_with(|| b.target.cmp(&a.target)));
+        // What was told to stop already counts first, so that nothing else is told to instead of it.
+        let key = |it: &Candidate| (self.is_ordered(&it.target), it.since);
+        all.sort_by(|a, b| key(b).cmp(&key(a)).then_with(|| b.target.cmp(&a.target)));
         all
     }
 
