@@ -31,13 +31,16 @@
 /// The third contract: on which NATS subjects these messages travel.
 pub mod subjects;
 
-/// Usage as agents report it, and the watermark that tells them what is committed.
+/// Usage as agents report it, with the watermark that tells them what is committed; and quota as a
+/// compute service asks for it.
 #[expect(missing_docs, reason = "a field whose name and type say all has no comment in the contract either")]
 pub mod v1 {
     include!("generated/hourglass.v1.rs");
 
     #[cfg(feature = "grpc")]
-    pub use services::{usage_service_client, usage_service_server};
+    pub use services::{
+        quota_service_client, quota_service_server, usage_service_client, usage_service_server,
+    };
 
     #[cfg(feature = "grpc")]
     #[expect(
@@ -59,5 +62,67 @@ pub mod ledger {
     )]
     pub mod v1 {
         include!("generated/hourglass.ledger.v1.rs");
+    }
+}
+
+/// Interfaces of the public Nebius API, so that its clients can talk to a cell. Packages, names and
+/// numbers are the public ones; fields that nothing here needs are left out.
+pub mod nebius {
+    /// Resources, operations and errors, the same in each of these interfaces.
+    pub mod common {
+        /// Version 1.
+        #[expect(
+            missing_docs,
+            reason = "a field whose name and type say all has no comment in the contract either"
+        )]
+        pub mod v1 {
+            include!("generated/nebius.common.v1.rs");
+
+            #[cfg(feature = "grpc")]
+            pub use services::{operation_service_client, operation_service_server};
+
+            #[cfg(feature = "grpc")]
+            #[expect(
+                clippy::allow_attributes,
+                clippy::allow_attributes_without_reason,
+                reason = "tonic writes its own `allow` lines, without a reason"
+            )]
+            mod services {
+                include!("generated/nebius.common.v1.grpc.rs");
+            }
+        }
+    }
+
+    /// Quotas as they are read and set.
+    pub mod quotas {
+        /// Version 1.
+        #[expect(
+            missing_docs,
+            reason = "a field whose name and type say all has no comment in the contract either"
+        )]
+        pub mod v1 {
+            include!("generated/nebius.quotas.v1.rs");
+
+            #[cfg(feature = "grpc")]
+            pub use services::{quota_allowance_service_client, quota_allowance_service_server};
+
+            #[cfg(feature = "grpc")]
+            #[expect(
+                clippy::allow_attributes,
+                clippy::allow_attributes_without_reason,
+                reason = "tonic writes its own `allow` lines, without a reason"
+            )]
+            mod services {
+                include!("generated/nebius.quotas.v1.grpc.rs");
+            }
+        }
+    }
+}
+
+/// What these contracts need of gRPC's own messages.
+pub mod google {
+    /// The result of a call as a message.
+    pub mod rpc {
+        include!("generated/google.rpc.rs");
     }
 }
