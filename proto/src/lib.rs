@@ -1,23 +1,31 @@
 //! The protobuf contracts of Hourglass, as Rust types.
 //!
-//! Two contracts live here, and they age in different ways:
+//! The contracts that live here age in different ways:
 //!
-//! * [`v1`] is what GPU agents send and what a cell answers. Both ends are upgraded at their own
-//!   pace, so a field keeps its number and its meaning for as long as any agent may still send it.
+//! * [`v1`] is what others say to a cell and what it answers: GPU agents report usage, a compute
+//!   service asks for quota. The ends are upgraded at their own pace, so a field keeps its number and
+//!   its meaning for as long as anyone may still send it.
 //! * [`ledger::v1`] is what the log holds. An event is written once and read for as long as the
 //!   books exist, so its messages only ever gain fields.
+//! * [`subjects`] says on which NATS subjects messages travel.
+//! * [`nebius`] and [`google`] belong to others. Here stands the part that a cell speaks, the same on
+//!   the wire as theirs; what they add later is skipped until it is written down here.
 //!
 //! # What the crate guarantees
 //!
 //! * The types are the `.proto` files and nothing else: a test generates them anew and compares, so
-//!   nobody can mend one side alone.
+//!   nobody can mend one side alone. Another holds the foreign ones against bytes and names that are
+//!   not of our making.
 //! * Building it needs neither `protoc` nor a build script. The generated files are committed, and
 //!   a change of a contract is read in review as the change of types that it causes.
-//! * Without the feature `grpc` it is messages only and depends on prost alone. The ledger uses it
-//!   that way; only what speaks with the outside world turns the feature on, and then finds
-//!   `v1::usage_service_client` and `v1::usage_service_server`.
+//! * Without the feature `grpc` it is messages only and depends on prost and its well-known types
+//!   alone. The ledger uses it that way; only what speaks with the outside world turns the feature
+//!   on, and then finds a module for the client and one for the server of each service, such as
+//!   `v1::quota_service_client` and `v1::quota_service_server`.
 //! * Fields that carry whole documents (`batch_lz4`, `original_lz4`, `document`) are
 //!   [`Bytes`](prost::bytes::Bytes): a clone shares them.
+//! * Maps are ordered by key, and every message knows its [`Name`](prost::Name): as the detail of a
+//!   status it is an [`Any`](prost_types::Any) of that name.
 //!
 //! # What it does not do
 //!
@@ -28,7 +36,7 @@
 //! * It bounds no sizes. The number of records and the length of a message are limited by whoever
 //!   takes them in.
 
-/// The third contract: on which NATS subjects these messages travel.
+/// On which NATS subjects these messages travel.
 pub mod subjects;
 
 /// Usage as agents report it, with the watermark that tells them what is committed; and quota as a

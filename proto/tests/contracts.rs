@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use prost_types::{DescriptorProto, EnumDescriptorProto, ServiceDescriptorProto};
-use tonic_prost_build::FileDescriptorSet;
+use tonic_prost_build::{Config, FileDescriptorSet};
 
 const PROTOS: [&str; 10] = [
     "hourglass/v1/usage.proto",
@@ -87,7 +87,11 @@ fn generate() -> Files {
         .build_server(false)
         .btree_map(".")
         .out_dir(&messages);
-    SHARED_BYTES.iter().fold(builder, |builder, path| builder.bytes(path)).compile_fds(contracts()).unwrap();
+    let builder = SHARED_BYTES.iter().fold(builder, |builder, path| builder.bytes(path));
+    // A message knows its name, so that it can be packed as the detail of a status.
+    let mut named = Config::new();
+    named.enable_type_names().type_name_domain(["."], "type.googleapis.com");
+    builder.compile_fds_with_config(contracts(), named).unwrap();
 
     // Calling each message external leaves nothing but the services to write.
     let services = scratch("services");

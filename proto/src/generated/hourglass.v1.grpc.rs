@@ -319,9 +319,8 @@ pub mod quota_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Answers after the commit, as all of the cell's do. A call that changes
-    /// something carries an idempotency key, and may be sent again with it until an
-    /// answer comes.
+    /// A call that makes or changes a hold, or makes a lease, carries an idempotency
+    /// key, and may be sent again with it until an answer comes.
     #[derive(Debug, Clone)]
     pub struct QuotaServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -622,7 +621,7 @@ pub mod quota_service_client {
                 .insert(GrpcMethod::new("hourglass.v1.QuotaService", "AcquireLease"));
             self.inner.unary(req, path, codec).await
         }
-        /// The one change without a key: a refresh that is repeated is a refresh.
+        /// Without a key: a refresh that is repeated is one more refresh.
         pub async fn refresh_lease(
             &mut self,
             request: impl tonic::IntoRequest<crate::v1::RefreshLeaseRequest>,
@@ -647,7 +646,7 @@ pub mod quota_service_client {
                 .insert(GrpcMethod::new("hourglass.v1.QuotaService", "RefreshLease"));
             self.inner.unary(req, path, codec).await
         }
-        /// Without a key as well: a lease that was returned stays returned.
+        /// Without a key: a lease that was returned stays returned.
         pub async fn return_lease(
             &mut self,
             request: impl tonic::IntoRequest<crate::v1::ReturnLeaseRequest>,
@@ -755,7 +754,7 @@ pub mod quota_service_server {
             tonic::Response<crate::v1::LeaseResponse>,
             tonic::Status,
         >;
-        /// The one change without a key: a refresh that is repeated is a refresh.
+        /// Without a key: a refresh that is repeated is one more refresh.
         async fn refresh_lease(
             &self,
             request: tonic::Request<crate::v1::RefreshLeaseRequest>,
@@ -763,7 +762,7 @@ pub mod quota_service_server {
             tonic::Response<crate::v1::LeaseResponse>,
             tonic::Status,
         >;
-        /// Without a key as well: a lease that was returned stays returned.
+        /// Without a key: a lease that was returned stays returned.
         async fn return_lease(
             &self,
             request: tonic::Request<crate::v1::ReturnLeaseRequest>,
@@ -772,9 +771,8 @@ pub mod quota_service_server {
             tonic::Status,
         >;
     }
-    /// Answers after the commit, as all of the cell's do. A call that changes
-    /// something carries an idempotency key, and may be sent again with it until an
-    /// answer comes.
+    /// A call that makes or changes a hold, or makes a lease, carries an idempotency
+    /// key, and may be sent again with it until an answer comes.
     #[derive(Debug)]
     pub struct QuotaServiceServer<T> {
         inner: Arc<T>,

@@ -16,6 +16,16 @@ pub struct UsageBatch {
     #[prost(message, repeated, tag = "4")]
     pub records: ::prost::alloc::vec::Vec<UsageRecord>,
 }
+impl ::prost::Name for UsageBatch {
+    const NAME: &'static str = "UsageBatch";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.UsageBatch".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.UsageBatch".into()
+    }
+}
 /// "Instance `instance_id` held `gpus` GPUs during [start, end)."
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UsageRecord {
@@ -35,6 +45,16 @@ pub struct UsageRecord {
     #[prost(message, optional, tag = "15")]
     pub evidence: ::core::option::Option<Evidence>,
 }
+impl ::prost::Name for UsageRecord {
+    const NAME: &'static str = "UsageRecord";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.UsageRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.UsageRecord".into()
+    }
+}
 /// Node health and use, by the field names of NVIDIA's DCGM.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Evidence {
@@ -50,6 +70,16 @@ pub struct Evidence {
     /// DCGM_FI_DEV_XID_ERRORS: each XID seen in the interval.
     #[prost(uint32, repeated, tag = "4")]
     pub xid_errors: ::prost::alloc::vec::Vec<u32>,
+}
+impl ::prost::Name for Evidence {
+    const NAME: &'static str = "Evidence";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.Evidence".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.Evidence".into()
+    }
 }
 /// What is committed of an agent's reports: it may free its log up to here.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -69,6 +99,16 @@ pub struct Watermark {
     #[prost(message, repeated, tag = "5")]
     pub quarantined: ::prost::alloc::vec::Vec<Quarantined>,
 }
+impl ::prost::Name for Watermark {
+    const NAME: &'static str = "Watermark";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.Watermark".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.Watermark".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Quarantined {
     /// Place of the record in its batch, from 0.
@@ -77,6 +117,16 @@ pub struct Quarantined {
     /// A stable code, such as `interval_reversed`.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Quarantined {
+    const NAME: &'static str = "Quarantined";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.Quarantined".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.Quarantined".into()
+    }
 }
 /// An amount of one resource.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -91,6 +141,16 @@ pub struct QuotaItem {
     #[prost(uint64, tag = "3")]
     pub amount: u64,
 }
+impl ::prost::Name for QuotaItem {
+    const NAME: &'static str = "QuotaItem";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.QuotaItem".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.QuotaItem".into()
+    }
+}
 /// On whose behalf something is asked.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QuotaScope {
@@ -99,6 +159,16 @@ pub struct QuotaScope {
     /// Empty only where a message says that this means the whole tenant.
     #[prost(string, tag = "2")]
     pub project: ::prost::alloc::string::String,
+}
+impl ::prost::Name for QuotaScope {
+    const NAME: &'static str = "QuotaScope";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.QuotaScope".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.QuotaScope".into()
+    }
 }
 /// The state of the books that an answer was taken from.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -110,6 +180,16 @@ pub struct AsOf {
     #[prost(int64, tag = "2")]
     pub unix_ms: i64,
 }
+impl ::prost::Name for AsOf {
+    const NAME: &'static str = "AsOf";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.AsOf".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.AsOf".into()
+    }
+}
 /// Would this fit? Nothing is held, so by the time the caller acts the answer
 /// may be another.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -119,6 +199,16 @@ pub struct CheckRequest {
     /// 1 to 16 items, each resource and class once.
     #[prost(message, repeated, tag = "2")]
     pub items: ::prost::alloc::vec::Vec<QuotaItem>,
+}
+impl ::prost::Name for CheckRequest {
+    const NAME: &'static str = "CheckRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.CheckRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.CheckRequest".into()
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CheckResponse {
@@ -130,6 +220,16 @@ pub struct CheckResponse {
     pub denial: ::core::option::Option<QuotaDenial>,
     #[prost(message, optional, tag = "3")]
     pub as_of: ::core::option::Option<AsOf>,
+}
+impl ::prost::Name for CheckResponse {
+    const NAME: &'static str = "CheckResponse";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.CheckResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.CheckResponse".into()
+    }
 }
 /// Hold these amounts, all or nothing.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -147,6 +247,16 @@ pub struct ReserveRequest {
     #[prost(uint32, tag = "4")]
     pub ttl_seconds: u32,
 }
+impl ::prost::Name for ReserveRequest {
+    const NAME: &'static str = "ReserveRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.ReserveRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.ReserveRequest".into()
+    }
+}
 /// What was held runs now. The hold no longer expires; its amounts count as used
 /// until it is released. Only a hold in the state HELD can be committed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -156,6 +266,16 @@ pub struct CommitRequest {
     #[prost(uint64, tag = "2")]
     pub hold: u64,
 }
+impl ::prost::Name for CommitRequest {
+    const NAME: &'static str = "CommitRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.CommitRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.CommitRequest".into()
+    }
+}
 /// Give back what is pending, held or committed, in full. To be sent when the
 /// compute service has seen the end of what ran, not when it asked for it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -164,6 +284,16 @@ pub struct ReleaseRequest {
     pub idempotency_key: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub hold: u64,
+}
+impl ::prost::Name for ReleaseRequest {
+    const NAME: &'static str = "ReleaseRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.ReleaseRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.ReleaseRequest".into()
+    }
 }
 /// Let a hold that is pending or held last longer.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -176,6 +306,16 @@ pub struct RenewRequest {
     /// 1 to 3,600 s.
     #[prost(uint32, tag = "3")]
     pub ttl_seconds: u32,
+}
+impl ::prost::Name for RenewRequest {
+    const NAME: &'static str = "RenewRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.RenewRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.RenewRequest".into()
+    }
 }
 /// Put other amounts in place of a hold's, whether held or committed. Where the
 /// new ones do not fit the hold stays as it was.
@@ -190,6 +330,16 @@ pub struct ResizeRequest {
     #[prost(message, repeated, tag = "3")]
     pub items: ::prost::alloc::vec::Vec<QuotaItem>,
 }
+impl ::prost::Name for ResizeRequest {
+    const NAME: &'static str = "ResizeRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.ResizeRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.ResizeRequest".into()
+    }
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HoldResponse {
     /// The hold as it is after the request.
@@ -199,10 +349,30 @@ pub struct HoldResponse {
     #[prost(bool, tag = "2")]
     pub already_applied: bool,
 }
+impl ::prost::Name for HoldResponse {
+    const NAME: &'static str = "HoldResponse";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.HoldResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.HoldResponse".into()
+    }
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetHoldRequest {
     #[prost(uint64, tag = "1")]
     pub hold: u64,
+}
+impl ::prost::Name for GetHoldRequest {
+    const NAME: &'static str = "GetHoldRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.GetHoldRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.GetHoldRequest".into()
+    }
 }
 /// Amounts that are kept for one caller.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -223,6 +393,16 @@ pub struct Hold {
     /// The log position whose commit made the hold as it is here.
     #[prost(uint64, tag = "6")]
     pub position: u64,
+}
+impl ::prost::Name for Hold {
+    const NAME: &'static str = "Hold";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.Hold".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.Hold".into()
+    }
 }
 /// Why something does not fit: the first limit that is in the way. As an error it
 /// travels as a detail of status RESOURCE_EXHAUSTED. To ask again at once is no
@@ -260,6 +440,16 @@ pub struct QuotaDenial {
     #[prost(message, optional, tag = "10")]
     pub spend: ::core::option::Option<SpendDenial>,
 }
+impl ::prost::Name for QuotaDenial {
+    const NAME: &'static str = "QuotaDenial";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.QuotaDenial".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.QuotaDenial".into()
+    }
+}
 /// A cap on spending that is in the way. Amounts are decimal strings in units of
 /// the currency, such as `1250.00`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -281,6 +471,16 @@ pub struct SpendDenial {
     /// What the refused request would have added.
     #[prost(string, tag = "6")]
     pub asked: ::prost::alloc::string::String,
+}
+impl ::prost::Name for SpendDenial {
+    const NAME: &'static str = "SpendDenial";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.SpendDenial".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.SpendDenial".into()
+    }
 }
 /// One of many requests under way on a stream.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -308,6 +508,16 @@ pub mod session_request {
         Renew(super::RenewRequest),
         #[prost(message, tag = "7")]
         Resize(super::ResizeRequest),
+    }
+}
+impl ::prost::Name for SessionRequest {
+    const NAME: &'static str = "SessionRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.SessionRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.SessionRequest".into()
     }
 }
 /// The answer to one request. What would be an error of the single call is an
@@ -338,6 +548,16 @@ pub mod session_response {
         Error(super::SessionError),
     }
 }
+impl ::prost::Name for SessionResponse {
+    const NAME: &'static str = "SessionResponse";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.SessionResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.SessionResponse".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SessionError {
     /// The status code that the single call would have ended with, by its number in
@@ -353,6 +573,16 @@ pub struct SessionError {
     /// Whether the same request, with the same key, may pass when sent again.
     #[prost(bool, tag = "4")]
     pub retryable: bool,
+}
+impl ::prost::Name for SessionError {
+    const NAME: &'static str = "SessionError";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.SessionError".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.SessionError".into()
+    }
 }
 /// Give a checker that decides by itself, near to what it admits, a share of a
 /// quota.
@@ -380,6 +610,16 @@ pub struct AcquireLeaseRequest {
     #[prost(uint64, tag = "7")]
     pub safe_capacity: u64,
 }
+impl ::prost::Name for AcquireLeaseRequest {
+    const NAME: &'static str = "AcquireLeaseRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.AcquireLeaseRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.AcquireLeaseRequest".into()
+    }
+}
 /// Keep a lease alive, and say how much of it is needed. To be sent every
 /// `refresh_interval_seconds`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -399,11 +639,31 @@ pub struct RefreshLeaseRequest {
     #[prost(uint64, tag = "4")]
     pub in_use: u64,
 }
+impl ::prost::Name for RefreshLeaseRequest {
+    const NAME: &'static str = "RefreshLeaseRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.RefreshLeaseRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.RefreshLeaseRequest".into()
+    }
+}
 /// Give a lease back. The holder uses nothing of it any more.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReturnLeaseRequest {
     #[prost(uint64, tag = "1")]
     pub lease: u64,
+}
+impl ::prost::Name for ReturnLeaseRequest {
+    const NAME: &'static str = "ReturnLeaseRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.ReturnLeaseRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.ReturnLeaseRequest".into()
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LeaseResponse {
@@ -414,6 +674,16 @@ pub struct LeaseResponse {
     /// idempotency key, or returned already.
     #[prost(bool, tag = "2")]
     pub already_applied: bool,
+}
+impl ::prost::Name for LeaseResponse {
+    const NAME: &'static str = "LeaseResponse";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.LeaseResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.LeaseResponse".into()
+    }
 }
 /// A share of a quota that its holder hands out by itself, without asking.
 ///
@@ -463,6 +733,16 @@ pub struct Lease {
     pub version: u64,
     #[prost(enumeration = "LeaseState", tag = "12")]
     pub state: i32,
+}
+impl ::prost::Name for Lease {
+    const NAME: &'static str = "Lease";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.Lease".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.Lease".into()
+    }
 }
 /// What kind of claim an amount is. Each class has limits of its own, and an
 /// amount of one class is never measured by the limit of another.

@@ -94,6 +94,16 @@ pub mod service_error {
         InternalError(super::InternalError),
     }
 }
+impl ::prost::Name for ServiceError {
+    const NAME: &'static str = "ServiceError";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.ServiceError".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.ServiceError".into()
+    }
+}
 /// The request breaks the contract.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BadRequest {
@@ -114,6 +124,26 @@ pub mod bad_request {
         #[prost(string, repeated, tag = "3")]
         pub related_fields: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     }
+    impl ::prost::Name for Violation {
+        const NAME: &'static str = "Violation";
+        const PACKAGE: &'static str = "nebius.common.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "nebius.common.v1.BadRequest.Violation".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "type.googleapis.com/nebius.common.v1.BadRequest.Violation".into()
+        }
+    }
+}
+impl ::prost::Name for BadRequest {
+    const NAME: &'static str = "BadRequest";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.BadRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.BadRequest".into()
+    }
 }
 /// The resource is in a state in which this cannot be done.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -123,16 +153,46 @@ pub struct BadResourceState {
     #[prost(string, tag = "2")]
     pub message: ::prost::alloc::string::String,
 }
+impl ::prost::Name for BadResourceState {
+    const NAME: &'static str = "BadResourceState";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.BadResourceState".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.BadResourceState".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResourceNotFound {
     #[prost(string, tag = "1")]
     pub resource_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ResourceNotFound {
+    const NAME: &'static str = "ResourceNotFound";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.ResourceNotFound".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.ResourceNotFound".into()
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResourceAlreadyExists {
     /// The one that is in the way.
     #[prost(string, tag = "1")]
     pub resource_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ResourceAlreadyExists {
+    const NAME: &'static str = "ResourceAlreadyExists";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.ResourceAlreadyExists".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.ResourceAlreadyExists".into()
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OutOfRange {
@@ -142,11 +202,31 @@ pub struct OutOfRange {
     #[prost(string, tag = "2")]
     pub limit: ::prost::alloc::string::String,
 }
+impl ::prost::Name for OutOfRange {
+    const NAME: &'static str = "OutOfRange";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.OutOfRange".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.OutOfRange".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PermissionDenied {
     /// What the caller may not touch.
     #[prost(string, tag = "1")]
     pub resource_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for PermissionDenied {
+    const NAME: &'static str = "PermissionDenied";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.PermissionDenied".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.PermissionDenied".into()
+    }
 }
 /// The resource is not as the caller thought, such as of another version.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -155,6 +235,16 @@ pub struct ResourceConflict {
     pub resource_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub message: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ResourceConflict {
+    const NAME: &'static str = "ResourceConflict";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.ResourceConflict".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.ResourceConflict".into()
+    }
 }
 /// A later operation on the same resource put an end to this one.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -166,6 +256,16 @@ pub struct OperationAborted {
     #[prost(string, tag = "3")]
     pub resource_id: ::prost::alloc::string::String,
 }
+impl ::prost::Name for OperationAborted {
+    const NAME: &'static str = "OperationAborted";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.OperationAborted".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.OperationAborted".into()
+    }
+}
 /// Another operation is under way on the same resource.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OperationConflict {
@@ -174,12 +274,32 @@ pub struct OperationConflict {
     #[prost(string, tag = "2")]
     pub resource_id: ::prost::alloc::string::String,
 }
+impl ::prost::Name for OperationConflict {
+    const NAME: &'static str = "OperationConflict";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.OperationConflict".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.OperationConflict".into()
+    }
+}
 /// Slow down.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TooManyRequests {
     /// The limit of requests that was passed.
     #[prost(string, tag = "1")]
     pub violation: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TooManyRequests {
+    const NAME: &'static str = "TooManyRequests";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.TooManyRequests".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.TooManyRequests".into()
+    }
 }
 /// A quota is in the way.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -202,6 +322,26 @@ pub mod quota_failure {
         #[prost(string, tag = "4")]
         pub requested: ::prost::alloc::string::String,
     }
+    impl ::prost::Name for Violation {
+        const NAME: &'static str = "Violation";
+        const PACKAGE: &'static str = "nebius.common.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "nebius.common.v1.QuotaFailure.Violation".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "type.googleapis.com/nebius.common.v1.QuotaFailure.Violation".into()
+        }
+    }
+}
+impl ::prost::Name for QuotaFailure {
+    const NAME: &'static str = "QuotaFailure";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.QuotaFailure".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.QuotaFailure".into()
+    }
 }
 /// The quota would allow it, the machines are not there.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -222,6 +362,26 @@ pub mod not_enough_resources {
         #[prost(string, tag = "3")]
         pub requested: ::prost::alloc::string::String,
     }
+    impl ::prost::Name for Violation {
+        const NAME: &'static str = "Violation";
+        const PACKAGE: &'static str = "nebius.common.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "nebius.common.v1.NotEnoughResources.Violation".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "type.googleapis.com/nebius.common.v1.NotEnoughResources.Violation".into()
+        }
+    }
+}
+impl ::prost::Name for NotEnoughResources {
+    const NAME: &'static str = "NotEnoughResources";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.NotEnoughResources".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.NotEnoughResources".into()
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InternalError {
@@ -230,6 +390,16 @@ pub struct InternalError {
     pub request_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub trace_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for InternalError {
+    const NAME: &'static str = "InternalError";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.InternalError".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.InternalError".into()
+    }
 }
 /// What every resource carries, whatever its type.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -257,6 +427,16 @@ pub struct ResourceMetadata {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+}
+impl ::prost::Name for ResourceMetadata {
+    const NAME: &'static str = "ResourceMetadata";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.ResourceMetadata".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.ResourceMetadata".into()
+    }
 }
 /// It runs for as long as `status` is absent. A resource has one operation at a
 /// time; a second call may fail, or abort the first. Services forget operations
@@ -307,11 +487,41 @@ pub mod operation {
         #[prost(string, repeated, tag = "1")]
         pub values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     }
+    impl ::prost::Name for RequestHeader {
+        const NAME: &'static str = "RequestHeader";
+        const PACKAGE: &'static str = "nebius.common.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "nebius.common.v1.Operation.RequestHeader".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "type.googleapis.com/nebius.common.v1.Operation.RequestHeader".into()
+        }
+    }
+}
+impl ::prost::Name for Operation {
+    const NAME: &'static str = "Operation";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.Operation".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.Operation".into()
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetOperationRequest {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetOperationRequest {
+    const NAME: &'static str = "GetOperationRequest";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.GetOperationRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.GetOperationRequest".into()
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListOperationsRequest {
@@ -325,6 +535,16 @@ pub struct ListOperationsRequest {
     #[prost(string, tag = "3")]
     pub page_token: ::prost::alloc::string::String,
 }
+impl ::prost::Name for ListOperationsRequest {
+    const NAME: &'static str = "ListOperationsRequest";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.ListOperationsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.ListOperationsRequest".into()
+    }
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListOperationsResponse {
     #[prost(message, repeated, tag = "1")]
@@ -332,4 +552,14 @@ pub struct ListOperationsResponse {
     /// Empty on the last page.
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListOperationsResponse {
+    const NAME: &'static str = "ListOperationsResponse";
+    const PACKAGE: &'static str = "nebius.common.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.common.v1.ListOperationsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.common.v1.ListOperationsResponse".into()
+    }
 }

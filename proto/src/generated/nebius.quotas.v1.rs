@@ -11,6 +11,16 @@ pub struct QuotaAllowance {
     #[prost(message, optional, tag = "3")]
     pub status: ::core::option::Option<QuotaAllowanceStatus>,
 }
+impl ::prost::Name for QuotaAllowance {
+    const NAME: &'static str = "QuotaAllowance";
+    const PACKAGE: &'static str = "nebius.quotas.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.quotas.v1.QuotaAllowance".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.quotas.v1.QuotaAllowance".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QuotaAllowanceSpec {
     /// In `unit` of the status. Absent is another thing than 0: it says that nothing
@@ -20,6 +30,16 @@ pub struct QuotaAllowanceSpec {
     /// Fixed once the quota exists.
     #[prost(string, tag = "2")]
     pub region: ::prost::alloc::string::String,
+}
+impl ::prost::Name for QuotaAllowanceSpec {
+    const NAME: &'static str = "QuotaAllowanceSpec";
+    const PACKAGE: &'static str = "nebius.quotas.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.quotas.v1.QuotaAllowanceSpec".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.quotas.v1.QuotaAllowanceSpec".into()
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QuotaAllowanceStatus {
@@ -148,6 +168,16 @@ pub mod quota_allowance_status {
         }
     }
 }
+impl ::prost::Name for QuotaAllowanceStatus {
+    const NAME: &'static str = "QuotaAllowanceStatus";
+    const PACKAGE: &'static str = "nebius.quotas.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.quotas.v1.QuotaAllowanceStatus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.quotas.v1.QuotaAllowanceStatus".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListQuotaAllowancesRequest {
     /// The tenant or project.
@@ -160,6 +190,16 @@ pub struct ListQuotaAllowancesRequest {
     #[prost(string, tag = "3")]
     pub page_token: ::prost::alloc::string::String,
 }
+impl ::prost::Name for ListQuotaAllowancesRequest {
+    const NAME: &'static str = "ListQuotaAllowancesRequest";
+    const PACKAGE: &'static str = "nebius.quotas.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.quotas.v1.ListQuotaAllowancesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.quotas.v1.ListQuotaAllowancesRequest".into()
+    }
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListQuotaAllowancesResponse {
     #[prost(message, repeated, tag = "1")]
@@ -168,10 +208,30 @@ pub struct ListQuotaAllowancesResponse {
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
 }
+impl ::prost::Name for ListQuotaAllowancesResponse {
+    const NAME: &'static str = "ListQuotaAllowancesResponse";
+    const PACKAGE: &'static str = "nebius.quotas.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.quotas.v1.ListQuotaAllowancesResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.quotas.v1.ListQuotaAllowancesResponse".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetQuotaAllowanceRequest {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetQuotaAllowanceRequest {
+    const NAME: &'static str = "GetQuotaAllowanceRequest";
+    const PACKAGE: &'static str = "nebius.quotas.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.quotas.v1.GetQuotaAllowanceRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.quotas.v1.GetQuotaAllowanceRequest".into()
+    }
 }
 /// The three together name one quota.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -185,12 +245,32 @@ pub struct GetByNameRequest {
     #[prost(string, tag = "3")]
     pub region: ::prost::alloc::string::String,
 }
+impl ::prost::Name for GetByNameRequest {
+    const NAME: &'static str = "GetByNameRequest";
+    const PACKAGE: &'static str = "nebius.quotas.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.quotas.v1.GetByNameRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.quotas.v1.GetByNameRequest".into()
+    }
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateQuotaAllowanceRequest {
     #[prost(message, optional, tag = "1")]
     pub metadata: ::core::option::Option<super::super::common::v1::ResourceMetadata>,
     #[prost(message, optional, tag = "2")]
     pub spec: ::core::option::Option<QuotaAllowanceSpec>,
+}
+impl ::prost::Name for CreateQuotaAllowanceRequest {
+    const NAME: &'static str = "CreateQuotaAllowanceRequest";
+    const PACKAGE: &'static str = "nebius.quotas.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.quotas.v1.CreateQuotaAllowanceRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.quotas.v1.CreateQuotaAllowanceRequest".into()
+    }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UpdateQuotaAllowanceRequest {
@@ -199,8 +279,28 @@ pub struct UpdateQuotaAllowanceRequest {
     #[prost(message, optional, tag = "2")]
     pub spec: ::core::option::Option<QuotaAllowanceSpec>,
 }
+impl ::prost::Name for UpdateQuotaAllowanceRequest {
+    const NAME: &'static str = "UpdateQuotaAllowanceRequest";
+    const PACKAGE: &'static str = "nebius.quotas.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.quotas.v1.UpdateQuotaAllowanceRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.quotas.v1.UpdateQuotaAllowanceRequest".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteQuotaAllowanceRequest {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for DeleteQuotaAllowanceRequest {
+    const NAME: &'static str = "DeleteQuotaAllowanceRequest";
+    const PACKAGE: &'static str = "nebius.quotas.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "nebius.quotas.v1.DeleteQuotaAllowanceRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/nebius.quotas.v1.DeleteQuotaAllowanceRequest".into()
+    }
 }
