@@ -1,5 +1,5 @@
 //! Two promises about the contracts: the committed Rust is exactly what the `.proto` files say, and
-//! no field that was ever published changes or goes.
+//! no field, value or method that was ever published changes or goes.
 //!
 //! Run with `UPDATE_GENERATED=1` after a change of a `.proto` file, and commit what it wrote.
 
@@ -9,9 +9,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use tonic_prost_build::FileDescriptorSet;
+use prost_types::{DescriptorProto, EnumDescriptorProto, ServiceDescriptorProto};
+use tonic_prost_build::{Config, FileDescriptorSet};
 
-const PROTOS: [&str; 2] = ["hourglass/v1/usage.proto", "hourglass/ledger/v1/event.proto"];
+const PROTOS: [&str; 10] = [
+    "hourglass/v1/usage.proto",
+    "hourglass/v1/quota.proto",
+    "hourglass/ledger/v1/event.proto",
+    "google/rpc/status.proto",
+    "nebius/common/v1/error.proto",
+    "nebius/common/v1/metadata.proto",
+    "nebius/common/v1/operation.proto",
+    "nebius/common/v1/operation_service.proto",
+    "nebius/quotas/v1/quota_allowance.proto",
+    "nebius/quotas/v1/quota_allowance_service.proto",
+];
 
 /// Fields that carry whole documents. As `Bytes` they are handed on by reference count, where a
 /// `Vec<u8>` would be copied at each step from the socket to the log.
@@ -45,21 +57,21 @@ fn committed_code_is_generated_from_the_contracts() {
     }
 }
 
-/// Old agents and old logs speak the old fields. Updating adds what is new to the list and
-/// still refuses what is gone, so taking a field away needs an edit by hand, which a review sees.
+/// Old agents, old clients and old logs speak the old fields. Updating adds what is new to the list
+/// and still refuses what is gone, so taking a field away needs an edit by hand, which a review sees.
 #[test]
 fn a_published_field_stays_as_it_is() {
     let list = root().join("tests/published_fields.txt");
-    let present = fields();
+    let present = published_names();
     let published: BTreeSet<String> = fs::read_to_string(&list).unwrap().lines().map(str::to_owned).collect();
 
     let gone: Vec<_> = published.difference(&present).collect();
-    assert!(gone.is_empty(), "these fields were published and must stay, with number and type: {gone:#?}");
+    assert!(gone.is_empty(), "these were published and must stay, with number and type: {gone:#?}");
     let new: Vec<_> = present.difference(&published).collect();
     if updating() {
         fs::write(&list, present.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
     } else {
-        assert!(new.is_empty(), "these fields are new: {new:#?}; {ADVICE}");
+        assert!(new.is_empty(), "these are new: {new:#?}; {ADVICE}");
     }
 }
 
@@ -69,14 +81,26 @@ fn a_published_field_stays_as_it_is() {
 /// even parse the latter.
 fn generate() -> Files {
     let messages = scratch("messages");
-    let builder = tonic_prost_build::configure().build_client(false).build_server(false).out_dir(&messages);
-    SHARED_BYTES.iter().fold(builder, |builder, path| builder.bytes(path)).compile_fds(contracts()).unwrap();
+    // Maps in the order of their keys, so that the same message is written as the same bytes.
+    let builder = tonic_prost_build::configure()
+        .build_client(false)
+        .build_server(false)
+        .btree_map(".")
+        .out_dir(&messages);
+    let builder = SHARED_BYTES.iter().fold(builder, |builder, path| builder.bytes(path));
+    // A message knows its name, so that it can be packed as the detail of a status.
+    let mut named = Config::new();
+    named.enable_type_names().type_name_domain(["."], "type.googleapis.com");
+    builder.compile_fds_with_config(contracts(), named).unwrap();
 
     // Calling each message external leaves nothing but the services to write.
     let services = scratch("services");
     tonic_prost_build::configure()
+        .extern_path(".google.rpc", "crate::google::rpc")
         .extern_path(".hourglass.v1", "crate::v1")
         .extern_path(".hourglass.ledger.v1", "crate::ledger::v1")
+        .extern_path(".nebius.common.v1", "crate::nebius::common::v1")
+        .extern_path(".nebius.quotas.v1", "crate::nebius::quotas::v1")
         .out_dir(&services)
         .compile_fds(contracts())
         .unwrap();
@@ -91,31 +115,62 @@ fn generate() -> Files {
     files
 }
 
-/// One line a field: its full name, its number, its type.
-fn fields() -> BTreeSet<String> {
+/// What others may hold on to, a line each: the fields of messages, the values of enumerations and the
+/// methods of services.
+fn published_names() -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
     for file in contracts().file {
-        assert!(file.enum_type.is_empty(), "enumerations are not in the list yet: teach this test");
-        for message in &file.message_type {
-            let name = format!("{}.{}", file.package(), message.name());
-            assert!(message.nested_type.is_empty() && message.enum_type.is_empty(), "{name} nests types");
-            for field in &message.field {
-                // A message by its name, a plain type as the contract spells it.
-                let kind = match field.type_name() {
-                    "" => field.r#type().as_str_name().trim_start_matches("TYPE_").to_lowercase(),
-                    message => message.trim_start_matches('.').to_owned(),
-                };
-                let optional = if field.proto3_optional() { "optional " } else { "" };
-                let repeated = if field.label().as_str_name() == "LABEL_REPEATED" { "repeated " } else { "" };
-                lines.insert(format!(
-                    "{name}.{} = {}: {optional}{repeated}{kind}",
-                    field.name(),
-                    field.number()
-                ));
-            }
+        let package = file.package();
+        // What others publish is theirs to keep; it is here because our files import it.
+        if package == "google.protobuf" {
+            continue;
         }
+        file.message_type.iter().for_each(|message| add_message(&mut lines, package, message));
+        file.enum_type.iter().for_each(|values| add_values(&mut lines, package, values));
+        file.service.iter().for_each(|service| add_methods(&mut lines, package, service));
     }
     lines
+}
+
+/// One line a field: its full name, its number, its type. The entries of a map are a message with the
+/// fields `key` and `value`.
+fn add_message(lines: &mut BTreeSet<String>, parent: &str, message: &DescriptorProto) {
+    let name = format!("{parent}.{}", message.name());
+    for field in &message.field {
+        // A message by its name, a plain type as the contract spells it.
+        let kind = match field.type_name() {
+            "" => field.r#type().as_str_name().trim_start_matches("TYPE_").to_lowercase(),
+            message => message.trim_start_matches('.').to_owned(),
+        };
+        let optional = if field.proto3_optional() { "optional " } else { "" };
+        let repeated = if field.label().as_str_name() == "LABEL_REPEATED" { "repeated " } else { "" };
+        lines.insert(format!("{name}.{} = {}: {optional}{repeated}{kind}", field.name(), field.number()));
+    }
+    message.nested_type.iter().for_each(|nested| add_message(lines, &name, nested));
+    message.enum_type.iter().for_each(|values| add_values(lines, &name, values));
+}
+
+/// One line a value: its full name, its number.
+fn add_values(lines: &mut BTreeSet<String>, parent: &str, values: &EnumDescriptorProto) {
+    for value in &values.value {
+        lines.insert(format!("{parent}.{}.{} = {}", values.name(), value.name(), value.number()));
+    }
+}
+
+/// One line a method: its path, what goes in and what comes out.
+fn add_methods(lines: &mut BTreeSet<String>, package: &str, service: &ServiceDescriptorProto) {
+    for method in &service.method {
+        let side = |streams: bool, kind: &str| {
+            format!("{}{}", if streams { "stream " } else { "" }, kind.trim_start_matches('.'))
+        };
+        lines.insert(format!(
+            "{package}.{}/{}: {} -> {}",
+            service.name(),
+            method.name(),
+            side(method.client_streaming(), method.input_type()),
+            side(method.server_streaming(), method.output_type())
+        ));
+    }
 }
 
 fn contracts() -> FileDescriptorSet {

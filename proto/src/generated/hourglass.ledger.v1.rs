@@ -73,6 +73,16 @@ pub mod event {
         QuotaChanged(super::QuotaChanged),
     }
 }
+impl ::prost::Name for Event {
+    const NAME: &'static str = "Event";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.Event".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.Event".into()
+    }
+}
 /// The first event of every log: whose books these are, and by which rules.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CellOpened {
@@ -88,6 +98,16 @@ pub struct CellOpened {
     #[prost(int64, tag = "4")]
     pub grace_ms: i64,
 }
+impl ::prost::Name for CellOpened {
+    const NAME: &'static str = "CellOpened";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.CellOpened".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.CellOpened".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TenantOpened {
     #[prost(string, tag = "1")]
@@ -97,6 +117,16 @@ pub struct TenantOpened {
     pub currency: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub display_name: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TenantOpened {
+    const NAME: &'static str = "TenantOpened";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.TenantOpened".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.TenantOpened".into()
+    }
 }
 /// One price of a card: nano-currency per GPU-hour, from `from_ms` on, until
 /// `until_ms` where that is set.
@@ -118,6 +148,16 @@ pub struct CardPrice {
     #[prost(message, repeated, tag = "7")]
     pub components: ::prost::alloc::vec::Vec<PriceComponent>,
 }
+impl ::prost::Name for CardPrice {
+    const NAME: &'static str = "CardPrice";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.CardPrice".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.CardPrice".into()
+    }
+}
 /// A part of a price: so much of something per GPU-hour, at its own price.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PriceComponent {
@@ -127,6 +167,16 @@ pub struct PriceComponent {
     pub quantity_nanos: i64,
     #[prost(int64, tag = "3")]
     pub price_nanos: i64,
+}
+impl ::prost::Name for PriceComponent {
+    const NAME: &'static str = "PriceComponent";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.PriceComponent".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.PriceComponent".into()
+    }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RateCardPublished {
@@ -140,6 +190,16 @@ pub struct RateCardPublished {
     pub effective_from_ms: i64,
     #[prost(message, repeated, tag = "5")]
     pub prices: ::prost::alloc::vec::Vec<CardPrice>,
+}
+impl ::prost::Name for RateCardPublished {
+    const NAME: &'static str = "RateCardPublished";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.RateCardPublished".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.RateCardPublished".into()
+    }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ContractSigned {
@@ -165,6 +225,16 @@ pub struct ContractSigned {
     #[prost(int64, repeated, tag = "9")]
     pub period_starts_ms: ::prost::alloc::vec::Vec<i64>,
 }
+impl ::prost::Name for ContractSigned {
+    const NAME: &'static str = "ContractSigned";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.ContractSigned".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.ContractSigned".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InstanceRegistered {
     #[prost(string, tag = "1")]
@@ -189,12 +259,32 @@ pub struct InstanceRegistered {
     #[prost(uint64, tag = "9")]
     pub hold: u64,
 }
+impl ::prost::Name for InstanceRegistered {
+    const NAME: &'static str = "InstanceRegistered";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.InstanceRegistered".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.InstanceRegistered".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InstanceStarted {
     #[prost(string, tag = "1")]
     pub instance: ::prost::alloc::string::String,
     #[prost(int64, tag = "2")]
     pub at_ms: i64,
+}
+impl ::prost::Name for InstanceStarted {
+    const NAME: &'static str = "InstanceStarted";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.InstanceStarted".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.InstanceStarted".into()
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InstanceStopped {
@@ -205,12 +295,32 @@ pub struct InstanceStopped {
     #[prost(string, tag = "3")]
     pub cause: ::prost::alloc::string::String,
 }
+impl ::prost::Name for InstanceStopped {
+    const NAME: &'static str = "InstanceStopped";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.InstanceStopped".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.InstanceStopped".into()
+    }
+}
 /// A whole batch, as it arrived. The evidence.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UsageAccepted {
     /// LZ4 block of the `hourglass.v1.UsageBatch` bytes, its length before it.
     #[prost(bytes = "bytes", tag = "1")]
     pub batch_lz4: ::prost::bytes::Bytes,
+}
+impl ::prost::Name for UsageAccepted {
+    const NAME: &'static str = "UsageAccepted";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.UsageAccepted".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.UsageAccepted".into()
+    }
 }
 /// Bytes that could not be read as usage, kept as they came.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -223,14 +333,44 @@ pub struct UsageQuarantined {
     #[prost(bytes = "bytes", tag = "3")]
     pub original_lz4: ::prost::bytes::Bytes,
 }
+impl ::prost::Name for UsageQuarantined {
+    const NAME: &'static str = "UsageQuarantined";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.UsageQuarantined".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.UsageQuarantined".into()
+    }
+}
 /// Time passed: accrue, close hours.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ticked {}
+impl ::prost::Name for Ticked {
+    const NAME: &'static str = "Ticked";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.Ticked".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.Ticked".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InvoiceFinalised {
     /// The invoice or credit note as canonical JSON: exactly the bytes that the customer gets.
     #[prost(bytes = "bytes", tag = "1")]
     pub document: ::prost::bytes::Bytes,
+}
+impl ::prost::Name for InvoiceFinalised {
+    const NAME: &'static str = "InvoiceFinalised";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.InvoiceFinalised".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.InvoiceFinalised".into()
+    }
 }
 /// An API key. The key itself is nowhere: this is what it is recognised by.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -256,10 +396,30 @@ pub struct KeyCreated {
     #[prost(int64, optional, tag = "8")]
     pub expires_at_ms: ::core::option::Option<i64>,
 }
+impl ::prost::Name for KeyCreated {
+    const NAME: &'static str = "KeyCreated";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.KeyCreated".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.KeyCreated".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KeyRevoked {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for KeyRevoked {
+    const NAME: &'static str = "KeyRevoked";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.KeyRevoked".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.KeyRevoked".into()
+    }
 }
 /// From `at_ms` on the instance is sold differently.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -272,6 +432,16 @@ pub struct ModeChanged {
     #[prost(int64, tag = "3")]
     pub at_ms: i64,
 }
+impl ::prost::Name for ModeChanged {
+    const NAME: &'static str = "ModeChanged";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.ModeChanged".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.ModeChanged".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReservationMade {
     #[prost(string, tag = "1")]
@@ -280,6 +450,16 @@ pub struct ReservationMade {
     #[prost(bytes = "vec", tag = "2")]
     pub draft: ::prost::alloc::vec::Vec<u8>,
 }
+impl ::prost::Name for ReservationMade {
+    const NAME: &'static str = "ReservationMade";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.ReservationMade".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.ReservationMade".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReservationAmended {
     #[prost(string, tag = "1")]
@@ -287,6 +467,16 @@ pub struct ReservationAmended {
     /// The new end.
     #[prost(int64, tag = "2")]
     pub until_ms: i64,
+}
+impl ::prost::Name for ReservationAmended {
+    const NAME: &'static str = "ReservationAmended";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.ReservationAmended".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.ReservationAmended".into()
+    }
 }
 /// What a spot GPU-hour of the cell's region costs from `from_ms` on.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -301,6 +491,16 @@ pub struct SpotPriceSet {
     #[prost(int64, tag = "4")]
     pub from_ms: i64,
 }
+impl ::prost::Name for SpotPriceSet {
+    const NAME: &'static str = "SpotPriceSet";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.SpotPriceSet".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.SpotPriceSet".into()
+    }
+}
 /// What was reported of the instance over an interval is not billed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UsageVoided {
@@ -313,6 +513,16 @@ pub struct UsageVoided {
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
 }
+impl ::prost::Name for UsageVoided {
+    const NAME: &'static str = "UsageVoided";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.UsageVoided".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.UsageVoided".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreditGranted {
     #[prost(string, tag = "1")]
@@ -321,6 +531,16 @@ pub struct CreditGranted {
     #[prost(bytes = "vec", tag = "2")]
     pub credit: ::prost::alloc::vec::Vec<u8>,
 }
+impl ::prost::Name for CreditGranted {
+    const NAME: &'static str = "CreditGranted";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.CreditGranted".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.CreditGranted".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaxSet {
     #[prost(string, tag = "1")]
@@ -328,6 +548,16 @@ pub struct TaxSet {
     /// As canonical JSON; empty where the tenant is not taxed any more.
     #[prost(bytes = "vec", tag = "2")]
     pub tax: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for TaxSet {
+    const NAME: &'static str = "TaxSet";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.TaxSet".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.TaxSet".into()
+    }
 }
 /// Prices of the past changed: those of the card hold over an interval.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -342,6 +572,16 @@ pub struct PricesRerated {
     #[prost(string, tag = "4")]
     pub tenant: ::prost::alloc::string::String,
 }
+impl ::prost::Name for PricesRerated {
+    const NAME: &'static str = "PricesRerated";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.PricesRerated".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.PricesRerated".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PaymentRecorded {
     #[prost(string, tag = "1")]
@@ -354,6 +594,16 @@ pub struct PaymentRecorded {
     #[prost(string, tag = "4")]
     pub reference: ::prost::alloc::string::String,
 }
+impl ::prost::Name for PaymentRecorded {
+    const NAME: &'static str = "PaymentRecorded";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.PaymentRecorded".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.PaymentRecorded".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InvoiceVoided {
     #[prost(string, tag = "1")]
@@ -362,6 +612,16 @@ pub struct InvoiceVoided {
     pub number: u64,
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
+}
+impl ::prost::Name for InvoiceVoided {
+    const NAME: &'static str = "InvoiceVoided";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.InvoiceVoided".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.InvoiceVoided".into()
+    }
 }
 /// An amount of a resource.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -374,6 +634,16 @@ pub struct HoldItem {
     pub class: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
     pub amount: u64,
+}
+impl ::prost::Name for HoldItem {
+    const NAME: &'static str = "HoldItem";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.HoldItem".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.HoldItem".into()
+    }
 }
 /// Quota is held. The hold is named by the position of this event.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -393,15 +663,45 @@ pub struct HoldTaken {
     #[prost(string, tag = "6")]
     pub burn: ::prost::alloc::string::String,
 }
+impl ::prost::Name for HoldTaken {
+    const NAME: &'static str = "HoldTaken";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.HoldTaken".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.HoldTaken".into()
+    }
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HoldCommitted {
     #[prost(uint64, tag = "1")]
     pub hold: u64,
 }
+impl ::prost::Name for HoldCommitted {
+    const NAME: &'static str = "HoldCommitted";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.HoldCommitted".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.HoldCommitted".into()
+    }
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HoldReleased {
     #[prost(uint64, tag = "1")]
     pub hold: u64,
+}
+impl ::prost::Name for HoldReleased {
+    const NAME: &'static str = "HoldReleased";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.HoldReleased".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.HoldReleased".into()
+    }
 }
 /// Whatever else happens about quota.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -409,4 +709,14 @@ pub struct QuotaChanged {
     /// As canonical JSON.
     #[prost(bytes = "vec", tag = "1")]
     pub change: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for QuotaChanged {
+    const NAME: &'static str = "QuotaChanged";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.QuotaChanged".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.QuotaChanged".into()
+    }
 }

@@ -16,6 +16,16 @@ pub struct UsageBatch {
     #[prost(message, repeated, tag = "4")]
     pub records: ::prost::alloc::vec::Vec<UsageRecord>,
 }
+impl ::prost::Name for UsageBatch {
+    const NAME: &'static str = "UsageBatch";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.UsageBatch".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.UsageBatch".into()
+    }
+}
 /// "Instance `instance_id` held `gpus` GPUs during [start, end)."
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UsageRecord {
@@ -35,6 +45,16 @@ pub struct UsageRecord {
     #[prost(message, optional, tag = "15")]
     pub evidence: ::core::option::Option<Evidence>,
 }
+impl ::prost::Name for UsageRecord {
+    const NAME: &'static str = "UsageRecord";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.UsageRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.UsageRecord".into()
+    }
+}
 /// Node health and use, by the field names of NVIDIA's DCGM.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Evidence {
@@ -50,6 +70,16 @@ pub struct Evidence {
     /// DCGM_FI_DEV_XID_ERRORS: each XID seen in the interval.
     #[prost(uint32, repeated, tag = "4")]
     pub xid_errors: ::prost::alloc::vec::Vec<u32>,
+}
+impl ::prost::Name for Evidence {
+    const NAME: &'static str = "Evidence";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.Evidence".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.Evidence".into()
+    }
 }
 /// What is committed of an agent's reports: it may free its log up to here.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -69,6 +99,16 @@ pub struct Watermark {
     #[prost(message, repeated, tag = "5")]
     pub quarantined: ::prost::alloc::vec::Vec<Quarantined>,
 }
+impl ::prost::Name for Watermark {
+    const NAME: &'static str = "Watermark";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.Watermark".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.Watermark".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Quarantined {
     /// Place of the record in its batch, from 0.
@@ -77,4 +117,747 @@ pub struct Quarantined {
     /// A stable code, such as `interval_reversed`.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Quarantined {
+    const NAME: &'static str = "Quarantined";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.Quarantined".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.Quarantined".into()
+    }
+}
+/// An amount of one resource.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotaItem {
+    /// Dotted name, such as `compute.instance.gpu.h100`.
+    #[prost(string, tag = "1")]
+    pub resource: ::prost::alloc::string::String,
+    #[prost(enumeration = "QuotaClass", tag = "2")]
+    pub class: i32,
+    /// In the unit of the resource: pieces of what is counted (GPUs, instances),
+    /// bytes of what is measured. At least 1.
+    #[prost(uint64, tag = "3")]
+    pub amount: u64,
+}
+impl ::prost::Name for QuotaItem {
+    const NAME: &'static str = "QuotaItem";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.QuotaItem".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.QuotaItem".into()
+    }
+}
+/// On whose behalf something is asked.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotaScope {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    /// Empty only where a message says that this means the whole tenant.
+    #[prost(string, tag = "2")]
+    pub project: ::prost::alloc::string::String,
+}
+impl ::prost::Name for QuotaScope {
+    const NAME: &'static str = "QuotaScope";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.QuotaScope".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.QuotaScope".into()
+    }
+}
+/// The state of the books that an answer was taken from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AsOf {
+    /// Log position of the last event that it includes.
+    #[prost(uint64, tag = "1")]
+    pub position: u64,
+    /// The time of the cell at that position, milliseconds since the Unix epoch, UTC.
+    #[prost(int64, tag = "2")]
+    pub unix_ms: i64,
+}
+impl ::prost::Name for AsOf {
+    const NAME: &'static str = "AsOf";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.AsOf".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.AsOf".into()
+    }
+}
+/// Would this fit? Nothing is held, so by the time the caller acts the answer
+/// may be another.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CheckRequest {
+    #[prost(message, optional, tag = "1")]
+    pub scope: ::core::option::Option<QuotaScope>,
+    /// 1 to 16 items, each resource and class once.
+    #[prost(message, repeated, tag = "2")]
+    pub items: ::prost::alloc::vec::Vec<QuotaItem>,
+}
+impl ::prost::Name for CheckRequest {
+    const NAME: &'static str = "CheckRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.CheckRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.CheckRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckResponse {
+    /// Whether all items fit together, on every node of the path.
+    #[prost(bool, tag = "1")]
+    pub fits: bool,
+    /// The first limit in the way, from the tenant down; absent where it fits.
+    #[prost(message, optional, tag = "2")]
+    pub denial: ::core::option::Option<QuotaDenial>,
+    #[prost(message, optional, tag = "3")]
+    pub as_of: ::core::option::Option<AsOf>,
+}
+impl ::prost::Name for CheckResponse {
+    const NAME: &'static str = "CheckResponse";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.CheckResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.CheckResponse".into()
+    }
+}
+/// Hold these amounts, all or nothing.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReserveRequest {
+    /// Chosen by the caller, 1 to 255 visible ASCII characters. The same key with
+    /// the same content is answered as the first time and changes nothing.
+    #[prost(string, tag = "1")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub scope: ::core::option::Option<QuotaScope>,
+    /// 1 to 16 items, each resource and class once.
+    #[prost(message, repeated, tag = "3")]
+    pub items: ::prost::alloc::vec::Vec<QuotaItem>,
+    /// How long the hold lasts unless it is committed or renewed, 1 to 3,600 s.
+    #[prost(uint32, tag = "4")]
+    pub ttl_seconds: u32,
+}
+impl ::prost::Name for ReserveRequest {
+    const NAME: &'static str = "ReserveRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.ReserveRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.ReserveRequest".into()
+    }
+}
+/// What was held runs now. The hold no longer expires; its amounts count as used
+/// until it is released. Only a hold in the state HELD can be committed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommitRequest {
+    #[prost(string, tag = "1")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub hold: u64,
+}
+impl ::prost::Name for CommitRequest {
+    const NAME: &'static str = "CommitRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.CommitRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.CommitRequest".into()
+    }
+}
+/// Give back what is pending, held or committed, in full. To be sent when the
+/// compute service has seen the end of what ran, not when it asked for it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReleaseRequest {
+    #[prost(string, tag = "1")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub hold: u64,
+}
+impl ::prost::Name for ReleaseRequest {
+    const NAME: &'static str = "ReleaseRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.ReleaseRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.ReleaseRequest".into()
+    }
+}
+/// Let a hold that is pending or held last longer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewRequest {
+    #[prost(string, tag = "1")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub hold: u64,
+    /// From the moment the cell decides, not from the end of the time before;
+    /// 1 to 3,600 s.
+    #[prost(uint32, tag = "3")]
+    pub ttl_seconds: u32,
+}
+impl ::prost::Name for RenewRequest {
+    const NAME: &'static str = "RenewRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.RenewRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.RenewRequest".into()
+    }
+}
+/// Put other amounts in place of a hold's, whether held or committed. Where the
+/// new ones do not fit the hold stays as it was.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ResizeRequest {
+    #[prost(string, tag = "1")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub hold: u64,
+    /// All items of the hold from now on, not the difference: 1 to 16, each
+    /// resource and class once.
+    #[prost(message, repeated, tag = "3")]
+    pub items: ::prost::alloc::vec::Vec<QuotaItem>,
+}
+impl ::prost::Name for ResizeRequest {
+    const NAME: &'static str = "ResizeRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.ResizeRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.ResizeRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HoldResponse {
+    /// The hold as it is after the request.
+    #[prost(message, optional, tag = "1")]
+    pub hold: ::core::option::Option<Hold>,
+    /// The request had been applied before, under the same idempotency key.
+    #[prost(bool, tag = "2")]
+    pub already_applied: bool,
+}
+impl ::prost::Name for HoldResponse {
+    const NAME: &'static str = "HoldResponse";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.HoldResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.HoldResponse".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetHoldRequest {
+    #[prost(uint64, tag = "1")]
+    pub hold: u64,
+}
+impl ::prost::Name for GetHoldRequest {
+    const NAME: &'static str = "GetHoldRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.GetHoldRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.GetHoldRequest".into()
+    }
+}
+/// Amounts that are kept for one caller.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Hold {
+    /// Given by the cell and never used twice.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(message, optional, tag = "2")]
+    pub scope: ::core::option::Option<QuotaScope>,
+    #[prost(message, repeated, tag = "3")]
+    pub items: ::prost::alloc::vec::Vec<QuotaItem>,
+    #[prost(enumeration = "HoldState", tag = "4")]
+    pub state: i32,
+    /// Milliseconds since the Unix epoch, UTC. 0 where nothing expires: the hold is
+    /// committed or released.
+    #[prost(int64, tag = "5")]
+    pub expires_unix_ms: i64,
+    /// The log position whose commit made the hold as it is here.
+    #[prost(uint64, tag = "6")]
+    pub position: u64,
+}
+impl ::prost::Name for Hold {
+    const NAME: &'static str = "Hold";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.Hold".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.Hold".into()
+    }
+}
+/// Why something does not fit: the first limit that is in the way. As an error it
+/// travels as a detail of status RESOURCE_EXHAUSTED. To ask again at once is no
+/// use; to ask for no more than `fits` is.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotaDenial {
+    /// The node that the limit belongs to: `tenants/acme`,
+    /// `tenants/acme/groups/research` or `tenants/acme/projects/train`.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub resource: ::prost::alloc::string::String,
+    #[prost(enumeration = "QuotaClass", tag = "3")]
+    pub class: i32,
+    #[prost(string, tag = "4")]
+    pub region: ::prost::alloc::string::String,
+    /// All amounts are in the unit of the resource, as in QuotaItem.
+    #[prost(uint64, tag = "5")]
+    pub limit: u64,
+    /// Committed, leased, and what runs without a hold.
+    #[prost(uint64, tag = "6")]
+    pub used: u64,
+    /// Held and not committed.
+    #[prost(uint64, tag = "7")]
+    pub held: u64,
+    /// What the refused request would have added.
+    #[prost(uint64, tag = "8")]
+    pub asked: u64,
+    /// The largest amount of this item that would have passed on every node, the
+    /// other items being as they were; 0 where none would.
+    #[prost(uint64, tag = "9")]
+    pub fits: u64,
+    /// Present where money is the resource. Then this says how much, and the
+    /// amounts above are 0.
+    #[prost(message, optional, tag = "10")]
+    pub spend: ::core::option::Option<SpendDenial>,
+}
+impl ::prost::Name for QuotaDenial {
+    const NAME: &'static str = "QuotaDenial";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.QuotaDenial".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.QuotaDenial".into()
+    }
+}
+/// A cap on spending that is in the way. Amounts are decimal strings in units of
+/// the currency, such as `1250.00`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SpendDenial {
+    /// The name of the cap.
+    #[prost(string, tag = "1")]
+    pub cap: ::prost::alloc::string::String,
+    /// ISO 4217.
+    #[prost(string, tag = "2")]
+    pub currency: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub limit: ::prost::alloc::string::String,
+    /// Accrued in the period of the cap so far.
+    #[prost(string, tag = "4")]
+    pub spent: ::prost::alloc::string::String,
+    /// Kept for what may still be spent by what is held or running.
+    #[prost(string, tag = "5")]
+    pub held: ::prost::alloc::string::String,
+    /// What the refused request would have added.
+    #[prost(string, tag = "6")]
+    pub asked: ::prost::alloc::string::String,
+}
+impl ::prost::Name for SpendDenial {
+    const NAME: &'static str = "SpendDenial";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.SpendDenial".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.SpendDenial".into()
+    }
+}
+/// One of many requests under way on a stream.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SessionRequest {
+    /// Chosen by the caller and given back with the answer; it means nothing to the
+    /// cell. Two requests that wait for their answers must have different tags.
+    #[prost(uint64, tag = "1")]
+    pub tag: u64,
+    #[prost(oneof = "session_request::Request", tags = "2, 3, 4, 5, 6, 7")]
+    pub request: ::core::option::Option<session_request::Request>,
+}
+/// Nested message and enum types in `SessionRequest`.
+pub mod session_request {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Request {
+        #[prost(message, tag = "2")]
+        Check(super::CheckRequest),
+        #[prost(message, tag = "3")]
+        Reserve(super::ReserveRequest),
+        #[prost(message, tag = "4")]
+        Commit(super::CommitRequest),
+        #[prost(message, tag = "5")]
+        Release(super::ReleaseRequest),
+        #[prost(message, tag = "6")]
+        Renew(super::RenewRequest),
+        #[prost(message, tag = "7")]
+        Resize(super::ResizeRequest),
+    }
+}
+impl ::prost::Name for SessionRequest {
+    const NAME: &'static str = "SessionRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.SessionRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.SessionRequest".into()
+    }
+}
+/// The answer to one request. What would be an error of the single call is an
+/// answer here, and leaves the stream open.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SessionResponse {
+    /// That of the request.
+    #[prost(uint64, tag = "1")]
+    pub tag: u64,
+    #[prost(oneof = "session_response::Response", tags = "2, 3, 4, 5")]
+    pub response: ::core::option::Option<session_response::Response>,
+}
+/// Nested message and enum types in `SessionResponse`.
+pub mod session_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Response {
+        /// To `check`, whether it fits or not.
+        #[prost(message, tag = "2")]
+        Check(super::CheckResponse),
+        /// To all others, where they were applied.
+        #[prost(message, tag = "3")]
+        Hold(super::HoldResponse),
+        /// To `reserve` and `resize`, where a limit is in the way.
+        #[prost(message, tag = "4")]
+        Denial(super::QuotaDenial),
+        /// Every other failure.
+        #[prost(message, tag = "5")]
+        Error(super::SessionError),
+    }
+}
+impl ::prost::Name for SessionResponse {
+    const NAME: &'static str = "SessionResponse";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.SessionResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.SessionResponse".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionError {
+    /// The status code that the single call would have ended with, by its number in
+    /// gRPC, such as 5 for NOT_FOUND.
+    #[prost(int32, tag = "1")]
+    pub grpc_code: i32,
+    /// A stable code for programs, such as `idempotency_key_reused`.
+    #[prost(string, tag = "2")]
+    pub code: ::prost::alloc::string::String,
+    /// For people. Its wording may change.
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+    /// Whether the same request, with the same key, may pass when sent again.
+    #[prost(bool, tag = "4")]
+    pub retryable: bool,
+}
+impl ::prost::Name for SessionError {
+    const NAME: &'static str = "SessionError";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.SessionError".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.SessionError".into()
+    }
+}
+/// Give a checker that decides by itself, near to what it admits, a share of a
+/// quota.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AcquireLeaseRequest {
+    /// As in ReserveRequest.
+    #[prost(string, tag = "1")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// The project may be empty: the share is one of the whole tenant.
+    #[prost(message, optional, tag = "2")]
+    pub scope: ::core::option::Option<QuotaScope>,
+    /// The checker's own id. The identity that the transport proved must be equal.
+    #[prost(string, tag = "3")]
+    pub holder: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub resource: ::prost::alloc::string::String,
+    #[prost(enumeration = "QuotaClass", tag = "5")]
+    pub class: i32,
+    /// How much the holder can use now. It may get less, down to `safe_capacity`;
+    /// where even that does not fit nothing is granted: RESOURCE_EXHAUSTED.
+    #[prost(uint64, tag = "6")]
+    pub wants: u64,
+    /// How much the holder may go on using once it hears nothing more from the
+    /// cell. At most `wants`; 0 is the most careful choice.
+    #[prost(uint64, tag = "7")]
+    pub safe_capacity: u64,
+}
+impl ::prost::Name for AcquireLeaseRequest {
+    const NAME: &'static str = "AcquireLeaseRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.AcquireLeaseRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.AcquireLeaseRequest".into()
+    }
+}
+/// Keep a lease alive, and say how much of it is needed. To be sent every
+/// `refresh_interval_seconds`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RefreshLeaseRequest {
+    #[prost(uint64, tag = "1")]
+    pub lease: u64,
+    /// How much the holder can use now; the answer may grant more or less than
+    /// before.
+    #[prost(uint64, tag = "2")]
+    pub wants: u64,
+    /// The last version that the holder has put into effect. What a smaller version
+    /// takes away is free for others once it is confirmed here and `in_use` is down
+    /// to it, or once the lease has expired.
+    #[prost(uint64, tag = "3")]
+    pub known_version: u64,
+    /// How much is in use as the request is sent.
+    #[prost(uint64, tag = "4")]
+    pub in_use: u64,
+}
+impl ::prost::Name for RefreshLeaseRequest {
+    const NAME: &'static str = "RefreshLeaseRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.RefreshLeaseRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.RefreshLeaseRequest".into()
+    }
+}
+/// Give a lease back. The holder uses nothing of it any more.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReturnLeaseRequest {
+    #[prost(uint64, tag = "1")]
+    pub lease: u64,
+}
+impl ::prost::Name for ReturnLeaseRequest {
+    const NAME: &'static str = "ReturnLeaseRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.ReturnLeaseRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.ReturnLeaseRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseResponse {
+    /// The lease as it is after the request.
+    #[prost(message, optional, tag = "1")]
+    pub lease: ::core::option::Option<Lease>,
+    /// The request had been applied before: the lease was acquired under the same
+    /// idempotency key, or returned already.
+    #[prost(bool, tag = "2")]
+    pub already_applied: bool,
+}
+impl ::prost::Name for LeaseResponse {
+    const NAME: &'static str = "LeaseResponse";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.LeaseResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.LeaseResponse".into()
+    }
+}
+/// A share of a quota that its holder hands out by itself, without asking.
+///
+/// What the holder must do: never use more than `capacity` of the newest version
+/// that it knows; and have its use down at `safe_capacity`, or below, when its own
+/// clock shows `expires_unix_ms` less the clock skew that the cell allows, unless
+/// it was refreshed before. It cannot count on being told: a holder that is cut
+/// off hears nothing.
+///
+/// What the cell does: `capacity` counts as used for as long as the lease is
+/// active. What lies above `safe_capacity` it grants anew only when its own clock
+/// shows `expires_unix_ms` plus that skew. So for every pair of clocks within the
+/// margin, the old holder has stopped before the next one begins.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Lease {
+    /// Given by the cell and never used twice.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(string, tag = "2")]
+    pub holder: ::prost::alloc::string::String,
+    /// The project is empty where the lease is one of the whole tenant.
+    #[prost(message, optional, tag = "3")]
+    pub scope: ::core::option::Option<QuotaScope>,
+    #[prost(string, tag = "4")]
+    pub resource: ::prost::alloc::string::String,
+    #[prost(enumeration = "QuotaClass", tag = "5")]
+    pub class: i32,
+    /// In the unit of the resource, as in QuotaItem.
+    #[prost(uint64, tag = "6")]
+    pub capacity: u64,
+    /// The part of `capacity` that the holder keeps when the lease expires.
+    #[prost(uint64, tag = "7")]
+    pub safe_capacity: u64,
+    /// By the clock of the cell, milliseconds since the Unix epoch, UTC. When this
+    /// version was granted, and until when it holds.
+    #[prost(int64, tag = "8")]
+    pub granted_unix_ms: i64,
+    #[prost(int64, tag = "9")]
+    pub expires_unix_ms: i64,
+    /// How often to refresh: several times within the life of the lease, so that a
+    /// lost refresh or two do no harm.
+    #[prost(uint32, tag = "10")]
+    pub refresh_interval_seconds: u32,
+    /// Grows with each grant and each refresh. Of two versions the greater is the
+    /// valid one, in whatever order they arrive.
+    #[prost(uint64, tag = "11")]
+    pub version: u64,
+    #[prost(enumeration = "LeaseState", tag = "12")]
+    pub state: i32,
+}
+impl ::prost::Name for Lease {
+    const NAME: &'static str = "Lease";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.Lease".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.Lease".into()
+    }
+}
+/// What kind of claim an amount is. Each class has limits of its own, and an
+/// amount of one class is never measured by the limit of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum QuotaClass {
+    /// Never sent; whoever receives it refuses with INVALID_ARGUMENT.
+    Unspecified = 0,
+    /// Runs until its owner stops it.
+    OnDemand = 1,
+    /// May be stopped with notice when its capacity is needed elsewhere.
+    Preemptible = 2,
+    /// Runs within capacity that was reserved ahead.
+    Reserved = 3,
+}
+impl QuotaClass {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "QUOTA_CLASS_UNSPECIFIED",
+            Self::OnDemand => "QUOTA_CLASS_ON_DEMAND",
+            Self::Preemptible => "QUOTA_CLASS_PREEMPTIBLE",
+            Self::Reserved => "QUOTA_CLASS_RESERVED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "QUOTA_CLASS_UNSPECIFIED" => Some(Self::Unspecified),
+            "QUOTA_CLASS_ON_DEMAND" => Some(Self::OnDemand),
+            "QUOTA_CLASS_PREEMPTIBLE" => Some(Self::Preemptible),
+            "QUOTA_CLASS_RESERVED" => Some(Self::Reserved),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum HoldState {
+    Unspecified = 0,
+    /// It fits once quota that is lent out has been taken back, and waits for
+    /// that. Nothing may run on it yet; it expires like a hold.
+    Pending = 1,
+    /// The amounts are kept for the caller until the hold expires.
+    Held = 2,
+    /// The amounts are in use, for as long as it takes.
+    Committed = 3,
+    /// Given back. Final.
+    Released = 4,
+    /// Neither committed nor renewed in time, and so given back. Final.
+    Expired = 5,
+}
+impl HoldState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "HOLD_STATE_UNSPECIFIED",
+            Self::Pending => "HOLD_STATE_PENDING",
+            Self::Held => "HOLD_STATE_HELD",
+            Self::Committed => "HOLD_STATE_COMMITTED",
+            Self::Released => "HOLD_STATE_RELEASED",
+            Self::Expired => "HOLD_STATE_EXPIRED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "HOLD_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "HOLD_STATE_PENDING" => Some(Self::Pending),
+            "HOLD_STATE_HELD" => Some(Self::Held),
+            "HOLD_STATE_COMMITTED" => Some(Self::Committed),
+            "HOLD_STATE_RELEASED" => Some(Self::Released),
+            "HOLD_STATE_EXPIRED" => Some(Self::Expired),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LeaseState {
+    Unspecified = 0,
+    Active = 1,
+    /// Given back by its holder. Final.
+    Returned = 2,
+    /// Not refreshed in time. The safe capacity still counts as used, and the
+    /// holder has to acquire anew.
+    Expired = 3,
+}
+impl LeaseState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LEASE_STATE_UNSPECIFIED",
+            Self::Active => "LEASE_STATE_ACTIVE",
+            Self::Returned => "LEASE_STATE_RETURNED",
+            Self::Expired => "LEASE_STATE_EXPIRED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LEASE_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "LEASE_STATE_ACTIVE" => Some(Self::Active),
+            "LEASE_STATE_RETURNED" => Some(Self::Returned),
+            "LEASE_STATE_EXPIRED" => Some(Self::Expired),
+            _ => None,
+        }
+    }
 }
