@@ -191,9 +191,10 @@ impl Cap {
 
     /// How many thresholds were crossed by what is charged.
     pub fn thresholds_crossed(&self, figures: &Figures) -> u8 {
-        let crossed = self.draft.thresholds.iter().filter(|threshold| {
-            threshold.of_amount(figures.limit).is_some_and(|part| figures.spent >= part)
-        });
+        let crossed =
+            self.draft.thresholds.iter().filter(|threshold| {
+                threshold.of_amount(figures.limit).is_some_and(|part| figures.spent >= part)
+            });
         u8::try_from(crossed.count()).unwrap_or(u8::MAX)
     }
 }

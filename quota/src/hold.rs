@@ -263,7 +263,14 @@ impl Holds {
     }
 
     /// Gives one other amounts.
-    pub fn resize(&mut self, tree: &mut Tree, id: HoldId, items: Items, burn: Amount, position: u64) -> Result<(), Broken> {
+    pub fn resize(
+        &mut self,
+        tree: &mut Tree,
+        id: HoldId,
+        items: Items,
+        burn: Amount,
+        position: u64,
+    ) -> Result<(), Broken> {
         let hold = self.all.get_mut(&id).ok_or(Broken("another size of a hold that is not there"))?;
         let counter = hold.state.counter().ok_or(Broken("another size of what has ended"))?;
         tree.remove(hold.node, counter, &hold.items)?;

@@ -205,7 +205,12 @@ impl Leases {
         tree.remove(lease.node, Counter::Leased, &[(lease.key, lease.counted())])
     }
 
-    fn recount(&mut self, tree: &mut Tree, id: LeaseId, change: impl FnOnce(&mut Lease)) -> Result<(), Broken> {
+    fn recount(
+        &mut self,
+        tree: &mut Tree,
+        id: LeaseId,
+        change: impl FnOnce(&mut Lease),
+    ) -> Result<(), Broken> {
         let lease = self.all.get_mut(&id).ok_or(Broken("a lease that is not there"))?;
         let before = lease.counted();
         change(lease);

@@ -346,7 +346,8 @@ impl Tree {
                 Some(known.ok_or(Broken("a node in an unknown group"))?)
             }
         };
-        let node = NodeIx::try_from(self.nodes.len()).map_err(|_| Broken("more nodes than an index holds"))?;
+        let node =
+            NodeIx::try_from(self.nodes.len()).map_err(|_| Broken("more nodes than an index holds"))?;
         let (slots, pools) = (SmallVec::new(), SmallVec::new());
         self.nodes.push(Node { name: name.clone(), parent, slots, pools, children: 0 });
         if let Some(parent) = parent.and_then(|parent| self.node_mut(parent)) {
@@ -445,7 +446,9 @@ impl Tree {
         let (limits, nominal) = (slot.limits?, slot.nominal()?);
         let own = nominal.saturating_sub(slot.taken.claimed());
         let pool = node.parent.and_then(|parent| self.node(parent)).map(|parent| parent.pool(slot.key));
-        let (Some(pool), true) = (pool, slot.key.class() != Class::Reserved) else { return Some((own, false)) };
+        let (Some(pool), true) = (pool, slot.key.class() != Class::Reserved) else {
+            return Some((own, false));
+        };
         let share = slot.share();
         // What its siblings leave when all that it lends itself is taken.
         let others = pool.unclaimed.saturating_sub(share.unclaimed).saturating_sub(pool.borrowed);
@@ -632,9 +635,10 @@ impl Tree {
     /// The slots that are above limits that drain: where, of what, by how much.
     pub fn draining(&self) -> impl Iterator<Item = (NodeIx, Key, u64)> {
         (0..).zip(&self.nodes).flat_map(move |(ix, node): (NodeIx, &Node)| {
-            let over = node.slots.iter().filter(move |slot| {
-                slot.limits.is_some_and(|limits| limits.drain) && self.is_over(ix, slot)
-            });
+            let over = node
+                .slots
+                .iter()
+                .filter(move |slot| slot.limits.is_some_and(|limits| limits.drain) && self.is_over(ix, slot));
             over.filter_map(move |slot| {
                 let limits = slot.limits?;
                 let allowed = match slot.key.class() {

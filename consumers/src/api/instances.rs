@@ -272,7 +272,8 @@ pub(super) async fn register_instance(
     Idempotency(name): Idempotency,
     Json(draft): Json<InstanceDraft>,
 ) -> Result<Response, Problem> {
-    let InstanceDraft { instance, project, platform, model, reservation, bid, limit, gpus, agent, hold } = draft;
+    let InstanceDraft { instance, project, platform, model, reservation, bid, limit, gpus, agent, hold } =
+        draft;
     let mode = mode(model, reservation, bid, limit)?;
     let resource = format!("/v1/tenants/{tenant}/instances/{instance}");
     let registration = Registration { instance, tenant, project, platform, mode, gpus, agent, hold };

@@ -47,7 +47,7 @@ impl Rates {
     /// Takes one request out of the principal's bucket; `None` where it has none.
     pub(super) fn take(&self, principal: &Principal, now: Instant) -> Option<Left> {
         match principal.role() {
-            Role::Operator | Role::Agent => None,
+            Role::Operator | Role::Compute | Role::Agent => None,
             Role::Customer | Role::Finance | Role::Trader | Role::Planner => {
                 Some(self.take_of(principal.name(), now))
             }

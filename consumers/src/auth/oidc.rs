@@ -244,7 +244,7 @@ impl Oidc {
                 let agent = agent.ok_or_else(|| lacks("agent_missing", &options.agent_claim))?;
                 Principal::of_role(name, role, None, Some(agent))
             }
-            Role::Finance | Role::Trader | Role::Planner | Role::Operator => {
+            Role::Finance | Role::Trader | Role::Planner | Role::Compute | Role::Operator => {
                 Principal::of_role(name, role, None, None)
             }
         })

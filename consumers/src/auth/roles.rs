@@ -64,6 +64,16 @@ pub(crate) enum Permission {
     WriteTax,
     /// Finalising invoices, their payments, taking them back, credit notes.
     WriteInvoices,
+    /// Limits, use, spend caps and requests for more.
+    ReadQuotas,
+    /// Setting limits, groups and rules, and deciding about requests.
+    WriteQuotas,
+    /// Asking for more.
+    RequestQuotas,
+    /// Setting spend caps.
+    WriteCaps,
+    /// Holds and leases, and the comparison with what the compute API runs.
+    WriteHolds,
     /// The log's head and digest.
     ReadLedger,
     /// API keys: list, create, revoke.
@@ -74,37 +84,42 @@ pub(crate) enum Permission {
 
 /// A line of the table: the permission, its name, the scope that a key needs for it, and how far it
 /// reaches for each role, in the order of [`Role::ALL`].
-type Line = (Permission, &'static str, Scope, [Reach; 6]);
+type Line = (Permission, &'static str, Scope, [Reach; 7]);
 
 #[rustfmt::skip]
-const TABLE: [Line; 23] = {
+const TABLE: [Line; 28] = {
     use Permission as P;
     use Scope::{Ingest, Keys, Metrics, Read, Write};
     [
-    //                                                                   customer finance trader planner operator agent
-    (P::ReadTenants,       "tenants.read",       Read,    [Own,     All,    No,    All,    All,     No ]),
-    (P::WriteTenants,      "tenants.write",      Write,   [No,      No,     No,    No,     All,     No ]),
-    (P::ReadRateCards,     "rate_cards.read",    Read,    [All,     All,    All,   All,    All,     No ]),
-    (P::ReadContracts,     "contracts.read",     Read,    [Own,     All,    No,    No,     All,     No ]),
-    (P::WritePrices,       "prices.write",       Write,   [No,      No,     No,    No,     All,     No ]),
-    (P::RerateOpen,        "rerates.write",      Write,   [No,      All,    No,    No,     All,     No ]),
-    (P::RerateClosed,      "rerates.closed",     Write,   [No,      All,    No,    No,     All,     No ]),
-    (P::ReadInstances,     "instances.read",     Read,    [Own,     No,     No,    All,    All,     No ]),
-    (P::WriteInstances,    "instances.write",    Write,   [No,      No,     No,    No,     All,     No ]),
-    (P::ReadReservations,  "reservations.read",  Read,    [Own,     All,    No,    All,    All,     No ]),
-    (P::WriteReservations, "reservations.write", Write,   [No,      No,     No,    No,     All,     No ]),
-    (P::ReadUsage,         "usage.read",         Read,    [Own,     All,    No,    All,    All,     No ]),
-    (P::IngestUsage,       "usage.ingest",       Ingest,  [No,      No,     No,    No,     All,     Own]),
-    (P::VoidUsage,         "usage.void",         Write,   [No,      No,     No,    No,     All,     No ]),
-    (P::ReadQuarantine,    "quarantine.read",    Read,    [No,      No,     No,    No,     All,     No ]),
-    (P::WriteQuarantine,   "quarantine.write",   Write,   [No,      No,     No,    No,     All,     No ]),
-    (P::ReadBooks,         "books.read",         Read,    [Own,     All,    No,    No,     All,     No ]),
-    (P::WriteCredits,      "credits.write",      Write,   [No,      All,    No,    No,     All,     No ]),
-    (P::WriteTax,          "tax.write",          Write,   [No,      All,    No,    No,     All,     No ]),
-    (P::WriteInvoices,     "invoices.write",     Write,   [No,      All,    No,    No,     All,     No ]),
-    (P::ReadLedger,        "ledger.read",        Read,    [No,      All,    No,    No,     All,     No ]),
-    (P::ManageKeys,        "keys.manage",        Keys,    [No,      No,     No,    No,     All,     No ]),
-    (P::ReadMetrics,       "metrics.read",       Metrics, [No,      No,     No,    No,     All,     No ]),
+    //                                               customer finance trader planner compute operator agent
+    (P::ReadTenants,       "tenants.read",        Read,    [Own, All, No,  All, All, All, No ]),
+    (P::WriteTenants,      "tenants.write",       Write,   [No,  No,  No,  No,  No,  All, No ]),
+    (P::ReadRateCards,     "rate_cards.read",     Read,    [All, All, All, All, All, All, No ]),
+    (P::ReadContracts,     "contracts.read",      Read,    [Own, All, No,  No,  No,  All, No ]),
+    (P::WritePrices,       "prices.write",        Write,   [No,  No,  No,  No,  No,  All, No ]),
+    (P::RerateOpen,        "rerates.write",       Write,   [No,  All, No,  No,  No,  All, No ]),
+    (P::RerateClosed,      "rerates.closed",      Write,   [No,  All, No,  No,  No,  All, No ]),
+    (P::ReadInstances,     "instances.read",      Read,    [Own, No,  No,  All, All, All, No ]),
+    (P::WriteInstances,    "instances.write",     Write,   [No,  No,  No,  No,  All, All, No ]),
+    (P::ReadReservations,  "reservations.read",   Read,    [Own, All, No,  All, All, All, No ]),
+    (P::WriteReservations, "reservations.write",  Write,   [No,  No,  No,  No,  No,  All, No ]),
+    (P::ReadUsage,         "usage.read",          Read,    [Own, All, No,  All, No,  All, No ]),
+    (P::IngestUsage,       "usage.ingest",        Ingest,  [No,  No,  No,  No,  No,  All, Own]),
+    (P::VoidUsage,         "usage.void",          Write,   [No,  No,  No,  No,  No,  All, No ]),
+    (P::ReadQuarantine,    "quarantine.read",     Read,    [No,  No,  No,  No,  No,  All, No ]),
+    (P::WriteQuarantine,   "quarantine.write",    Write,   [No,  No,  No,  No,  No,  All, No ]),
+    (P::ReadBooks,         "books.read",          Read,    [Own, All, No,  No,  No,  All, No ]),
+    (P::WriteCredits,      "credits.write",       Write,   [No,  All, No,  No,  No,  All, No ]),
+    (P::WriteTax,          "tax.write",           Write,   [No,  All, No,  No,  No,  All, No ]),
+    (P::WriteInvoices,     "invoices.write",      Write,   [No,  All, No,  No,  No,  All, No ]),
+    (P::ReadQuotas,        "quotas.read",         Read,    [Own, All, All, All, All, All, No ]),
+    (P::WriteQuotas,       "quotas.write",        Write,   [No,  No,  No,  No,  No,  All, No ]),
+    (P::RequestQuotas,     "quotas.request",      Write,   [Own, No,  No,  No,  No,  All, No ]),
+    (P::WriteCaps,         "caps.write",          Write,   [Own, All, No,  No,  No,  All, No ]),
+    (P::WriteHolds,        "holds.write",         Write,   [No,  No,  No,  No,  All, All, No ]),
+    (P::ReadLedger,        "ledger.read",         Read,    [No,  All, No,  No,  No,  All, No ]),
+    (P::ManageKeys,        "keys.manage",         Keys,    [No,  No,  No,  No,  No,  All, No ]),
+    (P::ReadMetrics,       "metrics.read",        Metrics, [No,  No,  No,  No,  No,  All, No ]),
     ]
 };
 
@@ -186,7 +201,7 @@ mod tests {
             assert_eq!(reach(Role::Customer, *permission) == Reach::All, public, "{name}");
             assert!(matches!(reach(Role::Agent, *permission), Reach::None | Reach::Own), "{name}");
         }
-        assert_eq!(scopes_of(Role::Customer), [Scope::Read].into());
+        assert_eq!(scopes_of(Role::Customer), [Scope::Read, Scope::Write].into());
         assert_eq!(scopes_of(Role::Agent), [Scope::Ingest].into());
         assert_eq!(scopes_of(Role::Operator).len(), Scope::ALL.len());
     }

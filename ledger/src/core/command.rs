@@ -4,10 +4,10 @@ use std::fmt;
 
 use hourglass_pricing::reservation::ReservationDraft;
 use hourglass_pricing::tax::Tax;
+use hourglass_pricing::{ContractDraft, PurchaseModel, RateCardDraft};
 use hourglass_quota::hold::HoldState;
 use hourglass_quota::request::RequestStatus;
 use hourglass_quota::{HoldId, LeaseId, RequestId};
-use hourglass_pricing::{ContractDraft, PurchaseModel, RateCardDraft};
 use hourglass_units::{
     AgentId, Amount, BidId, Currency, InstanceId, Instant, Month, Platform, Price, ProjectId, Region,
     ReservationId, TenantId,

@@ -162,6 +162,8 @@ named! {
         Trader = "trader",
         /// Who plans capacity: usage of all tenants.
         Planner = "planner",
+        /// The compute service: it asks for quota, and says what runs.
+        Compute = "compute",
         /// Who runs the cell: everything.
         Operator = "operator",
         /// A metering agent: it reports usage under its own id.

@@ -93,7 +93,9 @@ fn in_open_cell(
     let now = request.now;
     Ok(match command {
         // Answered above.
-        Command::OpenCell { .. } | Command::Quota(_) => return Err(Rejection::CellAlreadyOpen { region: cell.region.clone() }),
+        Command::OpenCell { .. } | Command::Quota(_) => {
+            return Err(Rejection::CellAlreadyOpen { region: cell.region.clone() });
+        }
         Command::OpenTenant { tenant, currency, display_name } => {
             check_text("the display name", display_name)?;
             if state.tenants.contains_key(tenant) {

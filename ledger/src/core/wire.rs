@@ -8,8 +8,8 @@ use hourglass_pricing::{
     Component, Contract, ContractDraft, PriceDraft, PriceTimeline, PurchaseModel, RateCard, RateCardDraft,
     Rerating, Sku,
 };
-use hourglass_quota::HoldId;
 use hourglass_proto::ledger::v1 as wire;
+use hourglass_quota::HoldId;
 use hourglass_units::{Amount, INSTANT_MAX, InstanceId, Instant, Interval, Price, Quantity};
 use prost::Message;
 use prost::bytes::Bytes;

@@ -16,7 +16,12 @@ use crate::core::state::State;
 type Result<T> = std::result::Result<T, Inconsistent>;
 
 /// Folds one event into the state.
-pub(crate) fn apply(state: &mut State, position: Position, at: Instant, event: &QuotaEvent) -> Result<Detail> {
+pub(crate) fn apply(
+    state: &mut State,
+    position: Position,
+    at: Instant,
+    event: &QuotaEvent,
+) -> Result<Detail> {
     let (number, quotas) = (position.number(), &mut state.quotas);
     match event {
         QuotaEvent::GroupCreated { tenant, group, parent } => {
@@ -158,12 +163,9 @@ fn hold_detail(quotas: &Quotas, hold: HoldId) -> Detail {
 
 fn lease_detail(quotas: &Quotas, lease: LeaseId) -> Detail {
     match quotas.leases.get(lease) {
-        Some(it) => Detail::Lease {
-            lease,
-            version: it.version,
-            capacity: it.capacity,
-            expires_at: it.expires_at,
-        },
+        Some(it) => {
+            Detail::Lease { lease, version: it.version, capacity: it.capacity, expires_at: it.expires_at }
+        }
         None => Detail::Done,
     }
 }
@@ -217,7 +219,8 @@ fn decide_request(quotas: &mut Quotas, id: RequestId, decision: &Decided) -> Res
     }
     // The log keeps them all; here the newest are enough.
     let of_tenant = quotas.requests.iter().filter(|(_, it)| it.node.tenant() == node.tenant());
-    let decided: Vec<RequestId> = of_tenant.filter(|(_, it)| it.decision.is_some()).map(|(id, _)| *id).collect();
+    let decided: Vec<RequestId> =
+        of_tenant.filter(|(_, it)| it.decision.is_some()).map(|(id, _)| *id).collect();
     for id in decided.iter().rev().skip(DECIDED_REQUESTS_KEPT) {
         quotas.requests.remove(id);
     }
@@ -258,4 +261,3 @@ fn reviewed(quotas: &mut Quotas, review: &Review, position: u64, at: Instant) ->
     quotas.told.clone_from(&quotas.unheld);
     quotas.holds.promote(&mut quotas.tree, position).map_err(broken)
 }
-

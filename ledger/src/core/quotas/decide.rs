@@ -4,8 +4,8 @@ use hourglass_pricing::PurchaseModel;
 use hourglass_quota::cap::{BILLING_INTERVAL_MS, CapDraft, CapPeriod, Enforcement};
 use hourglass_quota::hold::{HoldError, HoldState, ITEMS_MAX, TTL_MS_MAX, TTL_MS_MIN, sum_up};
 use hourglass_quota::request::{
-    Decided as Decision, Facts, HEADROOM_KEYS_MAX, JUSTIFICATION_LENGTH_MAX, OPEN_REQUESTS_MAX, Request, RequestStatus,
-    Rules,
+    Decided as Decision, Facts, HEADROOM_KEYS_MAX, JUSTIFICATION_LENGTH_MAX, OPEN_REQUESTS_MAX, Request,
+    RequestStatus, Rules,
 };
 use hourglass_quota::tree::{Fit, GROUP_DEPTH_MAX, Items, KeyIx, NodeIx, Tree};
 use hourglass_quota::{AMOUNT_MAX, Bound, Class, HoldId, LeaseId, Limits, NodeName, RequestId};
@@ -34,7 +34,9 @@ type Result<T> = std::result::Result<T, Rejection>;
 pub(crate) fn decide(state: &State, command: &QuotaCommand, now: Instant) -> Result<Decided> {
     let quotas = &state.quotas;
     Ok(Decided::Happens(match command {
-        QuotaCommand::CreateGroup { tenant, group, parent } => create_group(state, tenant, group, parent.as_ref())?,
+        QuotaCommand::CreateGroup { tenant, group, parent } => {
+            create_group(state, tenant, group, parent.as_ref())?
+        }
         QuotaCommand::PlaceProject { tenant, project, group } => {
             place(state, tenant, project, group.as_ref())?
         }
@@ -273,9 +275,9 @@ fn reserve(
 fn node_of(tree: &Tree, tenant: &TenantId, project: &ProjectId) -> Result<NodeIx> {
     match tree.project(tenant, project) {
         Some(node) => Ok(node),
-        None if tree.has_room() => tree.project_or_root(tenant, project).ok_or_else(|| {
-            QuotaRejection::NodeUnknown { node: NodeName::Tenant(tenant.clone()) }.into()
-        }),
+        None if tree.has_room() => tree
+            .project_or_root(tenant, project)
+            .ok_or_else(|| QuotaRejection::NodeUnknown { node: NodeName::Tenant(tenant.clone()) }.into()),
         None => Err(QuotaRejection::NodesFull.into()),
     }
 }
@@ -346,8 +348,10 @@ fn resize(state: &State, hold: HoldId, items: &[Ask], now: Instant) -> Result<Qu
         return Err(HoldError::Pending { hold }.into());
     }
     let items = check_items(tree, items)?;
-    let before = |key: KeyIx| it.items.iter().find(|(known, _)| *known == key).map_or(0, |(_, amount)| *amount);
-    let more = known_items(tree, &items).into_iter().map(|(key, amount)| (key, amount.saturating_sub(before(key))));
+    let before =
+        |key: KeyIx| it.items.iter().find(|(known, _)| *known == key).map_or(0, |(_, amount)| *amount);
+    let more =
+        known_items(tree, &items).into_iter().map(|(key, amount)| (key, amount.saturating_sub(before(key))));
     let more: Items = more.filter(|(_, amount)| *amount > 0).collect();
     fit_now(tree, it.node, &more)?;
     let burn = match tree.name(it.node) {
@@ -374,7 +378,9 @@ fn acquire(
     let ix = tree.find(node).ok_or_else(|| QuotaRejection::NodeUnknown { node: node.clone() })?;
     check_room(tree, node, resource)?;
     if wants == 0 || wants > AMOUNT_MAX || safe_capacity > wants {
-        return Err(QuotaRejection::ItemsInvalid("want at least 1, and no more safe capacity than that").into());
+        return Err(
+            QuotaRejection::ItemsInvalid("want at least 1, and no more safe capacity than that").into()
+        );
     }
     if !quotas.leases.has_room() {
         return Err(QuotaRejection::LeasesFull.into());
@@ -487,7 +493,10 @@ fn by_rules(state: &State, asked: &Asked<'_>, now: Instant) -> Option<String> {
         Bound::AtMost(limit) => Some(limit),
         Bound::Unlimited => None,
     };
-    let roots = state.tenants.keys().filter_map(|tenant| nominal(tree, &NodeName::Tenant(tenant.clone()), resource, class));
+    let roots = state
+        .tenants
+        .keys()
+        .filter_map(|tenant| nominal(tree, &NodeName::Tenant(tenant.clone()), resource, class));
     let total = roots.filter_map(|bound| if let Bound::AtMost(most) = bound { Some(most) } else { None });
     let facts = Facts {
         account_days: u32::try_from(now.ms_since(account.opened_at).max(0) / DAY_MS).unwrap_or(u32::MAX),
@@ -525,10 +534,9 @@ fn committed(state: &State, node: &NodeName, resource: &ResourceName) -> u64 {
         let draft = held.reservation.draft();
         let project = tree.project(&held.tenant, &draft.project);
         let of_node = match tree.find(node) {
-            Some(node) => {
-                project.or_else(|| tree.find(&NodeName::Tenant(held.tenant.clone())))
-                    .is_some_and(|project| tree.is_under(project, node))
-            }
+            Some(node) => project
+                .or_else(|| tree.find(&NodeName::Tenant(held.tenant.clone())))
+                .is_some_and(|project| tree.is_under(project, node)),
             None => false,
         };
         of_node && gpu_resource(&draft.platform) == *resource && held.reservation.interval().end() > state.now
@@ -584,14 +592,16 @@ fn check_text(text: &str) -> Result<()> {
 pub(crate) fn admit_instance(state: &State, it: &Registration, now: Instant) -> Result<()> {
     let quotas = &state.quotas;
     let tree = &quotas.tree;
-    let (node, class) = (node_of(tree, &it.tenant, &it.project)?, class_for(state, None, it.gpus, &it.mode, now));
+    let (node, class) =
+        (node_of(tree, &it.tenant, &it.project)?, class_for(state, None, it.gpus, &it.mode, now));
     let resource = gpu_resource(&it.platform);
     let held = match it.hold {
         None => {
             if !tree.has_room_for(&resource) {
                 return Err(QuotaRejection::ResourcesFull.into());
             }
-            let items: Items = tree.key(&resource, class).map(|key| (key, u64::from(it.gpus))).into_iter().collect();
+            let items: Items =
+                tree.key(&resource, class).map(|key| (key, u64::from(it.gpus))).into_iter().collect();
             fit_now(tree, node, &items)?;
             Amount::ZERO
         }
@@ -605,19 +615,27 @@ pub(crate) fn admit_instance(state: &State, it: &Registration, now: Instant) -> 
                 return mismatch("it is another project's");
             }
             let key = tree.key(&resource, class);
-            if !matches!(hold.items.as_slice(), [(of, amount)] if Some(*of) == key && *amount == u64::from(it.gpus)) {
+            if !matches!(hold.items.as_slice(), [(of, amount)] if Some(*of) == key && *amount == u64::from(it.gpus))
+            {
                 return mismatch("it holds something else than the instance's GPUs");
             }
             hold.burn
         }
     };
-    let burn = budget::burn_of_instance(state, (&it.tenant, &it.project), &it.platform, &it.mode, it.gpus, now)?;
+    let burn =
+        budget::burn_of_instance(state, (&it.tenant, &it.project), &it.platform, &it.mode, it.gpus, now)?;
     let more = burn.checked_sub(held).unwrap_or_default().max(Amount::ZERO);
     admit_spend(state, &it.tenant, &it.project, more, now)
 }
 
 /// The class in which an instance counts: inside a reservation as long as that has room for it.
-pub(super) fn class_for(state: &State, ix: Option<InstanceIx>, gpus: u32, mode: &Mode, now: Instant) -> Class {
+pub(super) fn class_for(
+    state: &State,
+    ix: Option<InstanceIx>,
+    gpus: u32,
+    mode: &Mode,
+    now: Instant,
+) -> Class {
     let Mode::Reserved { reservation } = mode else { return class_of(mode) };
     let Some((_, held)) = state.reservations.find(reservation) else { return Class::OnDemand };
     if held.reservation.interval().end() <= now {
@@ -641,7 +659,9 @@ pub(crate) fn admit_mode(state: &State, ix: InstanceIx, mode: &Mode, now: Instan
     let tree = &state.quotas.tree;
     let class = class_for(state, Some(ix), instance.gpus, mode, now);
     let resource = tree.key_of(holding.key).map(|key| key.resource);
-    if let Some(key) = resource.and_then(|resource| tree.key(&resource, class)).filter(|key| *key != holding.key) {
+    if let Some(key) =
+        resource.and_then(|resource| tree.key(&resource, class)).filter(|key| *key != holding.key)
+    {
         fit_now(tree, holding.node, &[(key, u64::from(instance.gpus))])?;
     }
     // Another price may burn more; a hard cap needs one that is bounded.
@@ -660,7 +680,8 @@ pub(crate) fn holding_for(
     class: Class,
 ) -> std::result::Result<(NodeIx, KeyIx), crate::core::Inconsistent> {
     let tree = &mut state.quotas.tree;
-    let node = tree.ensure(&NodeName::Project(tenant.clone(), project.clone()), None).map_err(super::broken)?;
+    let node =
+        tree.ensure(&NodeName::Project(tenant.clone(), project.clone()), None).map_err(super::broken)?;
     let key = tree.intern(resource, class);
     let full = || crate::core::Inconsistent::new("more resources than an index holds");
     Ok((node, key.ok_or_else(full)?))
@@ -677,7 +698,8 @@ pub(super) fn intern(tree: &mut Tree, items: &[Ask]) -> Option<Items> {
 
 /// How long money is kept for what starts under the caps of a project.
 pub(super) fn burn_ms(state: &State, tenant: &TenantId, project: &ProjectId) -> Option<i64> {
-    let hard = state.quotas.caps_over(tenant, project).filter(|(_, cap)| cap.draft.enforcement == Enforcement::Hard);
+    let hard =
+        state.quotas.caps_over(tenant, project).filter(|(_, cap)| cap.draft.enforcement == Enforcement::Hard);
     hard.map(|(_, cap)| cap.draft.notice_ms.saturating_add(BILLING_INTERVAL_MS)).max()
 }
 

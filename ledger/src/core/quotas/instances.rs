@@ -34,7 +34,8 @@ pub(crate) fn register(state: &mut State, ix: InstanceIx, it: &Registration, at:
     };
     let (node, key) = holding_for(state, (&it.tenant, &it.project), &resource, class)?;
     state.quotas.tree.add(node, Counter::Committed, &[(key, u64::from(it.gpus))]).map_err(broken)?;
-    let burn = budget::burn_of_instance(state, (&it.tenant, &it.project), &it.platform, &it.mode, it.gpus, at);
+    let burn =
+        budget::burn_of_instance(state, (&it.tenant, &it.project), &it.platform, &it.mode, it.gpus, at);
     // What cannot be bounded is refused where a cap needs a bound.
     let burn = burn.unwrap_or_default().max(held);
     add_burn(&mut state.quotas, node, burn)?;
@@ -52,7 +53,8 @@ pub(crate) fn start(state: &mut State, ix: InstanceIx, at: Instant) -> Result<()
     }
     let gpus = instance.gpus;
     let view = state.instance(instance.id.as_str()).ok_or_else(lost)?;
-    let (tenant, project, platform) = (view.tenant().clone(), view.project().clone(), view.sku().platform.clone());
+    let (tenant, project, platform) =
+        (view.tenant().clone(), view.project().clone(), view.sku().platform.clone());
     let mode = view.modes().pop().map_or(Mode::OnDemand, |(_, mode)| mode);
     let class = class_for(state, Some(ix), gpus, &mode, state.now);
     let (node, key) = holding_for(state, (&tenant, &project), &gpu_resource(&platform), class)?;
@@ -139,7 +141,8 @@ pub(crate) fn reservations_ended(state: &mut State, now: Instant) -> Result<()> 
     let inside = |ix: &InstanceIx| {
         state.instances.get(*ix).and_then(|it| it.holding).is_some_and(|it| it.key.class() == Class::Reserved)
     };
-    let members: Vec<InstanceIx> = over.flat_map(|held| held.members.iter().copied()).filter(inside).collect();
+    let members: Vec<InstanceIx> =
+        over.flat_map(|held| held.members.iter().copied()).filter(inside).collect();
     for ix in members {
         let instance = state.instances.get(ix).ok_or_else(lost)?;
         let (Some(holding), gpus) = (instance.holding, instance.gpus) else { continue };

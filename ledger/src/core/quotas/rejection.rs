@@ -4,7 +4,9 @@ use hourglass_quota::cap::{CapError, SpendDenial};
 use hourglass_quota::denial::Denial;
 use hourglass_quota::hold::{HOLDS_MAX, HoldError, ITEMS_MAX, TTL_MS_MAX, TTL_MS_MIN};
 use hourglass_quota::lease::LEASES_MAX;
-use hourglass_quota::request::{DECIDED_REQUESTS_KEPT, HEADROOM_KEYS_MAX, JUSTIFICATION_LENGTH_MAX, OPEN_REQUESTS_MAX};
+use hourglass_quota::request::{
+    DECIDED_REQUESTS_KEPT, HEADROOM_KEYS_MAX, JUSTIFICATION_LENGTH_MAX, OPEN_REQUESTS_MAX,
+};
 use hourglass_quota::tree::{GROUP_DEPTH_MAX, NODES_MAX, RESOURCES_MAX};
 use hourglass_quota::{Bound, HoldId, LeaseId, NodeName, RequestId};
 use hourglass_units::{Currency, Instant};
@@ -24,7 +26,9 @@ pub struct SpendDenied {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuotaRejection {
     /// No such node.
-    #[error("there is no {node}: projects are known when they are placed or first used, groups when they are created")]
+    #[error(
+        "there is no {node}: projects are known when they are placed or first used, groups when they are created"
+    )]
     NodeUnknown {
         /// Which.
         node: NodeName,
@@ -74,7 +78,9 @@ pub enum QuotaRejection {
     #[error("{0}")]
     Denied(Box<Denial>),
     /// It fits only after lent quota is taken back.
-    #[error("{denial}: quota that is lent out has to be taken back first: reserve it and wait until the hold is held")]
+    #[error(
+        "{denial}: quota that is lent out has to be taken back first: reserve it and wait until the hold is held"
+    )]
     NeedsReclaim {
         /// Where.
         denial: Box<Denial>,
@@ -120,7 +126,9 @@ pub enum QuotaRejection {
     #[error("the cell has {LEASES_MAX} leases: return some")]
     LeasesFull,
     /// No such request.
-    #[error("there is no request {request}, or it is one of more than {DECIDED_REQUESTS_KEPT} that were decided")]
+    #[error(
+        "there is no request {request}, or it is one of more than {DECIDED_REQUESTS_KEPT} that were decided"
+    )]
     RequestUnknown {
         /// Which.
         request: RequestId,

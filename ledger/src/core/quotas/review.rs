@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hourglass_quota::cap::Enforcement;
 use hourglass_quota::Class;
+use hourglass_quota::cap::Enforcement;
 use hourglass_units::{InstanceId, Instant, ProjectId, TenantId};
 
 use super::command::{CapAlert, Cause, Drift, DriftKind, Listed, Preemption, Review, Target};
@@ -207,7 +207,8 @@ pub(super) fn drift(
     let mut drift = Vec::new();
     let mut known: BTreeSet<&InstanceId> = BTreeSet::new();
     for view in state.instances() {
-        let Some(instance) = state.instances.find(view.id().as_str()).and_then(|ix| state.instances.get(ix)) else {
+        let Some(instance) = state.instances.find(view.id().as_str()).and_then(|ix| state.instances.get(ix))
+        else {
             continue;
         };
         known.insert(view.id());
