@@ -4,7 +4,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hourglass_ledger::cell::{CellError, CellHandle};
-use hourglass_ledger::core::{Command, Outcome, State, invoicing};
+use hourglass_ledger::core::quotas::{QuotaCommand, QuotaRejection};
+use hourglass_ledger::core::{Command, Outcome, Rejection, State, invoicing};
+
+/// How often it is looked whether a hold has expired, or something else about quota is due between ticks.
+const REVIEW_EVERY: Duration = Duration::from_secs(1);
 
 /// What the clock brings about, and how often.
 #[derive(Debug, Clone, Copy)]
@@ -21,15 +25,23 @@ pub struct Clockwork {
 pub async fn run(cell: CellHandle, clockwork: Clockwork, mut stop: tokio::sync::watch::Receiver<bool>) {
     let mut ticks = tokio::time::interval(clockwork.every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut reviews = tokio::time::interval(REVIEW_EVERY);
+    reviews.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
+        let between = tokio::select! {
+            _ = ticks.tick() => false,
+            _ = reviews.tick() => true,
             _ = stop.changed() => return,
-        }
+        };
         if cell.status().writable.load(Ordering::Acquire) == 0 {
             continue;
         }
-        match tick(&cell, clockwork.finalise_invoices).await {
+        let done = if between {
+            review_when_due(&cell).await
+        } else {
+            tick(&cell, clockwork.finalise_invoices).await
+        };
+        match done {
             Ok(0) => {}
             Ok(invoices) => tracing::info!(invoices, "invoices were finalised"),
             Err(CellError::Closed) => return,
@@ -49,6 +61,7 @@ async fn tick(cell: &CellHandle, finalise_invoices: bool) -> Result<u64, CellErr
     while cell.read(State::has_lines_to_write).await? {
         let _ticked: Outcome = cell.submit(Command::Tick).await?;
     }
+    review(cell).await?;
     if !finalise_invoices {
         return Ok(0);
     }
@@ -59,4 +72,21 @@ async fn tick(cell: &CellHandle, finalise_invoices: bool) -> Result<u64, CellErr
         finalised = finalised.saturating_add(1);
     }
     Ok(finalised)
+}
+
+/// A review between two ticks, where one has something to do.
+async fn review_when_due(cell: &CellHandle) -> Result<u64, CellError> {
+    let now = cell.now();
+    if cell.read(move |state| state.quotas().is_due(now)).await? {
+        review(cell).await?;
+    }
+    Ok(0)
+}
+
+/// Lets expired holds and lapsed leases go, and orders what has to stop.
+async fn review(cell: &CellHandle) -> Result<(), CellError> {
+    match cell.submit(Command::from(QuotaCommand::Review)).await {
+        Ok(_) | Err(CellError::Rejected(Rejection::Quota(QuotaRejection::NothingDue))) => Ok(()),
+        Err(error) => Err(error),
+    }
 }

@@ -9,6 +9,7 @@
 //!   the message says where.
 
 mod notice;
+mod quota;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ use crate::nats::{Ensured, Nats, StreamError, StreamLimits, chain, ensure_stream
 use notice::{Draft, Notice};
 
 pub use notice::{EVENT_TYPES, ORIGINAL_BYTES_MAX, RECORDS_LISTED_MAX};
+pub use quota::DRIFT_LISTED_MAX;
 
 /// The cursor's name in the store.
 pub const CURSOR: &str = "feed";

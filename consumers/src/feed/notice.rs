@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use hourglass_ledger::core::quotas::QuotaEvent;
 use hourglass_ledger::core::usage::UsageBatch;
 use hourglass_ledger::core::{Event, EventError, EventKind, Policy, Position, Recorded, State};
 use hourglass_ledger::log::StoredEvent;
@@ -15,6 +16,7 @@ use hourglass_units::{InstanceId, Instant, Month, TenantId};
 use prost::bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::quota::{self, PREEMPTION_ORDERED, QUOTA_DRIFT, QUOTA_UNHELD, REQUEST_DECIDED, SPEND_ALERT};
 use crate::usage::Format;
 use crate::usage::quarantine::agent_of_content_type;
 
@@ -31,13 +33,18 @@ const USAGE_LATE: &str = "hourglass.usage.late.v1";
 const USAGE_QUARANTINED: &str = "hourglass.usage.quarantined.v1";
 
 /// The CloudEvents types of all that is published.
-pub const EVENT_TYPES: [&str; 6] = [
+pub const EVENT_TYPES: [&str; 11] = [
     INSTANCE_REGISTERED,
     INSTANCE_STARTED,
     INSTANCE_STOPPED,
     INVOICE_FINALISED,
     USAGE_LATE,
     USAGE_QUARANTINED,
+    SPEND_ALERT,
+    PREEMPTION_ORDERED,
+    QUOTA_UNHELD,
+    QUOTA_DRIFT,
+    REQUEST_DECIDED,
 ];
 
 /// One message to publish.
@@ -65,6 +72,7 @@ pub(super) struct Draft {
 #[derive(Debug)]
 enum What {
     Event(Box<Event>),
+    Quota(Box<QuotaEvent>),
     Usage { batch: UsageBatch, late: BTreeMap<LateKey, Late> },
 }
 
@@ -110,6 +118,10 @@ impl Draft {
                     | EventKind::UsageAccepted
                     | EventKind::UsageQuarantined
                     | EventKind::InvoiceFinalised
+                    | EventKind::QuotaReviewed
+                    | EventKind::QuotaReconciled
+                    | EventKind::IncreaseRequested
+                    | EventKind::IncreaseDecided
             )
         );
         if !told {
@@ -123,6 +135,7 @@ impl Draft {
                 }
                 What::Usage { batch, late }
             }
+            Event::Quota(event) => What::Quota(Box::new(event)),
             event => What::Event(Box::new(event)),
         };
         Ok(Some(Self { position, at, what }))
@@ -132,6 +145,10 @@ impl Draft {
     pub(super) fn lookups(&self) -> usize {
         match &self.what {
             What::Event(_) => 1,
+            What::Quota(event) => match &**event {
+                QuotaEvent::Reviewed(review) => review.alerts.len().saturating_add(review.unheld.len()),
+                _ => 1,
+            },
             What::Usage { late, .. } => late.len(),
         }
     }
@@ -153,27 +170,30 @@ impl Draft {
                 });
                 told.into_iter().collect()
             }
+            What::Quota(event) => in_lines(quota::told(&event, number, state, subjects), number, at),
             What::Usage { batch, late } => {
                 let mut told = Vec::new();
                 if !batch.quarantined().is_empty() {
                     told.push(of_records(&batch, number, subjects));
                 }
                 told.extend(of_late(&batch, &late, position, state, subjects));
-                let line = |(line, (subject, kind, about, data))| Notice {
-                    id: format!("{number}.{line}"),
-                    subject,
-                    kind,
-                    about,
-                    at,
-                    data,
-                };
-                (0_u32..).zip(told).map(line).collect()
+                in_lines(told, number, at)
             }
         }
     }
 }
 
-type Told = (String, &'static str, String, Value);
+/// Subject, CloudEvents type, what it is about, and the data.
+pub(super) type Told = (String, &'static str, String, Value);
+
+/// The messages of an event that can give several.
+fn in_lines(told: Vec<Told>, number: u64, at: Instant) -> Vec<Notice> {
+    let line = |(line, (subject, kind, about, data))| {
+        let id = format!("{number}.{line}");
+        Notice { id, subject, kind, about, at, data }
+    };
+    (0_u32..).zip(told).map(line).collect()
+}
 
 fn of_event(event: Event, position: u64, state: &State, subjects: &Subjects) -> Option<Told> {
     Some(match event {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use hourglass_proto::subjects::Subjects;
 use yaml_rust2::{Yaml, YamlLoader};
 
-use crate::feed::{EVENT_TYPES, RECORDS_LISTED_MAX};
+use crate::feed::{DRIFT_LISTED_MAX, EVENT_TYPES, RECORDS_LISTED_MAX};
 
 fn document() -> Yaml {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/asyncapi.yaml");
@@ -85,4 +85,6 @@ fn references_lead_somewhere_and_messages_are_those_that_are_sent() {
     assert_eq!(kinds, EVENT_TYPES.into());
     let records = &document["components"]["messages"]["UsageQuarantined"]["payload"]["properties"]["records"];
     assert_eq!(records["maxItems"].as_i64(), i64::try_from(RECORDS_LISTED_MAX).ok());
+    let drift = &document["components"]["messages"]["QuotaDrift"]["payload"]["properties"]["instances"];
+    assert_eq!(drift["maxItems"].as_i64(), i64::try_from(DRIFT_LISTED_MAX).ok());
 }

@@ -136,6 +136,16 @@ impl Quotas {
         self.reconciled.as_ref()
     }
 
+    /// Whether a review has something to do that should not wait for the next tick: a hold or a lease whose
+    /// time is over, something that waits for lent quota, an instance that nobody asked for.
+    pub fn is_due(&self, now: Instant) -> bool {
+        let passed = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        passed(self.holds.next_expiry())
+            || passed(self.leases.next_lapse())
+            || self.holds.pending().next().is_some()
+            || self.unheld.iter().any(|ix| !self.told.contains(ix))
+    }
+
     /// The caps that something of a project falls under.
     pub(crate) fn caps_over<'a>(
         &'a self,
