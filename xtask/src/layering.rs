@@ -67,8 +67,9 @@ const BELOW_THE_BINARY: [&str; 7] = [
 ];
 
 /// What the benchmarks measure, and the servers that they start.
-const USED_BY_BENCHMARKS: [&str; 6] = [
+const USED_BY_BENCHMARKS: [&str; 7] = [
     "hourglass-units",
+    "hourglass-quota",
     "hourglass-pricing",
     "hourglass-proto",
     "hourglass-ledger",
