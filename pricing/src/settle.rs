@@ -41,6 +41,7 @@ mod pieces;
 
 use credits::Wallet;
 use pieces::Piece;
+pub(crate) use pieces::price_in;
 
 /// GPU-hours of one kind at one unit price: the sum of all lines of a charge group within a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
