@@ -278,7 +278,8 @@ pub fn owed<'a>(items: impl IntoIterator<Item = (&'a ItemKey, &'a Item)>) -> Opt
 }
 
 impl Agreement<'_> {
-    fn holds_in(&self, period: Month) -> bool {
+    /// Whether its rules hold in the period.
+    pub fn holds_in(&self, period: Month) -> bool {
         self.first <= period && self.last.is_none_or(|last| period <= last)
     }
 }
