@@ -259,7 +259,7 @@ impl Exposure {
 }
 
 /// What is charged as of an instant, with the usage that there is.
-fn charged(
+pub(crate) fn charged(
     state: &State,
     id: &TenantId,
     project: Option<&ProjectId>,
