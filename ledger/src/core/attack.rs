@@ -604,7 +604,7 @@ proptest! {
         let since: Vec<Option<Instant>> = (0..).zip(&unsaid).map(|(i, back)| life.may_run_since(i, *back)).collect();
         let bounds: Vec<Amount> = capped().iter().map(|(tenant, project, window)| {
             let (state, project) = (&life.bench.state, project.as_ref());
-            let exposure = exposed(state, tenant, project, *window, until, |ix| since[ix as usize]).unwrap();
+            let exposure = exposed(state, tenant, project, *window, |_| until, |ix| since[ix as usize]).unwrap();
             assert!(exposure.bounded);
             let spent = spent(state, tenant, project, *window).unwrap();
             let due = falling_due(state, tenant, project, *window, until).unwrap();
@@ -637,7 +637,7 @@ proptest! {
         check(&life);
         (0..INSTANCES.len()).for_each(|i| life.report_all(i, now));
         for (tenant, project, window) in capped() {
-            let exposure = exposed(&life.bench.state, &tenant, project.as_ref(), window, now, |_| None).unwrap();
+            let exposure = exposed(&life.bench.state, &tenant, project.as_ref(), window, |_| now, |_| None).unwrap();
             assert_eq!(exposure.amount, Amount::ZERO, "{tenant} {project:?} {window:?}");
         }
     }

@@ -119,7 +119,8 @@ pub(crate) fn falling_due(
     Ok(then.checked_sub(now).ok_or(OutOfRange)?.max(Amount::ZERO))
 }
 
-/// What running time before `until` that is not billed yet can add to what is charged.
+/// What running time that is not billed yet can add to what is charged: of each instance that before the
+/// instant that `until` says.
 ///
 /// `unsaid` says of an instance since when it may be running although the life cycle does not say so:
 /// from when it was accepted, if nobody has seen it stop, and nothing once it was. It counts as if it ran
@@ -131,15 +132,16 @@ pub(crate) fn exposed(
     tenant: &TenantId,
     project: Option<&ProjectId>,
     within: SpendWindow,
-    until: Instant,
+    until: impl Fn(InstanceIx) -> Instant,
     unsaid: impl Fn(InstanceIx) -> Option<Instant>,
 ) -> Result<Exposure, OutOfRange> {
     let mut outlook = Outlook::new(state, tenant, project, within);
     let window = outlook.window();
     let ahead = Interval::between(window.start().max(state.now), window.end());
-    let open = Interval::between(window.start().max(earliest_billable(state)), window.end().min(until));
+    let since = window.start().max(earliest_billable(state));
     for ix in outlook.instances() {
         let Some(instance) = state.instances.get(ix) else { continue };
+        let open = Interval::between(since, window.end().min(until(ix)));
         let parts = open.map(|open| unbilled(instance, open, unsaid(ix))).unwrap_or_default();
         for (part, step) in parts.intervals().iter().flat_map(|part| instance.modes.within(*part)) {
             outlook.add_step(step, part, instance.gpus)?;
@@ -241,7 +243,7 @@ pub(crate) fn burn_of_resource(
     let platforms: BTreeSet<&Platform> =
         cards.flat_map(|card| card.prices().keys()).map(|sku| &sku.platform).collect();
     let mut worst: Option<Exposure> = None;
-    for platform in platforms.into_iter().filter(|it| gpu_resource(it) == resource.as_str()) {
+    for platform in platforms.into_iter().filter(|it| gpu_resource(it) == *resource) {
         if let Some(burn) = burn(state, tenant, project, within, platform, start)? {
             worst = Some(burn.or_worse(worst));
         }

@@ -26,7 +26,6 @@ mod digest;
 pub mod estimate;
 mod event;
 pub mod explain;
-#[cfg_attr(not(test), expect(dead_code, reason = "spend caps use it"))]
 mod exposure;
 mod grants;
 mod groups;

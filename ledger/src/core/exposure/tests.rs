@@ -52,6 +52,7 @@ fn run(bench: &mut Bench, instance: &str, project: &str, gpus: u32, mode: Mode, 
         mode,
         gpus,
         agent: None,
+        hold: None,
     };
     bench.run(Command::RegisterInstance(registration)).unwrap();
     bench.now = bench.now.max(at(since));
@@ -63,7 +64,7 @@ fn check(bench: &Bench, project: &str, window: &str, until: &str, expected: [&st
     let (state, tenant) = (&bench.state, tenant());
     let project: Option<ProjectId> = (!project.is_empty()).then(|| project.parse().unwrap());
     let project = project.as_ref();
-    let exposure = exposed(state, &tenant, project, within(window), at(until), nobody).unwrap();
+    let exposure = exposed(state, &tenant, project, within(window), |_| at(until), nobody).unwrap();
     let got = [
         spent(state, &tenant, project, within(window)).unwrap(),
         falling_due(state, &tenant, project, within(window), at(until)).unwrap(),
@@ -218,7 +219,8 @@ fn spot_is_bounded_by_its_limit_alone() {
     run(&mut bench, "i-2", "web", 2, limit(None), "2026-01-01T01:00:00Z");
     let exposed = |project: &str, until: &str| {
         let (project, until) = (project.parse().unwrap(), at(until));
-        let exposure = exposed(&bench.state, &tenant(), Some(&project), SpendWindow::Total, until, nobody);
+        let exposure =
+            exposed(&bench.state, &tenant(), Some(&project), SpendWindow::Total, |_| until, nobody);
         let Exposure { amount, bounded } = exposure.unwrap();
         (amount.to_string(), bounded)
     };
@@ -332,7 +334,10 @@ fn what_may_run_unsaid_counts_as_if_it_ran() {
     let exposed = |bench: &Bench, unsaid: [Option<&str>; 2]| {
         let unsaid = |ix: InstanceIx| unsaid[ix as usize].map(at);
         let until = at("2026-01-01T03:00:00Z");
-        exposed(&bench.state, &tenant(), None, SpendWindow::Total, until, unsaid).unwrap().amount.to_string()
+        exposed(&bench.state, &tenant(), None, SpendWindow::Total, |_| until, unsaid)
+            .unwrap()
+            .amount
+            .to_string()
     };
     assert_eq!(exposed(&bench, [None, None]), "0");
     // Reported or not: it is billed when somebody says that it ran. 2 GPUs x 2.5 h x 2.95.
