@@ -16,6 +16,8 @@
 //! * [`exposed`] is the running time that is not billed yet, at the dearest that its mode timeline and the
 //!   rules of the contract can make it ([`hourglass_pricing::margin`]).
 //!
+//! Now is the time of the last event: prices of the market count as known before it.
+//!
 //! **Charges** are usage and what reservations cost, and for a whole tenant minimums and true-ups. Those
 //! belong to no project. What credit pays was charged all the same, and the memo of the commitment is no
 //! charge. All of it is before tax.
@@ -183,7 +185,8 @@ pub(crate) fn worst_price(
 }
 
 /// What it adds to what is charged to start something on a platform, at most. `None` where the tenant
-/// has no price for that.
+/// has no price for that. What several starts add together is no more than the sum, beside what is
+/// exposed.
 pub(crate) fn burn(
     state: &State,
     tenant: &TenantId,
