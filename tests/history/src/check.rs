@@ -1,0 +1,417 @@
+//! The search for an order: Wing and Gong's, with Lowe's memory of where it has been.
+//!
+//! A configuration is what was put in order so far, and the state that the model is in. From there each
+//! operation may come next that was sent before every operation left was answered. The search goes deep
+//! first, and never enters a configuration twice. Calls of known outcome are dealt onto lanes, each a
+//! sequence in time, so that a configuration is a position on each lane, not a set of operations.
+//!
+//! Those of unknown outcome are tried last, and only where they change something: to leave one out is
+//! always allowed, and leaves it free for later. Since there are two to the power of them of ways to
+//! choose, the search first tries orders in which few of them follow one another directly, which is
+//! where a correct history nearly always has its order.
+//!
+//! What the search may skip, the model says by [`Model::goes_first`] and [`Model::retire`]; both have
+//! defaults that skip nothing.
+
+#![expect(clippy::indexing_slicing, reason = "every index here was made here, from the history's own calls")]
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::rc::Rc;
+
+use crate::recorder::History;
+use crate::report::{Stuck, Violation};
+
+/// So many configurations are visited at most in each pass before [`check`] gives up. A correct history
+/// needs about as many as it has operations; one that is wrong at its end needs all that can be reached.
+pub const CONFIGURATIONS_MAX: usize = 1_000_000;
+
+/// How many operations of unknown outcome may follow one another directly, pass by pass.
+const PASSES: [usize; 3] = [1, 2, usize::MAX];
+
+/// What one client alone would see: the specification.
+pub trait Model {
+    /// All that the answers depend on.
+    type State: Clone + Eq + Hash;
+    /// What can be asked.
+    type Op: Debug;
+    /// What can be answered.
+    type Output: Debug;
+
+    /// Before the first operation.
+    fn initial(&self) -> Self::State;
+
+    /// The states that the operation may lead to; none where it could not have been answered so. Without
+    /// an output the client never learnt the answer, and any is right.
+    fn step(&self, state: &Self::State, op: &Self::Op, output: Option<&Self::Output>) -> Vec<Self::State>;
+
+    /// The state in words, for people who read a [`Violation`].
+    fn describe(&self, state: &Self::State) -> String;
+
+    /// What the operation is about, such as one hold, for [`Model::retire`].
+    fn subject(&self, _op: &Self::Op) -> Option<u64> {
+        None
+    }
+
+    /// Forgets what nobody will ask for: all operations of known outcome about the subject have been put
+    /// in order, and `left` are those of unknown outcome that may still come. What is forgotten must not
+    /// change what any other operation can answer, nor what `left` can do.
+    fn retire(&self, _state: &mut Self::State, _subject: u64, _left: &[&Self::Op]) {}
+
+    /// Whether nothing is lost by putting the operation first. It was answered with `output`, which is
+    /// right in `state`. To say yes is to promise: in every order of it and some of `rest` that is right
+    /// from `state` on, it can be moved to the front, and the order is still right and ends the same.
+    fn goes_first(
+        &self,
+        _state: &Self::State,
+        _op: &Self::Op,
+        _output: &Self::Output,
+        _rest: &[(&Self::Op, Option<&Self::Output>)],
+    ) -> bool {
+        false
+    }
+}
+
+/// Whether the history is linearizable. The same history always gets the same answer, in the same words.
+pub fn check<M: Model>(history: &History<M::Op, M::Output>, model: &M) -> Result<(), Violation> {
+    check_within(CONFIGURATIONS_MAX, history, model)
+}
+
+/// As [`check`], with a bound of one's own on the configurations that a pass may visit.
+pub fn check_within<M: Model>(
+    configurations_max: usize,
+    history: &History<M::Op, M::Output>,
+    model: &M,
+) -> Result<(), Violation> {
+    let problem = Problem::new(history, model);
+    let mut deepest = Deepest { order: Vec::new(), known: 0, state: model.initial() };
+    for in_a_row_max in PASSES {
+        let mut search = Search::new(&problem, in_a_row_max, configurations_max);
+        let end = search.run(&mut deepest);
+        let stuck = || {
+            let next = problem.candidates(&problem.position_after(&deepest.order));
+            Stuck::new(history, &deepest.order, &next, &model.describe(&deepest.state))
+        };
+        match end {
+            End::Ordered => return Ok(()),
+            End::Exhausted if !search.held_back => return Err(Violation::NotLinearizable(stuck())),
+            // A pass that held operations back has proved nothing by failing.
+            End::Exhausted => {}
+            End::TooMany if in_a_row_max == usize::MAX => {
+                return Err(Violation::Undecided { visited: configurations_max, stuck: stuck() });
+            }
+            End::TooMany => {}
+        }
+    }
+    unreachable!("the last pass holds nothing back")
+}
+
+/// The history, prepared for the search. Calls are meant by their numbers.
+struct Problem<'a, M: Model> {
+    history: &'a History<M::Op, M::Output>,
+    model: &'a M,
+    /// Calls of known outcome; on each lane one ends before the next begins.
+    lanes: Vec<Vec<usize>>,
+    unknown: Vec<usize>,
+    /// Each call's subject, renumbered from 0.
+    subjects: Vec<Option<usize>>,
+    /// For each subject: its name, how many calls of known outcome, and the places in `unknown`.
+    about: Vec<(u64, usize, Vec<usize>)>,
+}
+
+/// How far each lane is in order, then a bit for each operation of unknown outcome that is.
+type Position = Box<[u32]>;
+
+#[derive(PartialEq, Eq, Hash)]
+struct Configuration<S> {
+    position: Position,
+    /// How many operations of unknown outcome came last, without any other between: an order that came
+    /// here with fewer may go on where another must not. Always 0 where nothing is held back.
+    in_a_row: usize,
+    state: S,
+}
+
+/// The longest order that was found, by the calls of known outcome in it.
+struct Deepest<S> {
+    order: Vec<usize>,
+    known: usize,
+    state: S,
+}
+
+enum End {
+    Ordered,
+    Exhausted,
+    TooMany,
+}
+
+impl<'a, M: Model> Problem<'a, M> {
+    fn new(history: &'a History<M::Op, M::Output>, model: &'a M) -> Self {
+        let mut lanes: Vec<Vec<usize>> = Vec::new();
+        let mut ends: Vec<u64> = Vec::new();
+        let mut unknown = Vec::new();
+        let mut subjects = Vec::new();
+        let mut about: Vec<(u64, usize, Vec<usize>)> = Vec::new();
+        let mut numbers = BTreeMap::new();
+        for (number, call) in history.calls.iter().enumerate() {
+            let subject = model.subject(&call.op).map(|name| {
+                *numbers.entry(name).or_insert_with(|| {
+                    about.push((name, 0, Vec::new()));
+                    about.len() - 1
+                })
+            });
+            subjects.push(subject);
+            let Some((_, end)) = &call.answer else {
+                if let Some(subject) = subject {
+                    about[subject].2.push(unknown.len());
+                }
+                unknown.push(number);
+                continue;
+            };
+            if let Some(subject) = subject {
+                about[subject].1 += 1;
+            }
+            let lane = ends.iter().position(|end| *end < call.invoked).unwrap_or(ends.len());
+            if lane == ends.len() {
+                lanes.push(Vec::new());
+                ends.push(0);
+            }
+            lanes[lane].push(number);
+            ends[lane] = *end;
+        }
+        Self { history, model, lanes, unknown, subjects, about }
+    }
+
+    fn start(&self) -> Position {
+        vec![0; self.lanes.len() + self.unknown.len().div_ceil(32)].into()
+    }
+
+    fn completed(&self, call: usize) -> u64 {
+        self.history.calls[call].answer.as_ref().map_or(u64::MAX, |(_, completed)| *completed)
+    }
+
+    fn is_taken(&self, position: &Position, unknown: usize) -> bool {
+        position[self.lanes.len() + unknown / 32] >> (unknown % 32) & 1 == 1
+    }
+
+    fn with(&self, position: &Position, next: Next) -> Position {
+        let mut position = position.clone();
+        match next {
+            Next::OfLane(lane) => position[lane] += 1,
+            Next::Unknown(unknown) => position[self.lanes.len() + unknown / 32] |= 1 << (unknown % 32),
+        }
+        position
+    }
+
+    fn call(&self, position: &Position, next: Next) -> usize {
+        match next {
+            Next::OfLane(lane) => self.lanes[lane][position[lane] as usize],
+            Next::Unknown(unknown) => self.unknown[unknown],
+        }
+    }
+
+    /// The first call of each lane that is not in order yet, with its lane.
+    fn heads(&self, position: &Position) -> impl Iterator<Item = (usize, usize)> {
+        let heads = self.lanes.iter().zip(position).enumerate();
+        heads.filter_map(|(lane, (calls, taken))| Some((lane, *calls.get(*taken as usize)?)))
+    }
+
+    /// What may come next, as time goes: those of known outcome first, by the time of their answer,
+    /// which is near the order in which a server saw them.
+    fn next(&self, position: &Position) -> (Vec<Next>, Vec<Next>) {
+        let first_answer = self.heads(position).map(|(_, call)| self.completed(call)).min();
+        let in_time = |call: usize| first_answer.is_none_or(|first| self.history.calls[call].invoked < first);
+        let mut known: Vec<(usize, usize)> =
+            self.heads(position).filter(|(_, call)| in_time(*call)).collect();
+        known.sort_by_key(|(_, call)| self.completed(*call));
+        let unknown = (0..self.unknown.len())
+            .filter(|unknown| !self.is_taken(position, *unknown) && in_time(self.unknown[*unknown]));
+        (known.into_iter().map(|(lane, _)| Next::OfLane(lane)).collect(), unknown.map(Next::Unknown).collect())
+    }
+
+    fn candidates(&self, position: &Position) -> Vec<usize> {
+        let (known, unknown) = self.next(position);
+        known.into_iter().chain(unknown).map(|next| self.call(position, next)).collect()
+    }
+
+    fn position_after(&self, order: &[usize]) -> Position {
+        let mut position = self.start();
+        for call in order {
+            let next = match self.unknown.binary_search(call) {
+                Ok(unknown) => Next::Unknown(unknown),
+                Err(_) => {
+                    let lane = self.lanes.iter().position(|lane| lane.binary_search(call).is_ok());
+                    Next::OfLane(lane.unwrap_or(0))
+                }
+            };
+            position = self.with(&position, next);
+        }
+        position
+    }
+
+    /// All calls that could come before this one: not in order yet, and sent before its answer.
+    fn rest(&self, position: &Position, call: usize) -> Vec<(&M::Op, Option<&M::Output>)> {
+        let completed = self.completed(call);
+        let in_time = move |other: &usize| self.history.calls[*other].invoked < completed;
+        let known = self
+            .lanes
+            .iter()
+            .zip(position)
+            .flat_map(move |(lane, taken)| lane[*taken as usize..].iter().copied().take_while(in_time));
+        let unknown = (0..self.unknown.len())
+            .filter(|unknown| !self.is_taken(position, *unknown))
+            .map(|unknown| self.unknown[unknown])
+            .filter(in_time);
+        let others = known.chain(unknown).filter(|other| *other != call);
+        let calls = others.map(|other| &self.history.calls[other]);
+        calls.map(|call| (&call.op, call.answer.as_ref().map(|(output, _)| output))).collect()
+    }
+}
+
+/// One step of the search.
+#[derive(Clone, Copy)]
+enum Next {
+    OfLane(usize),
+    /// By its place among those of unknown outcome.
+    Unknown(usize),
+}
+
+struct Search<'a, 'p, M: Model> {
+    problem: &'p Problem<'a, M>,
+    in_a_row_max: usize,
+    configurations_max: usize,
+    /// Whether `in_a_row_max` has kept the search from going anywhere.
+    held_back: bool,
+    visited: HashSet<Rc<Configuration<M::State>>>,
+    /// For each subject, the calls of known outcome that are not in order yet.
+    left: Vec<usize>,
+    stack: Vec<Frame<M::State>>,
+}
+
+struct Frame<S> {
+    here: Rc<Configuration<S>>,
+    /// The call that led here.
+    by: Option<usize>,
+    onward: std::vec::IntoIter<(Next, S)>,
+}
+
+impl<'a, 'p, M: Model> Search<'a, 'p, M> {
+    fn new(problem: &'p Problem<'a, M>, in_a_row_max: usize, configurations_max: usize) -> Self {
+        let left = problem.about.iter().map(|(_, known, _)| *known).collect();
+        let visited = HashSet::new();
+        Self { problem, in_a_row_max, configurations_max, held_back: false, visited, left, stack: Vec::new() }
+    }
+
+    fn run(&mut self, deepest: &mut Deepest<M::State>) -> End {
+        let problem = self.problem;
+        let known_calls: usize = problem.lanes.iter().map(Vec::len).sum();
+        let mut known = 0;
+        let state = problem.model.initial();
+        self.enter(None, Configuration { position: problem.start(), in_a_row: 0, state });
+
+        while let Some(frame) = self.stack.last_mut() {
+            if known == known_calls {
+                return End::Ordered;
+            }
+            let Some((next, state)) = frame.onward.next() else {
+                if let Some(call) = frame.by {
+                    known -= usize::from(problem.history.calls[call].answer.is_some());
+                    self.count(call, 1);
+                }
+                self.stack.pop();
+                continue;
+            };
+            let here = Rc::clone(&frame.here);
+            let call = problem.call(&here.position, next);
+            let in_a_row = match next {
+                Next::Unknown(_) if self.in_a_row_max < usize::MAX => here.in_a_row + 1,
+                _ => 0,
+            };
+            let there = Configuration { position: problem.with(&here.position, next), in_a_row, state };
+            if self.visited.contains(&there) {
+                continue;
+            }
+            if self.visited.len() >= self.configurations_max {
+                return End::TooMany;
+            }
+            known += usize::from(problem.history.calls[call].answer.is_some());
+            self.count(call, -1);
+            self.enter(Some(call), there);
+            if known > deepest.known {
+                deepest.known = known;
+                deepest.order = self.stack.iter().filter_map(|frame| frame.by).collect();
+                deepest.state =
+                    self.stack.last().map_or_else(|| problem.model.initial(), |frame| frame.here.state.clone());
+            }
+        }
+        End::Exhausted
+    }
+
+    /// Keeps count of the calls of known outcome about this one's subject.
+    fn count(&mut self, call: usize, change: isize) {
+        if let (Some(subject), Some(_)) = (self.problem.subjects[call], &self.problem.history.calls[call].answer) {
+            self.left[subject] = self.left[subject].saturating_add_signed(change);
+        }
+    }
+
+    fn enter(&mut self, by: Option<usize>, configuration: Configuration<M::State>) {
+        let here = Rc::new(configuration);
+        self.visited.insert(Rc::clone(&here));
+        let onward = self.onward(&here).into_iter();
+        self.stack.push(Frame { here, by, onward });
+    }
+
+    /// Where one can go from here, the likeliest first.
+    fn onward(&mut self, here: &Configuration<M::State>) -> Vec<(Next, M::State)> {
+        let problem = self.problem;
+        let (known, unknown) = problem.next(&here.position);
+        let mut onward = Vec::new();
+        for next in known {
+            let call = problem.call(&here.position, next);
+            let Some((output, _)) = &problem.history.calls[call].answer else { continue };
+            let op = &problem.history.calls[call].op;
+            let mut states = problem.model.step(&here.state, op, Some(output));
+            for state in &mut states {
+                self.retire(&here.position, call, state);
+            }
+            let alone = states.len() == 1;
+            if alone && problem.model.goes_first(&here.state, op, output, &problem.rest(&here.position, call)) {
+                return states.into_iter().map(|state| (next, state)).collect();
+            }
+            onward.extend(states.into_iter().map(|state| (next, state)));
+        }
+        for next in unknown {
+            let call = problem.call(&here.position, next);
+            for mut state in problem.model.step(&here.state, &problem.history.calls[call].op, None) {
+                self.retire(&here.position, call, &mut state);
+                if state == here.state {
+                    continue;
+                }
+                if here.in_a_row >= self.in_a_row_max {
+                    self.held_back = true;
+                    continue;
+                }
+                onward.push((next, state));
+            }
+        }
+        onward
+    }
+
+    /// Lets the model forget the subject of the call, if with this call the last of them is in order.
+    fn retire(&self, position: &Position, call: usize, state: &mut M::State) {
+        let Some(subject) = self.problem.subjects[call] else { return };
+        let here = usize::from(self.problem.history.calls[call].answer.is_some());
+        if self.left[subject] > here {
+            return;
+        }
+        let (name, _, unknown) = &self.problem.about[subject];
+        let left: Vec<&M::Op> = unknown
+            .iter()
+            .filter(|unknown| !self.problem.is_taken(position, **unknown))
+            .map(|unknown| self.problem.unknown[*unknown])
+            .filter(|other| *other != call)
+            .map(|other| &self.problem.history.calls[other].op)
+            .collect();
+        self.problem.model.retire(state, *name, &left);
+    }
+}

@@ -1,0 +1,49 @@
+//! Histories of concurrent clients, and whether they are linearizable.
+//!
+//! A [`Recorder`] notes when each client sent an operation and when it got the answer. [`check`] then
+//! looks for one order of the operations that a single-threaded [`Model`] could have answered the same
+//! way, and that respects time: what was answered before another operation was sent comes before it.
+//! If there is none, the clients saw something that no correct server shows, and the [`Violation`] says
+//! where the longest order ends.
+//!
+//! [`QuotaModel`] is the model of quota. It shares no code with what it judges and knows nothing of logs,
+//! rows or threads: it is short enough to be right by reading.
+//!
+//! ```
+//! use hourglass_test_history::{QuotaAnswer, QuotaModel, QuotaOp, Recorder, check};
+//!
+//! let model = QuotaModel::default().limit("acme", "gpu", 8).path("training", &["acme", "training"]);
+//! let recorder = Recorder::default();
+//!
+//! // A client, on a thread or task of its own, with a clone of the recorder:
+//! let token = recorder.invoke(1, QuotaOp::reserve(1, "training", &[("gpu", 8)]));
+//! // … sends the request, and:
+//! recorder.complete(token, QuotaAnswer::Granted);
+//! // The answer to this one was lost. It may have taken effect, or take effect yet, or never.
+//! let token = recorder.invoke(2, QuotaOp::Release { id: 1 });
+//! recorder.crash(token);
+//! // It must have: else this one could not fit.
+//! let token = recorder.invoke(3, QuotaOp::reserve(2, "training", &[("gpu", 5)]));
+//! recorder.complete(token, QuotaAnswer::Granted);
+//!
+//! check(&recorder.history(), &model).unwrap();
+//! ```
+//!
+//! # Limits
+//!
+//! The question is NP-complete, so the search is bounded by [`CONFIGURATIONS_MAX`], and a search that
+//! comes to its bound is [`Violation::Undecided`], never a pass. What makes a history hard is the number
+//! of operations under way at one time, and above all those of unknown outcome: each stays under way
+//! until the end. A handful is fine.
+
+mod check;
+mod quota;
+mod recorder;
+mod report;
+#[cfg(test)]
+mod simulated;
+
+pub use check::{CONFIGURATIONS_MAX, Model, check, check_within};
+pub use quota::{Items, QuotaAnswer, QuotaModel, QuotaOp, QuotaState};
+pub use recorder::{Call, History, Recorder, Token};
+pub use report::{Stuck, Violation};
