@@ -27,9 +27,6 @@ use crate::report::{Stuck, Violation};
 /// needs about as many as it has operations; one that is wrong at its end needs all that can be reached.
 pub const CONFIGURATIONS_MAX: usize = 1_000_000;
 
-/// How many operations of unknown outcome may follow one another directly, pass by pass.
-const PASSES: [usize; 3] = [1, 2, usize::MAX];
-
 /// What one client alone would see: the specification.
 pub trait Model {
     /// All that the answers depend on.
@@ -78,33 +75,26 @@ pub fn check<M: Model>(history: &History<M::Op, M::Output>, model: &M) -> Result
     check_within(CONFIGURATIONS_MAX, history, model)
 }
 
-/// As [`check`], with a bound of one's own on the configurations that a pass may visit.
+/// As [`check`], with a bound of one's own on the configurations visited.
 pub fn check_within<M: Model>(
     configurations_max: usize,
     history: &History<M::Op, M::Output>,
     model: &M,
 ) -> Result<(), Violation> {
     let problem = Problem::new(history, model);
-    let mut deepest = Deepest { order: Vec::new(), known: 0, state: model.initial() };
-    for in_a_row_max in PASSES {
-        let mut search = Search::new(&problem, in_a_row_max, configurations_max);
-        let end = search.run(&mut deepest);
-        let stuck = || {
-            let next = problem.candidates(&problem.position_after(&deepest.order));
-            Stuck::new(history, &deepest.order, &next, &model.describe(&deepest.state))
-        };
-        match end {
-            End::Ordered => return Ok(()),
-            End::Exhausted if !search.held_back => return Err(Violation::NotLinearizable(stuck())),
-            // A pass that held operations back has proved nothing by failing.
-            End::Exhausted => {}
-            End::TooMany if in_a_row_max == usize::MAX => {
-                return Err(Violation::Undecided { visited: configurations_max, stuck: stuck() });
-            }
-            End::TooMany => {}
-        }
+    let mut search = Search::new(&problem);
+    let end = search.run(configurations_max);
+    if std::env::var("DEBUGH").is_ok() { eprintln!("visited {} deepest {}", search.nodes.len(), search.nodes[search.deepest].known); }
+    let stuck = || {
+        let deepest = &search.nodes[search.deepest];
+        let next = problem.candidates(&deepest.here.position);
+        Stuck::new(history, &search.order(search.deepest), &next, &model.describe(&deepest.here.state))
+    };
+    match end {
+        End::Ordered => Ok(()),
+        End::Exhausted => Err(Violation::NotLinearizable(stuck())),
+        End::TooMany => Err(Violation::Undecided { visited: configurations_max, stuck: stuck() }),
     }
-    unreachable!("the last pass holds nothing back")
 }
 
 /// The history, prepared for the search. Calls are meant by their numbers.
@@ -116,8 +106,16 @@ struct Problem<'a, M: Model> {
     unknown: Vec<usize>,
     /// Each call's subject, renumbered from 0.
     subjects: Vec<Option<usize>>,
-    /// For each subject: its name, how many calls of known outcome, and the places in `unknown`.
-    about: Vec<(u64, usize, Vec<usize>)>,
+    about: Vec<Subject>,
+}
+
+/// A subject, and the calls about it.
+struct Subject {
+    name: u64,
+    /// Lane, and place on the lane.
+    known: Vec<(usize, usize)>,
+    /// Places among those of unknown outcome.
+    unknown: Vec<usize>,
 }
 
 /// How far each lane is in order, then a bit for each operation of unknown outcome that is.
@@ -126,16 +124,6 @@ type Position = Box<[u32]>;
 #[derive(PartialEq, Eq, Hash)]
 struct Configuration<S> {
     position: Position,
-    /// How many operations of unknown outcome came last, without any other between: an order that came
-    /// here with fewer may go on where another must not. Always 0 where nothing is held back.
-    in_a_row: usize,
-    state: S,
-}
-
-/// The longest order that was found, by the calls of known outcome in it.
-struct Deepest<S> {
-    order: Vec<usize>,
-    known: usize,
     state: S,
 }
 
@@ -151,30 +139,30 @@ impl<'a, M: Model> Problem<'a, M> {
         let mut ends: Vec<u64> = Vec::new();
         let mut unknown = Vec::new();
         let mut subjects = Vec::new();
-        let mut about: Vec<(u64, usize, Vec<usize>)> = Vec::new();
+        let mut about: Vec<Subject> = Vec::new();
         let mut numbers = BTreeMap::new();
         for (number, call) in history.calls.iter().enumerate() {
             let subject = model.subject(&call.op).map(|name| {
                 *numbers.entry(name).or_insert_with(|| {
-                    about.push((name, 0, Vec::new()));
+                    about.push(Subject { name, known: Vec::new(), unknown: Vec::new() });
                     about.len() - 1
                 })
             });
             subjects.push(subject);
             let Some((_, end)) = &call.answer else {
                 if let Some(subject) = subject {
-                    about[subject].2.push(unknown.len());
+                    about[subject].unknown.push(unknown.len());
                 }
                 unknown.push(number);
                 continue;
             };
-            if let Some(subject) = subject {
-                about[subject].1 += 1;
-            }
             let lane = ends.iter().position(|end| *end < call.invoked).unwrap_or(ends.len());
             if lane == ends.len() {
                 lanes.push(Vec::new());
                 ends.push(0);
+            }
+            if let Some(subject) = subject {
+                about[subject].known.push((lane, lanes[lane].len()));
             }
             lanes[lane].push(number);
             ends[lane] = *end;
@@ -234,21 +222,6 @@ impl<'a, M: Model> Problem<'a, M> {
         known.into_iter().chain(unknown).map(|next| self.call(position, next)).collect()
     }
 
-    fn position_after(&self, order: &[usize]) -> Position {
-        let mut position = self.start();
-        for call in order {
-            let next = match self.unknown.binary_search(call) {
-                Ok(unknown) => Next::Unknown(unknown),
-                Err(_) => {
-                    let lane = self.lanes.iter().position(|lane| lane.binary_search(call).is_ok());
-                    Next::OfLane(lane.unwrap_or(0))
-                }
-            };
-            position = self.with(&position, next);
-        }
-        position
-    }
-
     /// All calls that could come before this one: not in order yet, and sent before its answer.
     fn rest(&self, position: &Position, call: usize) -> Vec<(&M::Op, Option<&M::Output>)> {
         let completed = self.completed(call);
@@ -278,91 +251,100 @@ enum Next {
 
 struct Search<'a, 'p, M: Model> {
     problem: &'p Problem<'a, M>,
-    in_a_row_max: usize,
-    configurations_max: usize,
-    /// Whether `in_a_row_max` has kept the search from going anywhere.
-    held_back: bool,
+    /// All configurations that were visited; the first is the start.
+    nodes: Vec<Node<M::State>>,
     visited: HashSet<Rc<Configuration<M::State>>>,
-    /// For each subject, the calls of known outcome that are not in order yet.
-    left: Vec<usize>,
-    stack: Vec<Frame<M::State>>,
+    /// Steps not taken yet, by their score; the youngest of the highest is the next.
+    open: BTreeMap<isize, Vec<Step<M::State>>>,
+    /// The node with the most calls of known outcome in order.
+    deepest: usize,
 }
 
-struct Frame<S> {
+struct Node<S> {
     here: Rc<Configuration<S>>,
-    /// The call that led here.
-    by: Option<usize>,
-    onward: std::vec::IntoIter<(Next, S)>,
+    /// The node before, and the call that led from there.
+    from: Option<(usize, usize)>,
+    /// The calls in order, of known outcome and not.
+    known: usize,
+    unknown: usize,
+}
+
+struct Step<S> {
+    from: usize,
+    next: Next,
+    state: S,
 }
 
 impl<'a, 'p, M: Model> Search<'a, 'p, M> {
-    fn new(problem: &'p Problem<'a, M>, in_a_row_max: usize, configurations_max: usize) -> Self {
-        let left = problem.about.iter().map(|(_, known, _)| *known).collect();
-        let visited = HashSet::new();
-        Self { problem, in_a_row_max, configurations_max, held_back: false, visited, left, stack: Vec::new() }
+    fn new(problem: &'p Problem<'a, M>) -> Self {
+        Self { problem, nodes: Vec::new(), visited: HashSet::new(), open: BTreeMap::new(), deepest: 0 }
     }
 
-    fn run(&mut self, deepest: &mut Deepest<M::State>) -> End {
+    fn run(&mut self, configurations_max: usize) -> End {
         let problem = self.problem;
         let known_calls: usize = problem.lanes.iter().map(Vec::len).sum();
-        let mut known = 0;
-        let state = problem.model.initial();
-        self.enter(None, Configuration { position: problem.start(), in_a_row: 0, state });
+        let start = Configuration { position: problem.start(), state: problem.model.initial() };
+        self.enter(Node { here: Rc::new(start), from: None, known: 0, unknown: 0 });
 
-        while let Some(frame) = self.stack.last_mut() {
-            if known == known_calls {
-                return End::Ordered;
-            }
-            let Some((next, state)) = frame.onward.next() else {
-                if let Some(call) = frame.by {
-                    known -= usize::from(problem.history.calls[call].answer.is_some());
-                    self.count(call, 1);
-                }
-                self.stack.pop();
-                continue;
-            };
-            let here = Rc::clone(&frame.here);
-            let call = problem.call(&here.position, next);
-            let in_a_row = match next {
-                Next::Unknown(_) if self.in_a_row_max < usize::MAX => here.in_a_row + 1,
-                _ => 0,
-            };
-            let there = Configuration { position: problem.with(&here.position, next), in_a_row, state };
+        while self.nodes[self.deepest].known < known_calls {
+            let Some(step) = self.pop() else { return End::Exhausted };
+            let Node { here, known, unknown, .. } = &self.nodes[step.from];
+            let there = Configuration { position: problem.with(&here.position, step.next), state: step.state };
             if self.visited.contains(&there) {
                 continue;
             }
-            if self.visited.len() >= self.configurations_max {
+            if self.nodes.len() >= configurations_max {
                 return End::TooMany;
             }
-            known += usize::from(problem.history.calls[call].answer.is_some());
-            self.count(call, -1);
-            self.enter(Some(call), there);
-            if known > deepest.known {
-                deepest.known = known;
-                deepest.order = self.stack.iter().filter_map(|frame| frame.by).collect();
-                deepest.state =
-                    self.stack.last().map_or_else(|| problem.model.initial(), |frame| frame.here.state.clone());
-            }
+            let is_known = matches!(step.next, Next::OfLane(_));
+            self.enter(Node {
+                from: Some((step.from, problem.call(&here.position, step.next))),
+                known: known + usize::from(is_known),
+                unknown: unknown + usize::from(!is_known),
+                here: Rc::new(there),
+            });
         }
-        End::Exhausted
+        End::Ordered
     }
 
-    /// Keeps count of the calls of known outcome about this one's subject.
-    fn count(&mut self, call: usize, change: isize) {
-        if let (Some(subject), Some(_)) = (self.problem.subjects[call], &self.problem.history.calls[call].answer) {
-            self.left[subject] = self.left[subject].saturating_add_signed(change);
+    fn pop(&mut self) -> Option<Step<M::State>> {
+        let mut best = self.open.last_entry()?;
+        let step = best.get_mut().pop();
+        if best.get().is_empty() {
+            best.remove();
+        }
+        step
+    }
+
+    /// Notes that the search has been here, and the steps onward.
+    fn enter(&mut self, node: Node<M::State>) {
+        let from = self.nodes.len();
+        self.visited.insert(Rc::clone(&node.here));
+        // The likeliest last, where it is taken first.
+        for (next, state) in self.onward(&node.here).into_iter().rev() {
+            let unknown = node.unknown + usize::from(matches!(next, Next::Unknown(_)));
+            let score = node.known.cast_signed() - (unknown * weight()).cast_signed();
+            self.open.entry(score).or_default().push(Step { from, next, state });
+        }
+        self.nodes.push(node);
+        if self.nodes[from].known > self.nodes[self.deepest].known {
+            self.deepest = from;
         }
     }
 
-    fn enter(&mut self, by: Option<usize>, configuration: Configuration<M::State>) {
-        let here = Rc::new(configuration);
-        self.visited.insert(Rc::clone(&here));
-        let onward = self.onward(&here).into_iter();
-        self.stack.push(Frame { here, by, onward });
+    /// The calls that lead to the node.
+    fn order(&self, mut node: usize) -> Vec<usize> {
+        let mut order = Vec::new();
+        while let Some((from, call)) = self.nodes[node].from {
+            order.push(call);
+            node = from;
+        }
+        order.reverse();
+        order
     }
 
     /// Where one can go from here, the likeliest first.
-    fn onward(&mut self, here: &Configuration<M::State>) -> Vec<(Next, M::State)> {
+    fn onward(&self, here: &Configuration<M::State>) -> Vec<(Next, M::State)> {
         let problem = self.problem;
         let (known, unknown) = problem.next(&here.position);
         let mut onward = Vec::new();
@@ -384,14 +366,10 @@ impl<'a, 'p, M: Model> Search<'a, 'p, M> {
             let call = problem.call(&here.position, next);
             for mut state in problem.model.step(&here.state, &problem.history.calls[call].op, None) {
                 self.retire(&here.position, call, &mut state);
-                if state == here.state {
-                    continue;
+                // What changes nothing can as well be left out.
+                if state != here.state {
+                    onward.push((next, state));
                 }
-                if here.in_a_row >= self.in_a_row_max {
-                    self.held_back = true;
-                    continue;
-                }
-                onward.push((next, state));
             }
         }
         onward
@@ -399,19 +377,23 @@ impl<'a, 'p, M: Model> Search<'a, 'p, M> {
 
     /// Lets the model forget the subject of the call, if with this call the last of them is in order.
     fn retire(&self, position: &Position, call: usize, state: &mut M::State) {
-        let Some(subject) = self.problem.subjects[call] else { return };
-        let here = usize::from(self.problem.history.calls[call].answer.is_some());
-        if self.left[subject] > here {
+        let problem = self.problem;
+        let Some(subject) = problem.subjects[call] else { return };
+        let Subject { name, known, unknown } = &problem.about[subject];
+        let open = |(lane, place): &(usize, usize)| {
+            *place >= position[*lane] as usize && problem.lanes[*lane][*place] != call
+        };
+        if known.iter().any(open) {
             return;
         }
-        let (name, _, unknown) = &self.problem.about[subject];
         let left: Vec<&M::Op> = unknown
             .iter()
-            .filter(|unknown| !self.problem.is_taken(position, **unknown))
-            .map(|unknown| self.problem.unknown[*unknown])
+            .filter(|unknown| !problem.is_taken(position, **unknown))
+            .map(|unknown| problem.unknown[*unknown])
             .filter(|other| *other != call)
-            .map(|other| &self.problem.history.calls[other].op)
+            .map(|other| &problem.history.calls[other].op)
             .collect();
-        self.problem.model.retire(state, *name, &left);
+        problem.model.retire(state, *name, &left);
     }
 }
+fn weight() -> usize { std::env::var("W").ok().and_then(|w| w.parse().ok()).unwrap_or(32) }

@@ -11,8 +11,11 @@
 //!   hold, and takes nothing a second time.
 //! * A hold that is not committed may expire.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::hash::{Hash, Hasher};
+use std::iter::zip;
+use std::sync::Arc;
 
 use crate::check::Model;
 
@@ -105,6 +108,7 @@ pub enum QuotaAnswer {
 /// Limits, and which nodes each scope counts against.
 #[derive(Clone, Debug, Default)]
 pub struct QuotaModel {
+    /// By node and resource. The places in this order are called slots below.
     limits: BTreeMap<(String, String), u64>,
     paths: BTreeMap<String, Vec<String>>,
 }
@@ -112,17 +116,32 @@ pub struct QuotaModel {
 /// What is used where, and what became of each request that still matters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct QuotaState {
-    /// Held and committed, by node and resource; by place among the model's limits.
-    used: Vec<u64>,
+    /// Held and committed, slot by slot.
+    used: Slots,
     requests: BTreeMap<u64, Request>,
 }
+
+/// An amount for each slot.
+type Slots = Vec<u64>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Request {
     Denied,
-    Live { scope: String, items: Items, committed: bool },
+    Live { hold: Arc<Hold>, committed: bool },
     Released,
     Expired,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hold {
+    scope: String,
+    takes: Slots,
+}
+
+// States with the same holds by name that use the same mostly are the same: there is no need to hash all
+// amounts of all holds again and again.
+impl Hash for Hold {
+    fn hash<H: Hasher>(&self, _hasher: &mut H) {}
 }
 
 impl QuotaModel {
@@ -140,72 +159,80 @@ impl QuotaModel {
         self
     }
 
+    fn takes(&self, scope: &str, items: &Items) -> Slots {
+        let path = self.paths.get(scope).map_or(&[][..], Vec::as_slice);
+        let slots = self.limits.keys();
+        let amount = |(node, resource): &(String, String)| match items.get(resource) {
+            Some(amount) if path.contains(node) => *amount,
+            _ => 0,
+        };
+        slots.map(amount).collect()
+    }
+
+    fn nothing(&self) -> Slots {
+        vec![0; self.limits.len()]
+    }
+
     /// What is used once `old` is given back and `new` taken, or `None` where that is more than a limit
     /// allows. Only what grows is looked at: to take less is always right.
-    fn replaced(&self, used: &[u64], scope: &str, old: &Items, new: &Items) -> Option<Vec<u64>> {
-        let path = self.paths.get(scope).map_or(&[][..], Vec::as_slice);
-        let mut used = used.to_vec();
-        for (used, ((node, resource), limit)) in used.iter_mut().zip(&self.limits) {
-            if !path.contains(node) {
-                continue;
-            }
-            let [old, new] = [old, new].map(|items| items.get(resource).copied().unwrap_or(0));
-            let rest = used.saturating_sub(old);
-            *used = rest.checked_add(new).filter(|sum| *sum <= *limit || new <= old)?;
-        }
-        Some(used)
+    fn replaced(&self, used: &Slots, old: &Slots, new: &Slots) -> Option<Slots> {
+        let slots = zip(zip(used, self.limits.values()), zip(old, new));
+        let replaced = slots.map(|((used, limit), (old, new))| {
+            used.saturating_sub(*old).checked_add(*new).filter(|sum| sum <= limit || new <= old)
+        });
+        replaced.collect()
     }
 
     fn next(&self, state: &QuotaState, op: &QuotaOp, output: Option<&QuotaAnswer>) -> Option<QuotaState> {
         use QuotaAnswer::{Denied, Done, Expired, Granted, Refused};
         let answered = |answers: &[QuotaAnswer]| output.is_none_or(|output| answers.contains(output));
         let unchanged = |answers: &[QuotaAnswer]| answered(answers).then(|| state.clone());
-        let id = op.id();
-        let changed = |answer, used: Vec<u64>, request| {
-            let mut requests = state.requests.clone();
-            requests.insert(id, request);
-            answered(&[answer]).then_some(QuotaState { used, requests })
+        let changed = |answer, used: Option<Slots>, request| {
+            answered(&[answer]).then(|| {
+                let mut state = state.clone();
+                state.used = used.unwrap_or(state.used);
+                state.requests.insert(op.id(), request);
+                state
+            })
         };
-        let none = Items::new();
 
-        match (op, state.requests.get(&id)) {
+        match (op, state.requests.get(&op.id())) {
             (QuotaOp::Reserve { scope, items, .. }, None) => {
-                match self.replaced(&state.used, scope, &none, items) {
+                let takes = self.takes(scope, items);
+                match self.replaced(&state.used, &self.nothing(), &takes) {
                     Some(used) => {
-                        let live = Request::Live { scope: scope.clone(), items: items.clone(), committed: false };
-                        changed(Granted, used, live)
+                        let hold = Arc::new(Hold { scope: scope.clone(), takes });
+                        changed(Granted, Some(used), Request::Live { hold, committed: false })
                     }
-                    None => changed(Denied, state.used.clone(), Request::Denied),
+                    None => changed(Denied, None, Request::Denied),
                 }
             }
             (QuotaOp::Reserve { .. }, Some(Request::Denied)) => unchanged(&[Denied]),
             (QuotaOp::Reserve { .. }, Some(_)) => unchanged(&[Granted]),
 
-            (QuotaOp::Commit { .. }, Some(Request::Live { committed: true, .. })) => unchanged(&[Done]),
-            (QuotaOp::Commit { .. }, Some(Request::Live { scope, items, .. })) => {
-                let live = Request::Live { scope: scope.clone(), items: items.clone(), committed: true };
-                changed(Done, state.used.clone(), live)
+            (QuotaOp::Commit { .. }, Some(Request::Live { hold, .. })) => {
+                changed(Done, None, Request::Live { hold: Arc::clone(hold), committed: true })
             }
 
-            (QuotaOp::Release { .. }, Some(Request::Live { scope, items, .. })) => {
-                changed(Done, self.replaced(&state.used, scope, items, &none)?, Request::Released)
+            (QuotaOp::Release { .. }, Some(Request::Live { hold, .. })) => {
+                changed(Done, self.replaced(&state.used, &hold.takes, &self.nothing()), Request::Released)
             }
             (QuotaOp::Release { .. }, Some(Request::Released)) => unchanged(&[Done]),
             (QuotaOp::Release { .. }, Some(Request::Expired)) => unchanged(&[Done, Refused]),
 
-            (QuotaOp::Resize { items, .. }, Some(Request::Live { scope, items: old, committed })) => {
-                match self.replaced(&state.used, scope, old, items) {
+            (QuotaOp::Resize { items, .. }, Some(Request::Live { hold, committed })) => {
+                let takes = self.takes(&hold.scope, items);
+                match self.replaced(&state.used, &hold.takes, &takes) {
                     Some(used) => {
-                        let live =
-                            Request::Live { scope: scope.clone(), items: items.clone(), committed: *committed };
-                        changed(Granted, used, live)
+                        let hold = Arc::new(Hold { scope: hold.scope.clone(), takes });
+                        changed(Granted, Some(used), Request::Live { hold, committed: *committed })
                     }
                     None => unchanged(&[Denied]),
                 }
             }
 
-            (QuotaOp::Expire { .. }, Some(Request::Live { scope, items, committed: false })) => {
-                changed(Expired, self.replaced(&state.used, scope, items, &none)?, Request::Expired)
+            (QuotaOp::Expire { .. }, Some(Request::Live { hold, committed: false })) => {
+                changed(Expired, self.replaced(&state.used, &hold.takes, &self.nothing()), Request::Expired)
             }
             // Seen it cannot have been; that it might have been changes nothing.
             (QuotaOp::Expire { .. }, _) => unchanged(&[]),
@@ -221,7 +248,7 @@ impl Model for QuotaModel {
     type Output = QuotaAnswer;
 
     fn initial(&self) -> QuotaState {
-        QuotaState { used: vec![0; self.limits.len()], requests: BTreeMap::new() }
+        QuotaState { used: self.nothing(), requests: BTreeMap::new() }
     }
 
     fn step(&self, state: &QuotaState, op: &QuotaOp, output: Option<&QuotaAnswer>) -> Vec<QuotaState> {
@@ -229,26 +256,24 @@ impl Model for QuotaModel {
     }
 
     fn describe(&self, state: &QuotaState) -> String {
-        let mut text = String::new();
-        for (used, ((node, resource), limit)) in state.used.iter().zip(&self.limits) {
-            _ = write!(text, "{node}: {used} of {limit} {resource}; ");
-        }
-        let requests: Vec<String> = state
-            .requests
-            .iter()
-            .map(|(id, request)| match request {
-                Request::Denied => format!("{id} denied"),
-                Request::Released => format!("{id} released"),
-                Request::Expired => format!("{id} expired"),
-                Request::Live { scope, items, committed } => {
-                    let kind = if *committed { "committed" } else { "held" };
-                    let items: Vec<String> = items.iter().map(|(name, amount)| format!("{amount} {name}")).collect();
-                    format!("{id} {kind} by {scope}: {}", items.join(", "))
+        let used = zip(&self.limits, &state.used);
+        let used = used.map(|(((node, resource), limit), used)| format!("{node} {used}/{limit} {resource}"));
+        let requests = state.requests.iter().map(|(id, request)| match request {
+            Request::Denied => format!("{id} denied"),
+            Request::Released => format!("{id} released"),
+            Request::Expired => format!("{id} expired"),
+            Request::Live { hold, committed } => {
+                let mut text = format!("{id} {}", if *committed { "committed" } else { "held" });
+                for ((node, resource), takes) in zip(self.limits.keys(), &hold.takes) {
+                    if *takes > 0 {
+                        _ = write!(text, " {node} {takes} {resource}");
+                    }
                 }
-            })
-            .collect();
-        _ = write!(text, "requests that still matter: [{}]", requests.join("; "));
-        text
+                text
+            }
+        });
+        let [used, requests] = [used.collect::<Vec<_>>().join(", "), requests.collect::<Vec<_>>().join(", ")];
+        format!("used: {used}; requests that still matter: {requests}")
     }
 
     fn subject(&self, op: &QuotaOp) -> Option<u64> {
@@ -270,39 +295,123 @@ impl Model for QuotaModel {
         }
     }
 
-    fn goes_first(
-        &self,
-        state: &QuotaState,
-        op: &QuotaOp,
-        output: &QuotaAnswer,
-        rest: &[(&QuotaOp, Option<&QuotaAnswer>)],
-    ) -> bool {
-        use QuotaAnswer::{Denied, Done, Expired, Granted, Refused};
-        let asks = |op: &QuotaOp| matches!(op, QuotaOp::Reserve { .. } | QuotaOp::Resize { .. });
-        rest.iter().all(|&(other, answer)| {
-            // Of one hold, every order is another story.
-            other.id() != op.id()
-                && match (op, output) {
-                    // These change nothing for others, and nothing that others do changes them; or, for a
-                    // denial, it is right already and leaves no trace.
-                    (_, Denied | Refused) | (QuotaOp::Commit { .. }, _) => true,
-                    // To give back early helps all but those that were denied, or may have been.
-                    (QuotaOp::Release { .. } | QuotaOp::Expire { .. }, Done | Expired) => {
-                        !asks(other) || answer == Some(&Granted)
-                    }
-                    // To take early hurts nobody if nothing is given back meanwhile: what fits
-                    // afterwards fits before, and what was denied is denied the more.
-                    (QuotaOp::Reserve { .. }, Granted) if !state.requests.contains_key(&op.id()) => match other {
-                        QuotaOp::Reserve { .. } => true,
-                        QuotaOp::Commit { .. } => true,
-                        QuotaOp::Release { .. } => answer == Some(&Refused),
-                        QuotaOp::Resize { .. } => matches!(answer, Some(Denied | Refused)),
-                        QuotaOp::Expire { .. } => false,
-                    },
-                    // Asked again, it changes nothing.
-                    (QuotaOp::Reserve { .. }, Granted) => true,
-                    _ => false,
-                }
+    /// Most orders of quota are the same story: while there is room for all that is asked, and nobody is
+    /// denied, who came first does not matter.
+    fn goes_first(&self, state: &QuotaState, op: &QuotaOp, output: &QuotaAnswer, rest: &[Asked<'_>]) -> bool {
+        // Of one hold, every order is another story.
+        if rest.iter().any(|(other, _)| other.id() == op.id()) {
+            return false;
+        }
+        let nothing = self.nothing();
+        let (old, new) = match (op, output, state.requests.get(&op.id())) {
+            (QuotaOp::Reserve { scope, items, .. }, QuotaAnswer::Granted, None) => {
+                (&nothing, self.takes(scope, items))
+            }
+            (QuotaOp::Resize { items, .. }, QuotaAnswer::Granted, Some(Request::Live { hold, .. })) => {
+                (&hold.takes, self.takes(&hold.scope, items))
+            }
+            (QuotaOp::Release { .. } | QuotaOp::Expire { .. }, _, Some(Request::Live { hold, .. })) => {
+                (&hold.takes, nothing.clone())
+            }
+            // It uses no more and no less for it: a commit, a repetition, a refusal. Or it is a denial,
+            // which is right already.
+            _ => return true,
+        };
+        let bounds = self.bounds(state, rest);
+
+        // To take early hurts nobody where all fits together anyway, and nowhere if nothing is given back
+        // meanwhile: what fits afterwards fits before. Who was denied is denied the more.
+        let fits = zip(zip(&bounds.most, self.limits.values()), zip(old, &new))
+            .all(|((most, limit), (old, new))| new <= old || most.saturating_add(new - old) <= *limit);
+        if !fits && bounds.given_back {
+            return false;
+        }
+
+        // To give back early helps all but those who were denied, or may have been.
+        let given: Slots = zip(old, &new).map(|(old, new)| old.saturating_sub(*new)).collect();
+        rest.iter().all(|(other, answer)| {
+            let (asks, is_new) = match (other, answer) {
+                (_, Some(answer)) if **answer != QuotaAnswer::Denied => return true,
+                (QuotaOp::Reserve { scope, items, .. }, _) => (self.takes(scope, items), true),
+                (QuotaOp::Resize { items, .. }, _) => match scope_of(state, rest, other.id()) {
+                    Some(scope) => (self.takes(scope, items), false),
+                    None => return true,
+                },
+                _ => return true,
+            };
+            let untouched = zip(&asks, &given).all(|(asks, given)| *asks == 0 || *given == 0);
+            let denied_anyway = is_new
+                && zip(zip(&bounds.least, self.limits.values()), zip(&asks, &given)).any(
+                    |((least, limit), (asks, given))| *asks > 0 && least.saturating_sub(*given).saturating_add(*asks) > *limit,
+                );
+            let granted_anyway = is_new
+                && answer.is_none()
+                && zip(zip(&bounds.most, self.limits.values()), &asks).all(|((most, limit), asks)| *asks == 0 || most <= limit);
+            untouched || denied_anyway || granted_anyway
         })
     }
+}
+
+/// An operation, and its answer if there was one.
+type Asked<'a> = (&'a QuotaOp, Option<&'a QuotaAnswer>);
+
+/// Between what use can lie while some operations take effect, in any order.
+struct Bounds {
+    least: Slots,
+    most: Slots,
+    /// Whether any of them may give something back.
+    given_back: bool,
+}
+
+impl QuotaModel {
+    fn bounds(&self, state: &QuotaState, rest: &[Asked<'_>]) -> Bounds {
+        use QuotaAnswer::{Denied, Granted, Refused};
+        let mut bounds = Bounds { least: state.used.clone(), most: state.used.clone(), given_back: false };
+        let mut given_back = BTreeSet::new();
+        for (op, answer) in rest {
+            let taken = match (op, answer) {
+                (_, Some(Denied | Refused)) | (QuotaOp::Commit { .. }, _) => continue,
+                (QuotaOp::Reserve { id, scope, items }, None | Some(Granted)) if !state.requests.contains_key(id) => {
+                    self.takes(scope, items)
+                }
+                (QuotaOp::Reserve { .. }, _) => continue,
+                // As if all that it takes came on top of what it replaces.
+                (QuotaOp::Resize { id, items }, _) => match scope_of(state, rest, *id) {
+                    Some(scope) => self.takes(scope, items),
+                    None => continue,
+                },
+                (QuotaOp::Release { .. } | QuotaOp::Expire { .. }, _) => self.nothing(),
+            };
+            add(&mut bounds.most, &taken);
+            if matches!(op, QuotaOp::Reserve { .. }) {
+                continue;
+            }
+            bounds.given_back = true;
+            if let Some(Request::Live { hold, .. }) = state.requests.get(&op.id())
+                && given_back.insert(op.id())
+            {
+                for (least, takes) in zip(&mut bounds.least, &hold.takes) {
+                    *least = least.saturating_sub(*takes);
+                }
+            }
+        }
+        bounds
+    }
+}
+
+fn add(sum: &mut Slots, more: &Slots) {
+    for (sum, more) in zip(sum, more) {
+        *sum = sum.saturating_add(*more);
+    }
+}
+
+/// Where the hold is, or will be.
+fn scope_of<'a>(state: &'a QuotaState, rest: &[Asked<'a>], id: u64) -> Option<&'a str> {
+    if let Some(Request::Live { hold, .. }) = state.requests.get(&id) {
+        return Some(&hold.scope);
+    }
+    rest.iter().find_map(|(op, _)| match op {
+        QuotaOp::Reserve { id: reserved, scope, .. } if *reserved == id => Some(scope.as_str()),
+        _ => None,
+    })
 }
