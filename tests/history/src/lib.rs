@@ -36,6 +36,8 @@
 //! of operations under way at one time, and above all those of unknown outcome: each stays under way
 //! until the end. A handful is fine.
 
+#[cfg(test)]
+mod cases;
 mod check;
 mod quota;
 mod recorder;

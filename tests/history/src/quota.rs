@@ -237,7 +237,9 @@ impl QuotaModel {
             // Seen it cannot have been; that it might have been changes nothing.
             (QuotaOp::Expire { .. }, _) => unchanged(&[]),
 
-            (QuotaOp::Commit { .. } | QuotaOp::Release { .. } | QuotaOp::Resize { .. }, _) => unchanged(&[Refused]),
+            (QuotaOp::Commit { .. } | QuotaOp::Release { .. } | QuotaOp::Resize { .. }, _) => {
+                unchanged(&[Refused])
+            }
         }
     }
 }
@@ -342,11 +344,14 @@ impl Model for QuotaModel {
             let untouched = zip(&asks, &given).all(|(asks, given)| *asks == 0 || *given == 0);
             let denied_anyway = is_new
                 && zip(zip(&bounds.least, self.limits.values()), zip(&asks, &given)).any(
-                    |((least, limit), (asks, given))| *asks > 0 && least.saturating_sub(*given).saturating_add(*asks) > *limit,
+                    |((least, limit), (asks, given))| {
+                        *asks > 0 && least.saturating_sub(*given).saturating_add(*asks) > *limit
+                    },
                 );
             let granted_anyway = is_new
                 && answer.is_none()
-                && zip(zip(&bounds.most, self.limits.values()), &asks).all(|((most, limit), asks)| *asks == 0 || most <= limit);
+                && zip(zip(&bounds.most, self.limits.values()), &asks)
+                    .all(|((most, limit), asks)| *asks == 0 || most <= limit);
             untouched || denied_anyway || granted_anyway
         })
     }
@@ -371,7 +376,9 @@ impl QuotaModel {
         for (op, answer) in rest {
             let taken = match (op, answer) {
                 (_, Some(Denied | Refused)) | (QuotaOp::Commit { .. }, _) => continue,
-                (QuotaOp::Reserve { id, scope, items }, None | Some(Granted)) if !state.requests.contains_key(id) => {
+                (QuotaOp::Reserve { id, scope, items }, None | Some(Granted))
+                    if !state.requests.contains_key(id) =>
+                {
                     self.takes(scope, items)
                 }
                 (QuotaOp::Reserve { .. }, _) => continue,

@@ -25,7 +25,7 @@ pub enum Violation {
          clients, operations or lost answers at a time. So far: {stuck}"
     )]
     Undecided {
-        /// How many configurations the last pass visited.
+        /// How many configurations were visited.
         visited: usize,
         /// Where the longest order ends.
         stuck: Stuck,
@@ -74,11 +74,8 @@ impl Stuck {
     ) -> Self {
         let known = |calls: &[usize]| calls.iter().filter(|call| is_known(history, **call)).count();
         let all: Vec<usize> = (0..history.calls.len()).collect();
-        let mut picture = format!(
-            "{} of {} answered operations can be put in an order",
-            known(order),
-            known(&all),
-        );
+        let mut picture =
+            format!("{} of {} answered operations can be put in an order", known(order), known(&all),);
         let unknown = order.len() - known(order);
         if unknown > 0 {
             _ = write!(picture, ", with {unknown} whose answer was lost");
@@ -112,7 +109,11 @@ impl Stuck {
         };
         section("The end of the order (time runs to the right):", last, Some(before));
         section("One of these had to come next, and none can have been answered so:", stuck_shown, None);
-        section("These, whose answers were lost, could have come before it, and did not help:", lost_shown, None);
+        section(
+            "These, whose answers were lost, could have come before it, and did not help:",
+            lost_shown,
+            None,
+        );
         let hidden = stuck.len() + lost.len() - stuck_shown.len() - lost_shown.len();
         if hidden > 0 {
             _ = writeln!(picture, "({hidden} more are not shown)");
