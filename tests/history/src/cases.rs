@@ -274,12 +274,23 @@ fn a_violation_shows_where_the_order_ends() {
     let rows = vec![
         ("[-----]", serve(1, 5), Granted),
         (" [--]", serve(2, 5), Denied),
-        ("        [?", release(1), Done),
-        ("           [--]", serve(3, 6), Granted),
-        ("            [----]", serve(4, 3), Granted),
+        ("        [?", commit(1), Done),
+        ("           [--]", serve(3, 3), Granted),
+        ("            [----]", serve(4, 1), Granted),
     ];
     let violation = check(&history(rows), &model()).unwrap_err();
-    assert_eq!((&violation.stuck().order[..], &violation.stuck().next[..]), (&[0, 1, 2, 3][..], &[4][..]));
-    let expected = "";
+    assert_eq!((&violation.stuck().order[..], &violation.stuck().next[..]), (&[0, 1, 3][..], &[4, 2][..]));
+    let expected = "\
+the history is not linearizable: 3 of 4 answered operations can be put in an order.
+Then the state is: acme 0/10 disk, acme 8/8 gpu, training 0/6 gpu; requests that still matter: none.
+The end of the order (time runs to the right):
+  ├──┤          1. #0 client 0: Reserve { id: 1, scope: \"serving\", items: {\"gpu\": 5} } -> Granted
+   ├┤           2. #1 client 1: Reserve { id: 2, scope: \"serving\", items: {\"gpu\": 5} } -> Denied
+       ├─┤      3. #3 client 3: Reserve { id: 3, scope: \"serving\", items: {\"gpu\": 3} } -> Granted
+One of these had to come next, and none can have been answered so:
+        ├─┤      - #4 client 4: Reserve { id: 4, scope: \"serving\", items: {\"gpu\": 1} } -> Granted
+These, whose answers were lost, could have come before it, and did not help:
+      ├───…      - #2 client 2: Commit { id: 1 } -> (answer lost)
+";
     assert_eq!(format!("{violation:?}"), expected);
 }

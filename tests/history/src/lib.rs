@@ -10,7 +10,7 @@
 //! rows or threads: it is short enough to be right by reading.
 //!
 //! ```
-//! use hourglass_test_history::{QuotaAnswer, QuotaModel, QuotaOp, Recorder, check};
+//! use hourglass_test_history::{QuotaAnswer, QuotaModel, QuotaOp, Recorder};
 //!
 //! let model = QuotaModel::default().limit("acme", "gpu", 8).path("training", &["acme", "training"]);
 //! let recorder = Recorder::default();
@@ -26,7 +26,7 @@
 //! let token = recorder.invoke(3, QuotaOp::reserve(2, "training", &[("gpu", 5)]));
 //! recorder.complete(token, QuotaAnswer::Granted);
 //!
-//! check(&recorder.history(), &model).unwrap();
+//! model.check(&recorder.history()).unwrap();
 //! ```
 //!
 //! # Limits

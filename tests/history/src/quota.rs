@@ -17,7 +17,9 @@ use std::hash::{Hash, Hasher};
 use std::iter::zip;
 use std::sync::Arc;
 
-use crate::check::Model;
+use crate::check::{Model, check};
+use crate::recorder::History;
+use crate::report::Violation;
 
 /// How much of each resource. A resource that is not named is not asked for.
 pub type Items = BTreeMap<String, u64>;
@@ -159,6 +161,12 @@ impl QuotaModel {
         self
     }
 
+    /// As [`check`] against this model, and much faster in a debug build: this crate is always compiled with
+    /// optimisation, while a generic function is compiled where it is called.
+    pub fn check(&self, history: &History<QuotaOp, QuotaAnswer>) -> Result<(), Violation> {
+        check(history, self)
+    }
+
     fn takes(&self, scope: &str, items: &Items) -> Slots {
         let path = self.paths.get(scope).map_or(&[][..], Vec::as_slice);
         let slots = self.limits.keys();
@@ -275,7 +283,8 @@ impl Model for QuotaModel {
             }
         });
         let [used, requests] = [used.collect::<Vec<_>>().join(", "), requests.collect::<Vec<_>>().join(", ")];
-        format!("used: {used}; requests that still matter: {requests}")
+        let requests = if requests.is_empty() { "none" } else { &requests };
+        format!("{used}; requests that still matter: {requests}")
     }
 
     fn subject(&self, op: &QuotaOp) -> Option<u64> {

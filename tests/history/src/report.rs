@@ -80,7 +80,7 @@ impl Stuck {
         if unknown > 0 {
             _ = write!(picture, ", with {unknown} whose answer was lost");
         }
-        _ = write!(picture, ".\nThen the state is {state}.\n");
+        _ = write!(picture, ".\nThen the state is: {state}.\n");
 
         let (stuck, lost): (Vec<usize>, Vec<usize>) = next.iter().partition(|call| is_known(history, **call));
         let before = order.len().saturating_sub(SHOWN_BEFORE);

@@ -42,12 +42,13 @@ struct Shape {
     lost: u64,
     /// Of a thousand reservations, so many may expire.
     expiring: u64,
+    limits: &'static Limits,
 }
 
 /// A history that can be searched without any skipping.
-const TINY: Shape = Shape { clients: 3, operations: 24, lost: 60, expiring: 300 };
-const SMALL: Shape = Shape { clients: 5, operations: 120, lost: 20, expiring: 100 };
-const LARGE: Shape = Shape { clients: 16, operations: 2000, lost: 3, expiring: 5 };
+const TINY: Shape = Shape { clients: 3, operations: 24, lost: 60, expiring: 300, limits: &TIGHT };
+const SMALL: Shape = Shape { clients: 5, operations: 120, lost: 20, expiring: 100, limits: &SCARCE };
+const LARGE: Shape = Shape { clients: 16, operations: 2000, lost: 3, expiring: 5, limits: &AMPLE };
 
 /// A little generator: the sequence that `splitmix64` draws from the seed.
 struct Draw(u64);
@@ -73,7 +74,8 @@ const SCOPES: [(&str, [&str; 3]); 3] = [
 
 type Limits = [(&'static str, &'static str, u64)];
 
-const LIMITS: [(&str, &str, u64); 7] = [
+/// Room for all that sixteen clients hold, most of the time.
+const AMPLE: [(&str, &str, u64); 7] = [
     ("acme", "gpu", 40),
     ("acme", "disk", 60),
     ("research", "gpu", 26),
@@ -83,12 +85,17 @@ const LIMITS: [(&str, &str, u64); 7] = [
     ("batch", "gpu", 24),
 ];
 
-/// Little room, so that much is denied.
-const TIGHT: [(&str, &str, u64); 3] = [("acme", "gpu", 9), ("research", "gpu", 7), ("acme", "disk", 14)];
+/// As much for five.
+const SCARCE: [(&str, &str, u64); 5] = [
+    ("acme", "gpu", 18),
+    ("acme", "disk", 24),
+    ("research", "gpu", 12),
+    ("training", "gpu", 8),
+    ("batch", "gpu", 10),
+];
 
-fn model() -> QuotaModel {
-    model_of(&LIMITS)
-}
+/// Little, so that much is denied.
+const TIGHT: [(&str, &str, u64); 3] = [("acme", "gpu", 9), ("research", "gpu", 7), ("acme", "disk", 14)];
 
 fn model_of(limits: &Limits) -> QuotaModel {
     let limited = limits
@@ -251,18 +258,9 @@ struct Flight {
 }
 
 fn simulate(seed: u64, shape: Shape, fault: Fault) -> History<QuotaOp, QuotaAnswer> {
-    simulate_on(&LIMITS, seed, shape, fault)
-}
-
-fn simulate_on(
-    limits: &'static Limits,
-    seed: u64,
-    shape: Shape,
-    fault: Fault,
-) -> History<QuotaOp, QuotaAnswer> {
     let mut draw = Draw(seed);
     let recorder = Recorder::default();
-    let mut server = Server::new(limits);
+    let mut server = Server::new(shape.limits);
     let mut flights: Vec<Option<Flight>> = (0..shape.clients).map(|_| None).collect();
     // Expiries under way; clients beyond those who ask.
     let mut expiries: Vec<(Option<Token>, u64)> = Vec::new();
@@ -364,7 +362,7 @@ proptest! {
 
     #[test]
     fn a_right_server_passes(seed in any::<u64>()) {
-        check(&simulate(seed, SMALL, Fault::None), &model()).unwrap();
+        check(&simulate(seed, SMALL, Fault::None), &model_of(&SCARCE)).unwrap();
     }
 }
 
@@ -373,32 +371,33 @@ fn each_planted_fault_is_caught() {
     /// A fault shows only where requests meet by chance, but in so many histories it must.
     const SEEDS: u64 = 20;
     let check_fault = |fault, caught_min: usize| {
-        let verdict = |seed| check(&simulate(seed, SMALL, fault), &model());
+        let verdict = |seed| check(&simulate(seed, SMALL, fault), &model_of(&SCARCE));
         let caught = (0..SEEDS).filter(|seed| matches!(verdict(*seed), Err(Violation::NotLinearizable(_))));
         let caught = caught.count();
         assert!(caught >= caught_min, "{fault:?} was caught in {caught} of {SEEDS} histories");
     };
-    check_fault(Fault::CheckThenAct, 5);
-    check_fault(Fault::ResizeUnchecked, 5);
-    check_fault(Fault::RepeatCounted, 5);
+    check_fault(Fault::CheckThenAct, 8);
+    check_fault(Fault::ResizeUnchecked, 4);
+    check_fault(Fault::RepeatCounted, 15);
     check_fault(Fault::ReleaseLost, 15);
-    check_fault(Fault::StaleDenial, 5);
+    check_fault(Fault::StaleDenial, 10);
     check_fault(Fault::CommitExpired, 1);
-    check_fault(Fault::OwnNodeOnly, 5);
+    check_fault(Fault::OwnNodeOnly, 8);
 }
 
 #[test]
 fn a_large_history_is_checked_in_seconds() {
     let history = simulate(2, LARGE, Fault::None);
     assert!(history.calls.iter().filter(|call| call.answer.is_none()).count() >= 3);
-    check(&history, &model()).unwrap();
-    let violation = check(&simulate(2, LARGE, Fault::CheckThenAct), &model()).unwrap_err();
+    check(&history, &model_of(&AMPLE)).unwrap();
+    let violation = check(&simulate(2, LARGE, Fault::CheckThenAct), &model_of(&AMPLE)).unwrap_err();
     assert!(matches!(violation, Violation::NotLinearizable(_)), "{violation}");
 }
 
 #[test]
 fn the_same_history_gets_the_same_words() {
-    let words = || check(&simulate(3, SMALL, Fault::ReleaseLost), &model()).unwrap_err().to_string();
+    let words =
+        || check(&simulate(3, SMALL, Fault::ReleaseLost), &model_of(&SCARCE)).unwrap_err().to_string();
     assert_eq!(words(), words());
 }
 
@@ -431,7 +430,7 @@ fn what_is_skipped_would_not_have_helped() {
     let [mut passed, mut failed] = [0, 0];
     for seed in 0..600 {
         // One answer is changed in most histories: near misses are the hard ones.
-        let mut history = simulate_on(&TIGHT, seed, TINY, Fault::None);
+        let mut history = simulate(seed, TINY, Fault::None);
         let mut draw = Draw(seed);
         let changed = draw.below(history.calls.len() as u64 * 4 / 3) as usize;
         if let Some((answer, _)) = history.calls.get_mut(changed).and_then(|call| call.answer.as_mut()) {
@@ -458,7 +457,7 @@ fn what_is_skipped_would_not_have_helped() {
 #[test]
 fn real_threads_behind_a_lock_pass() {
     let recorder = Recorder::default();
-    let server = Mutex::new(Server::new(&LIMITS));
+    let server = Mutex::new(Server::new(&SCARCE));
     thread::scope(|scope| {
         for client in 0..6 {
             let (recorder, server) = (recorder.clone(), &server);
@@ -483,5 +482,5 @@ fn real_threads_behind_a_lock_pass() {
             });
         }
     });
-    check(&recorder.history(), &model()).unwrap();
+    check(&recorder.history(), &model_of(&SCARCE)).unwrap();
 }
