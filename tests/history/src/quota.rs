@@ -17,9 +17,9 @@ use std::hash::{Hash, Hasher};
 use std::iter::zip;
 use std::sync::Arc;
 
-use crate::check::{Model, check};
 use crate::recorder::History;
 use crate::report::Violation;
+use crate::search::{Model, check};
 
 /// How much of each resource. A resource that is not named is not asked for.
 pub type Items = BTreeMap<String, u64>;
