@@ -235,6 +235,55 @@ fn an_expiry_that_was_seen_has_happened() {
 }
 
 #[test]
+fn a_hold_past_its_time_counts_until_it_expires() {
+    let lapsing = |committed, reserved| {
+        vec![
+            ("[]", serve(1, 8), Granted),
+            ("  [?", QuotaOp::Lapse { id: 1 }, Expired),
+            ("    []", commit(1), committed),
+            ("      []", serve(2, 8), reserved),
+        ]
+    };
+    passes(lapsing(Refused, Denied));
+    passes(lapsing(Done, Denied));
+    fails(lapsing(Refused, Granted));
+    // Without a time that may be over, only the expiry could refuse it, and it gives back at once.
+    fails(vec![
+        ("[]", serve(1, 8), Granted),
+        ("  [?", expire(1), Expired),
+        ("    []", commit(1), Refused),
+        ("      []", serve(2, 8), Denied),
+    ]);
+    let lapsed = |op, answer| {
+        vec![
+            ("[]", serve(1, 8), Granted),
+            ("  []", QuotaOp::Lapse { id: 1 }, Expired),
+            ("    []", op, answer),
+        ]
+    };
+    passes(lapsed(resize(1, 1), Refused));
+    fails(lapsed(resize(1, 1), Granted));
+    passes(lapsed(release(1), Done));
+    fails(lapsed(release(1), Refused));
+    passes(lapsed(expire(1), Expired));
+}
+
+#[test]
+fn a_denial_without_a_trace_is_decided_anew() {
+    let again = |answer| {
+        history(vec![
+            ("[]", serve(1, 8), Granted),
+            ("  []", serve(2, 1), Denied),
+            ("    []", release(1), Done),
+            ("      []", serve(2, 1), answer),
+        ])
+    };
+    let verdicts = |model: QuotaModel| [Granted, Denied].map(|answer| model.check(&again(answer)).is_ok());
+    assert_eq!(verdicts(model()), [false, true]);
+    assert_eq!(verdicts(model().denials_leave_no_trace()), [true, false]);
+}
+
+#[test]
 fn a_resize_is_held_to_the_limits() {
     let resized = |to, answer| {
         vec![("[]", serve(1, 2), Granted), ("  []", serve(2, 3), Granted), ("    []", resize(1, to), answer)]

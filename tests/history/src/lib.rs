@@ -37,8 +37,9 @@
 //! until the end. Two thousand operations of sixteen clients at the edge of their limits, with ten answers
 //! lost, take seconds; a dozen lost answers more may end undecided if the history is wrong.
 //!
-//! Left out are changes of limits, renewals (record the [`QuotaOp::Expire`] of a renewed hold anew, as
-//! possible from the new time on, and leave out the old one), and denials' reasons.
+//! Left out are changes of limits, holds that wait, spend caps, reads, the reasons of a denial, and
+//! renewals (of a hold that may be renewed, record the [`QuotaOp::Expire`] as possible from the end of its
+//! first time on).
 
 #[cfg(test)]
 mod cases;

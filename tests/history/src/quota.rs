@@ -9,7 +9,9 @@
 //!   of an expired hold changes nothing, and may be answered either way.
 //! * A reservation asked again under the same name gets the same answer again, whatever became of the
 //!   hold, and takes nothing a second time.
-//! * A hold that is not committed may expire.
+//!   A model of a server that keeps no trace of what it denied says so: [`QuotaModel::denials_leave_no_trace`].
+//! * A hold that is not committed may expire. Its time may be over a while before: then it can no longer be
+//!   committed or resized, and still counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -26,6 +28,9 @@ pub type Items = BTreeMap<String, u64>;
 
 /// What clients ask. A hold goes by the name that its client chose for the request, since the id that a
 /// server gives is not known while the first answer is under way; whoever records translates.
+///
+/// A request that is sent again under the same idempotency key, because its answer was lost, is one call:
+/// its token is kept until an answer comes, or given up. Only a reservation may also be recorded as several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QuotaOp {
     /// Takes the items on the whole path of the scope, or nothing.
@@ -54,7 +59,14 @@ pub enum QuotaOp {
         /// How much, from now on.
         items: Items,
     },
-    /// A hold ran out of time. Nobody asks for it: the recorder puts it in, sent when the expiry could
+    /// The time of a hold is over: from now on it is refused, but what it takes is not free yet. To be put in
+    /// by [`crate::Recorder::possible`] at the earliest end of the time, if the server looks at a clock for
+    /// each request and gives back later.
+    Lapse {
+        /// Which hold.
+        id: u64,
+    },
+    /// A hold ran out of time and is given back. Nobody asks for it: the recorder puts it in, sent when the expiry could
     /// come at the earliest, answered when it was seen.
     Expire {
         /// Which hold.
@@ -83,6 +95,7 @@ impl QuotaOp {
             | Self::Commit { id }
             | Self::Release { id }
             | Self::Resize { id, .. }
+            | Self::Lapse { id }
             | Self::Expire { id } => *id,
         }
     }
@@ -103,7 +116,7 @@ pub enum QuotaAnswer {
     Done,
     /// To a commit, a release or a resize: no such hold, or none any more.
     Refused,
-    /// Of an expiry: it was seen to have happened.
+    /// Of an expiry, or of the end of its time: it was seen to have happened.
     Expired,
 }
 
@@ -113,6 +126,7 @@ pub struct QuotaModel {
     /// By node and resource. The places in this order are called slots below.
     limits: BTreeMap<(String, String), u64>,
     paths: BTreeMap<String, Vec<String>>,
+    forgets_denials: bool,
 }
 
 /// What is used where, and what became of each request that still matters.
@@ -129,9 +143,17 @@ type Slots = Vec<u64>;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Request {
     Denied,
-    Live { hold: Arc<Hold>, committed: bool },
+    Live { hold: Arc<Hold>, standing: Standing },
     Released,
     Expired,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Standing {
+    Held,
+    /// Its time is over.
+    Lapsed,
+    Committed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,6 +180,13 @@ impl QuotaModel {
     #[must_use]
     pub fn path(mut self, scope: &str, nodes: &[&str]) -> Self {
         self.paths.insert(scope.to_owned(), nodes.iter().map(|node| (*node).to_owned()).collect());
+        self
+    }
+
+    /// Of a server that decides a denied reservation anew when it is asked again.
+    #[must_use]
+    pub fn denials_leave_no_trace(mut self) -> Self {
+        self.forgets_denials = true;
         self
     }
 
@@ -210,16 +239,22 @@ impl QuotaModel {
                 match self.replaced(&state.used, &self.nothing(), &takes) {
                     Some(used) => {
                         let hold = Arc::new(Hold { scope: scope.clone(), takes });
-                        changed(Granted, Some(used), Request::Live { hold, committed: false })
+                        changed(Granted, Some(used), Request::Live { hold, standing: Standing::Held })
                     }
+                    None if self.forgets_denials => unchanged(&[Denied]),
                     None => changed(Denied, None, Request::Denied),
                 }
             }
             (QuotaOp::Reserve { .. }, Some(Request::Denied)) => unchanged(&[Denied]),
             (QuotaOp::Reserve { .. }, Some(_)) => unchanged(&[Granted]),
 
+            (
+                QuotaOp::Commit { .. } | QuotaOp::Resize { .. },
+                Some(Request::Live { standing: Standing::Lapsed, .. }),
+            ) => unchanged(&[Refused]),
+
             (QuotaOp::Commit { .. }, Some(Request::Live { hold, .. })) => {
-                changed(Done, None, Request::Live { hold: Arc::clone(hold), committed: true })
+                changed(Done, None, Request::Live { hold: Arc::clone(hold), standing: Standing::Committed })
             }
 
             (QuotaOp::Release { .. }, Some(Request::Live { hold, .. })) => {
@@ -228,22 +263,26 @@ impl QuotaModel {
             (QuotaOp::Release { .. }, Some(Request::Released)) => unchanged(&[Done]),
             (QuotaOp::Release { .. }, Some(Request::Expired)) => unchanged(&[Done, Refused]),
 
-            (QuotaOp::Resize { items, .. }, Some(Request::Live { hold, committed })) => {
+            (QuotaOp::Resize { items, .. }, Some(Request::Live { hold, standing })) => {
                 let takes = self.takes(&hold.scope, items);
                 match self.replaced(&state.used, &hold.takes, &takes) {
                     Some(used) => {
                         let hold = Arc::new(Hold { scope: hold.scope.clone(), takes });
-                        changed(Granted, Some(used), Request::Live { hold, committed: *committed })
+                        changed(Granted, Some(used), Request::Live { hold, standing: *standing })
                     }
                     None => unchanged(&[Denied]),
                 }
             }
 
-            (QuotaOp::Expire { .. }, Some(Request::Live { hold, committed: false })) => {
-                changed(Expired, self.replaced(&state.used, &hold.takes, &self.nothing()), Request::Expired)
+            (QuotaOp::Lapse { .. }, Some(Request::Live { hold, standing: Standing::Held })) => {
+                changed(Expired, None, Request::Live { hold: Arc::clone(hold), standing: Standing::Lapsed })
             }
+            (
+                QuotaOp::Expire { .. },
+                Some(Request::Live { hold, standing: Standing::Held | Standing::Lapsed }),
+            ) => changed(Expired, self.replaced(&state.used, &hold.takes, &self.nothing()), Request::Expired),
             // Seen it cannot have been; that it might have been changes nothing.
-            (QuotaOp::Expire { .. }, _) => unchanged(&[]),
+            (QuotaOp::Lapse { .. } | QuotaOp::Expire { .. }, _) => unchanged(&[]),
 
             (QuotaOp::Commit { .. } | QuotaOp::Release { .. } | QuotaOp::Resize { .. }, _) => {
                 unchanged(&[Refused])
@@ -272,8 +311,13 @@ impl Model for QuotaModel {
             Request::Denied => format!("{id} denied"),
             Request::Released => format!("{id} released"),
             Request::Expired => format!("{id} expired"),
-            Request::Live { hold, committed } => {
-                let mut text = format!("{id} {}", if *committed { "committed" } else { "held" });
+            Request::Live { hold, standing } => {
+                let standing = match standing {
+                    Standing::Held => "held",
+                    Standing::Lapsed => "held past its time",
+                    Standing::Committed => "committed",
+                };
+                let mut text = format!("{id} {standing}");
                 for ((node, resource), takes) in zip(self.limits.keys(), &hold.takes) {
                     if *takes > 0 {
                         _ = write!(text, " {node} {takes} {resource}");
@@ -293,12 +337,19 @@ impl Model for QuotaModel {
 
     /// A hold that nobody will speak of is only what it uses.
     fn retire(&self, state: &mut QuotaState, id: u64, left: &[&QuotaOp]) {
-        let Some(request) = state.requests.get(&id) else { return };
-        let inert = left.iter().all(|op| match (op, request) {
+        let Some(request) = state.requests.get_mut(&id) else { return };
+        // Nor does anybody ask whether its time is over, unless it may yet be committed or resized.
+        let asked = |op: &&QuotaOp| matches!(op, QuotaOp::Commit { .. } | QuotaOp::Resize { .. });
+        if let Request::Live { standing: standing @ Standing::Held, .. } = request
+            && !left.iter().any(asked)
+        {
+            *standing = Standing::Lapsed;
+        }
+        let inert = left.iter().all(|op| match (op, &*request) {
             // Once the request is forgotten it would be a new one.
             (QuotaOp::Reserve { .. }, _) => false,
             (QuotaOp::Release { .. } | QuotaOp::Resize { .. }, Request::Live { .. }) => false,
-            (QuotaOp::Expire { .. }, Request::Live { committed, .. }) => *committed,
+            (QuotaOp::Expire { .. }, Request::Live { standing, .. }) => *standing == Standing::Committed,
             _ => true,
         });
         if inert {
@@ -384,7 +435,7 @@ impl QuotaModel {
         let mut given_back = BTreeSet::new();
         for (op, answer) in rest {
             let taken = match (op, answer) {
-                (_, Some(Denied | Refused)) | (QuotaOp::Commit { .. }, _) => continue,
+                (_, Some(Denied | Refused)) | (QuotaOp::Commit { .. } | QuotaOp::Lapse { .. }, _) => continue,
                 (QuotaOp::Reserve { id, scope, items }, None | Some(Granted))
                     if !state.requests.contains_key(id) =>
                 {
