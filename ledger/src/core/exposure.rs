@@ -31,7 +31,7 @@
 //! because its start came to be known later; time that is taken back (a stop learnt late, a void), where
 //! the rules make the rest dearer by it, as [`hourglass_pricing::settle`] says; usage of instances
 //! that are registered later. And the market of spot GPUs, where no limit holds it: then [`Exposure`]
-//! and [`WorstPrice`] say so.
+//! says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,15 +69,6 @@ pub(crate) struct Exposure {
     pub(crate) amount: Amount,
     /// Not so where a part of it is spot without a limit: that is taken at the prices that its pool has
     /// now, and the market may go beyond.
-    pub(crate) bounded: bool,
-}
-
-/// What a GPU-hour can cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct WorstPrice {
-    /// At most this, where it is bounded.
-    pub(crate) price: Price,
-    /// As in [`Exposure`].
     pub(crate) bounded: bool,
 }
 
@@ -156,32 +147,6 @@ pub(crate) fn exposed(
         }
     }
     outlook.exposure()
-}
-
-/// The most that a GPU-hour of an instance can cost its tenant in an interval, by the tariff of a step of
-/// its mode timeline and the rules of the contract. `None` where it has no price there.
-pub(crate) fn worst_price(
-    state: &State,
-    step: ModeStep,
-    interval: Interval,
-) -> Result<Option<WorstPrice>, OutOfRange> {
-    let Some(group) = state.groups.get(step.group) else { return Ok(None) };
-    let Some(tariff) = state.rates().tariff(step) else { return Ok(None) };
-    let outlook = Outlook::new(state, &group.tenant, None, SpendWindow::Total);
-    let (project, sku) = (&group.project, &group.sku);
-    let mut worst: Option<WorstPrice> = None;
-    for (part, price, foresight) in forecast(tariff, sku.model, interval, state.now) {
-        for (period, _) in by_period(outlook.calendar, part) {
-            let hours = GpuHours { project, sku, price };
-            let price = outlook.margins(period, &[hours]).of(hours)?;
-            let bounded = foresight != Foresight::Market;
-            worst = Some(worst.map_or(WorstPrice { price, bounded }, |worst| WorstPrice {
-                price: worst.price.max(price),
-                bounded: worst.bounded && bounded,
-            }));
-        }
-    }
-    Ok(worst)
 }
 
 /// What it adds to what is charged to start something on a platform, at most. `None` where the tenant

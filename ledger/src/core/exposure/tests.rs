@@ -144,16 +144,6 @@ fn a_price_that_changes_ahead_is_known() {
     bench.report("i-1", 1, at("2026-01-01T00:00:00Z"), at("2026-01-01T01:00:00Z"));
     // 0.5 x 2.95 + 0.5 x 4.
     check(&bench, "", JANUARY, "2026-01-01T02:00:00Z", ["2.95", "0", "3.475"]);
-    let step = bench.state.instances.get(0).unwrap().modes.at(bench.now).unwrap().0;
-    let worst = |from: &str, until: &str| {
-        let interval = Interval::new(at(from), at(until)).unwrap();
-        worst_price(&bench.state, step, interval).unwrap().unwrap()
-    };
-    let expected = |text: &str| WorstPrice { price: price(text), bounded: true };
-    assert_eq!(worst("2026-01-01T00:00:00Z", "2026-01-01T01:30:00Z"), expected("2.95"));
-    assert_eq!(worst("2026-01-01T01:00:00Z", "2026-01-01T02:00:00Z"), expected("4"));
-    let before = Interval::new(at("2025-12-01T00:00:00Z"), at("2025-12-02T00:00:00Z")).unwrap();
-    assert_eq!(worst_price(&bench.state, step, before).unwrap(), None);
 }
 
 #[test]
@@ -229,10 +219,6 @@ fn spot_is_bounded_by_its_limit_alone() {
     assert_eq!(exposed("web", "2026-01-01T01:00:00Z"), ("0".to_owned(), true));
     // Which is nothing to another project.
     assert_eq!(exposed("ml", "2026-01-01T02:00:00Z"), ("0".to_owned(), true));
-    let step = bench.state.instances.get(1).unwrap().modes.at(bench.now).unwrap().0;
-    let ahead = Interval::new(at("2026-01-01T01:00:00Z"), at("2026-01-01T02:00:00Z")).unwrap();
-    let worst = worst_price(&bench.state, step, ahead).unwrap();
-    assert_eq!(worst, Some(WorstPrice { price: price("3"), bounded: false }));
 }
 
 #[test]
