@@ -6,6 +6,7 @@
 
 #![cfg(test)]
 
+mod budget;
 mod cell;
 mod decoders;
 mod invoices;

@@ -294,7 +294,7 @@ fn check_log(reader: &dyn Reader, answers: &BTreeMap<usize, Answer>) {
     assert_eq!(seen, by_key);
 }
 
-fn from_environment(name: &str, default: u64) -> u64 {
+pub(crate) fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
