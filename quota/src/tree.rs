@@ -89,6 +89,11 @@ impl Taken {
         self.held.saturating_add(self.committed).saturating_add(self.leased)
     }
 
+    /// What was granted, and what runs although nobody asked.
+    pub const fn firm(&self) -> u64 {
+        self.granted().saturating_add(self.unheld)
+    }
+
     /// All that a new hold must leave room for.
     pub const fn claimed(&self) -> u64 {
         self.granted().saturating_add(self.pending).saturating_add(self.unheld)
@@ -127,6 +132,17 @@ impl Slot {
         match self.limits?.nominal {
             Bound::Unlimited => None,
             Bound::AtMost(most) => Some(most),
+        }
+    }
+
+    /// The most that Q-1 allows without a look at the pool: only what has siblings borrows. `None` where
+    /// nothing limits it.
+    fn allowed(&self, has_siblings: bool) -> Option<u64> {
+        let (nominal, borrowing) = (self.nominal()?, self.limits?.borrowing);
+        match (self.key.class(), borrowing) {
+            (Class::Preemptible, Bound::Unlimited) if has_siblings => None,
+            (Class::Preemptible, Bound::AtMost(more)) if has_siblings => Some(nominal.saturating_add(more)),
+            _ => Some(nominal),
         }
     }
 
@@ -640,14 +656,9 @@ impl Tree {
                 .iter()
                 .filter(move |slot| slot.limits.is_some_and(|limits| limits.drain) && self.is_over(ix, slot));
             over.filter_map(move |slot| {
-                let limits = slot.limits?;
-                let allowed = match slot.key.class() {
-                    Class::Preemptible => limits.borrowing.cap(u64::MAX),
-                    Class::OnDemand | Class::Reserved => 0,
-                };
-                let most = slot.nominal()?.saturating_add(allowed);
-                let taken = slot.taken.granted().saturating_add(slot.taken.unheld);
-                Some((ix, self.key_of(slot.key)?, taken.saturating_sub(most)))
+                let most = slot.allowed(node.parent.is_some())?;
+                let excess = slot.taken.firm().checked_sub(most).filter(|excess| *excess > 0)?;
+                Some((ix, self.key_of(slot.key)?, excess))
             })
         })
     }

@@ -450,7 +450,7 @@ impl World {
         told.sort();
         overdrawn.sort();
         assert_eq!(told, overdrawn);
-        let mut told: Vec<_> = self.tree.draining().filter(|(_, _, excess)| *excess > 0).collect();
+        let mut told: Vec<_> = self.tree.draining().collect();
         told.sort();
         draining.sort();
         assert_eq!(told, draining);
