@@ -146,6 +146,11 @@ impl Slot {
         }
     }
 
+    /// By how much its limits are exceeded, with what waits.
+    fn excess(&self, has_siblings: bool) -> u64 {
+        self.allowed(has_siblings).map_or(0, |most| self.taken.claimed().saturating_sub(most))
+    }
+
     /// What it gives to its siblings' pool, and takes from it.
     fn share(&self) -> Share {
         let (Some(limits), Some(nominal)) = (self.limits, self.nominal()) else { return Share::default() };
@@ -173,6 +178,18 @@ struct Share {
     unclaimed: u128,
     /// What preemptible work has above its own nominal quota.
     borrowed: u128,
+}
+
+impl Share {
+    /// What is borrowed above all that is idle.
+    fn overdraft(&self) -> u128 {
+        self.borrowed.saturating_sub(self.idle)
+    }
+
+    /// What is borrowed and claimed back.
+    fn shortage(&self) -> u128 {
+        self.borrowed.saturating_sub(self.unclaimed)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -563,21 +580,53 @@ impl Tree {
         }
     }
 
-    /// Whether what is taken below a node fits under another parent.
+    /// Whether what is taken below a node fits under another parent, and what it lends can be spared: no
+    /// limit on either way may be exceeded by more than before, and no pool.
     pub fn fits_under(&self, node: NodeIx, parent: NodeIx) -> Result<(), Denial> {
-        let old: SmallVec<[NodeIx; 8]> = self.path(node).map(|(ix, _)| ix).collect();
-        let slots = self.node(node).into_iter().flat_map(|node| node.slots.iter());
-        for slot in slots.filter(|slot| !slot.taken.is_zero()) {
-            for (ix, above) in self.path(parent).filter(|(ix, _)| !old.contains(ix)) {
-                let (Some(there), asked) = (above.slot(slot.key), slot.taken.claimed()) else { continue };
-                let Some((room, waits)) = self.room(above, there, asked) else { continue };
-                if room < asked || waits {
-                    let fits = if waits { 0 } else { room };
-                    return Err(self.denial(&Misfit { node: ix, key: slot.key, asked, fits }));
+        let Some(old) = self.parent(node) else { return Ok(()) };
+        let (mut moved, known) = self.excerpt([node, old, parent]);
+        let at = |ix: NodeIx| known.iter().position(|it| *it == ix).and_then(|at| NodeIx::try_from(at).ok());
+        let (Some(of), Some(to)) = (at(node), at(parent)) else { return Ok(()) };
+        let before = moved.clone();
+        if moved.reparent(of, to).is_err() {
+            return Ok(());
+        }
+        for ((ix, was), is) in known.iter().zip(&before.nodes).zip(&moved.nodes) {
+            for slot in &is.slots {
+                let excess = |it: &Node| it.slot(slot.key).map_or(0, |slot| slot.excess(it.parent.is_some()));
+                let more = excess(is).saturating_sub(excess(was));
+                if more > 0 {
+                    let asked = self.standing(node, slot.key).taken.claimed();
+                    let fits = asked.saturating_sub(more);
+                    return Err(self.denial(&Misfit { node: *ix, key: slot.key, asked, fits }));
+                }
+            }
+            for (resource, pool) in &is.pools {
+                let key = KeyIx(*resource, Class::Preemptible);
+                let more = pool.overdraft().saturating_sub(was.pool(key).overdraft());
+                let more = more.max(pool.shortage().saturating_sub(was.pool(key).shortage()));
+                if more > 0 {
+                    // It borrows there, or others borrow of it here.
+                    let asked = u64::try_from(more).unwrap_or(u64::MAX);
+                    return Err(self.denial(&Misfit { node, key, asked, fits: 0 }));
                 }
             }
         }
         Ok(())
+    }
+
+    /// A small tree of some nodes and all above them, without names, and the nodes that they are here.
+    fn excerpt(&self, of: [NodeIx; 3]) -> (Self, SmallVec<[NodeIx; 16]>) {
+        let mut known: SmallVec<[NodeIx; 16]> = SmallVec::new();
+        for (ix, _) in of.into_iter().flat_map(|node| self.path(node)) {
+            if !known.contains(&ix) {
+                known.push(ix);
+            }
+        }
+        let at = |ix: NodeIx| known.iter().position(|it| *it == ix).and_then(|at| NodeIx::try_from(at).ok());
+        let nodes = known.iter().filter_map(|ix| self.node(*ix));
+        let nodes = nodes.map(|node| Node { parent: node.parent.and_then(at), ..node.clone() }).collect();
+        (Self { nodes, ..Self::default() }, known)
     }
 
     /// Gives a node another parent, with all that is taken below it.
