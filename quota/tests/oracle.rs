@@ -23,6 +23,8 @@ struct World {
     projects: Vec<usize>,
     now: i64,
     position: u64,
+    /// Every other life is one of a single resource, with pools in which much is lent and claimed.
+    is_market: bool,
 }
 
 fn at(ms: i64) -> Instant {
@@ -45,6 +47,7 @@ impl World {
             projects: Vec::new(),
             now: 0,
             position: 0,
+            is_market: seed % 2 == 1,
         };
         let resources = ["compute.instance.gpu.h100", "compute.instance.gpu.h200"];
         assert_eq!(resources.len(), RESOURCES);
@@ -65,7 +68,7 @@ impl World {
                 let node = world.plant(&name, above.as_ref(), Some(parent));
                 places.push((Some(group), node));
             }
-            for project in 0..2 + world.chance.below(3) {
+            for project in 0..3 + world.chance.below(3) {
                 let place = world.chance.index(places.len());
                 let (above, parent) = places[place].clone();
                 let name = NodeName::Project(tenant.clone(), format!("p-{project}").parse().unwrap());
@@ -75,7 +78,9 @@ impl World {
         }
         for node in 0..world.model.parents.len() {
             for k in 0..KEYS {
-                if world.chance.below(10) < 6 {
+                // A market's tenants have no limits of their own, so that what is below them matters.
+                let is_root = world.model.parents[node].is_none();
+                if !(world.is_market && is_root) && world.chance.below(10) < 6 {
                     let limits = world.limits(k);
                     world.set_limits(node, k, Some(limits));
                 }
@@ -98,6 +103,9 @@ impl World {
     }
 
     fn limits(&mut self, k: K) -> Limits {
+        if self.is_market {
+            return self.market_limits(k);
+        }
         let chance = &mut self.chance;
         let mut bound = |zero: u64, unlimited: u64, below: u64| match chance.below(20) {
             n if n < zero => Bound::AtMost(0),
@@ -113,6 +121,21 @@ impl World {
             lending = Bound::Unlimited;
         }
         Limits { nominal, borrowing, lending, drain: self.chance.one_in(2) }
+    }
+
+    /// Much that can be lent, and much that is borrowed.
+    fn market_limits(&mut self, k: K) -> Limits {
+        let chance = &mut self.chance;
+        let mut limits = Limits::nominal(Bound::AtMost(3 + chance.below(8)));
+        if chance.one_in(4) && class_of(k) != Class::Reserved {
+            limits.lending = Bound::AtMost(chance.below(6));
+        }
+        if class_of(k) == Class::Preemptible {
+            limits.nominal = Bound::AtMost(chance.below(7));
+            limits.borrowing = if chance.one_in(3) { Bound::AtMost(1 + chance.below(6)) } else { Bound::Unlimited };
+        }
+        limits.drain = chance.one_in(2);
+        limits
     }
 
     fn set_limits(&mut self, node: usize, k: K, limits: Option<Limits>) {
@@ -131,6 +154,9 @@ impl World {
 
     /// One item, or one of each resource.
     fn items(&mut self) -> Vec<(K, u64)> {
+        if self.is_market {
+            return vec![(usize::from(self.chance.below(5) > 1), 1 + self.chance.below(5))];
+        }
         let both = self.chance.one_in(4);
         let first = self.chance.index(RESOURCES);
         let resources = (0..RESOURCES).filter(|resource| both || *resource == first);
@@ -175,14 +201,20 @@ impl World {
     }
 
     fn take(&mut self) {
-        let (node, items) = (self.project(), self.items());
+        let (node, mut items) = (self.project(), self.items());
+        // Often all that there is, so that whoever comes next has to claim it back.
+        if let ([(k, amount)], true) = (items.as_mut_slice(), self.chance.one_in(2)) {
+            let all = self.tree.fits(ix(node), self.keys[*k]).filter(|all| *all > 0);
+            *amount = all.unwrap_or(*amount);
+        }
         let state = match self.ask(node, &items) {
             None => return,
             Some(Fit::Now) => HoldState::Held,
             Some(Fit::AfterReclaim) => HoldState::Pending,
         };
         self.position += 1;
-        let expires_at = at(self.now + self.chance.within(1, 40));
+        let longest = if self.is_market { 90 } else { 40 };
+        let expires_at = at(self.now + self.chance.within(1, longest));
         let (keyed, burn, changed) = (self.keyed(&items), Amount::ZERO, self.position);
         let hold = Hold { node: ix(node), items: keyed, state, expires_at, burn, changed };
         self.holds.take(&mut self.tree, HoldId(self.position), hold).unwrap();
@@ -366,6 +398,7 @@ impl World {
         match self.chance.below(100) {
             0..26 => self.take(),
             26..36 => self.commit(),
+            36..41 if self.is_market => self.take(),
             36..46 => {
                 if let Some((id, _)) = self.a_hold() {
                     self.end(id, HoldState::Released);
@@ -377,14 +410,16 @@ impl World {
             62..67 => self.grant_lease(),
             67..72 => self.refresh_lease(),
             72..74 => self.return_lease(),
-            74..79 => {
+            74..79 if !self.is_market || self.chance.one_in(6) => {
                 is_fact = true;
                 let (node, k) = (self.chance.index(self.model.parents.len()), self.chance.index(KEYS));
                 let limits = (!self.chance.one_in(4)).then(|| self.limits(k));
                 self.set_limits(node, k, limits);
             }
             79..83 => self.reparent(),
+            74..79 => self.take(),
             83..88 => self.run_instance(true),
+            88..91 if self.is_market => self.take(),
             88..91 => {
                 is_fact = true;
                 self.run_instance(false);
@@ -427,8 +462,10 @@ impl World {
                     let pool = self.model.pool(&table, parent, k / 3);
                     Some(pool.borrowed <= pool.idle)
                 };
-                let excused = class_of(k) == Class::Preemptible && in_pool() == Some(true);
-                let expected = above && (over(self.model.allowed(node, k)) || !excused);
+                let expected = above
+                    && (over(self.model.allowed(node, k))
+                        || class_of(k) != Class::Preemptible
+                        || in_pool() != Some(true));
                 assert_eq!(standing.over, expected, "over at {node} of {k}");
                 let drains = self.model.limits.get(&(node, k)).is_some_and(|it| it.drain);
                 if drains && over(self.model.allowed(node, k)) {
