@@ -670,17 +670,27 @@ impl Tree {
         Ok(())
     }
 
-    /// Whether a vector that waits could be granted now: everything lent that it needs is back.
+    /// Whether a vector that waits can be granted now: everything lent that it needs is back, and no limit
+    /// was lowered meanwhile so far that it would be exceeded.
     pub fn is_reclaimed(&self, node: NodeIx, items: &[(KeyIx, u64)]) -> bool {
         items.iter().all(|(key, amount)| {
             self.path(node).all(|(_, it)| {
-                let (Some(slot), Some(parent)) = (it.slot(*key), it.parent) else { return true };
-                let Some(pool) = self.node(parent).map(|parent| parent.pool(*key)) else { return true };
-                let (before, mut granted) = (slot.share(), slot.clone());
+                let Some(before) = it.slot(*key).filter(|slot| slot.nominal().is_some()) else { return true };
+                let mut granted = before.clone();
                 granted.taken.pending = granted.taken.pending.saturating_sub(*amount);
                 granted.taken.held = granted.taken.held.saturating_add(*amount);
-                let idle = pool.idle.saturating_sub(before.idle).saturating_add(granted.share().idle);
-                pool.borrowed <= idle
+                if granted.allowed(it.parent.is_some()).is_some_and(|most| granted.taken.firm() > most) {
+                    return false;
+                }
+                let Some(parent) = it.parent.and_then(|parent| self.node(parent)) else { return true };
+                if key.class() == Class::Reserved {
+                    return true;
+                }
+                let mut pool = parent.pool(*key);
+                let (before, after) = (before.share(), granted.share());
+                pool.idle = pool.idle.saturating_sub(before.idle).saturating_add(after.idle);
+                pool.borrowed = pool.borrowed.saturating_sub(before.borrowed).saturating_add(after.borrowed);
+                pool.overdraft() == 0
             })
         })
     }
