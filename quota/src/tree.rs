@@ -157,14 +157,15 @@ impl Slot {
         if self.key.class() == Class::Reserved {
             return Share::default();
         }
-        let granted = self.taken.granted().saturating_add(self.taken.unheld);
+        let (firm, claimed) = (self.taken.firm(), self.taken.claimed());
         let idle = |taken: u64| u128::from(limits.lending.cap(nominal.saturating_sub(taken)));
         let borrows = self.key.class() == Class::Preemptible;
-        let borrowed = if borrows { granted.saturating_sub(nominal) } else { 0 };
+        let above = |taken: u64| if borrows { u128::from(taken.saturating_sub(nominal)) } else { 0 };
         Share {
-            idle: idle(granted),
-            unclaimed: idle(granted.saturating_add(self.taken.pending)),
-            borrowed: u128::from(borrowed),
+            idle: idle(firm),
+            unclaimed: idle(claimed),
+            borrowed: above(firm),
+            borrowing: above(claimed),
         }
     }
 }
@@ -178,6 +179,8 @@ struct Share {
     unclaimed: u128,
     /// What preemptible work has above its own nominal quota.
     borrowed: u128,
+    /// The same with what waits: below another node it may wait for quota that it borrows here.
+    borrowing: u128,
 }
 
 impl Share {
@@ -235,6 +238,7 @@ impl Node {
         pool.idle = change(pool.idle, before.idle, after.idle).ok_or_else(broken)?;
         pool.unclaimed = change(pool.unclaimed, before.unclaimed, after.unclaimed).ok_or_else(broken)?;
         pool.borrowed = change(pool.borrowed, before.borrowed, after.borrowed).ok_or_else(broken)?;
+        pool.borrowing = change(pool.borrowing, before.borrowing, after.borrowing).ok_or_else(broken)?;
         Ok(())
     }
 }
@@ -254,6 +258,15 @@ pub enum Fit {
     Now,
     /// When what was lent to siblings is back.
     AfterReclaim,
+}
+
+/// How much more a slot can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Room {
+    /// When what was lent is back.
+    most: u64,
+    /// At once.
+    now: u64,
 }
 
 /// What stands at a node of a key, as it is reported.
@@ -452,57 +465,63 @@ impl Tree {
     ///
     /// Items of one resource must be of one class, and each key stands once.
     pub fn fit(&self, node: NodeIx, items: &[(KeyIx, u64)]) -> Result<Fit, Misfit> {
-        let mut fit = Fit::Now;
-        for &(key, asked) in items {
-            let mut least: Option<(u64, NodeIx)> = None;
-            for (ix, it) in self.path(node) {
-                let Some(slot) = it.slot(key) else { continue };
-                let Some((room, waits)) = self.room(it, slot, asked) else { continue };
-                if room < asked {
-                    if least.is_none_or(|(least, _)| room < least) {
-                        least = Some((room, ix));
-                    }
-                } else if waits {
-                    fit = Fit::AfterReclaim;
-                }
-            }
-            if let Some((fits, node)) = least {
-                return Err(Misfit { node, key, asked, fits });
-            }
+        if let Some(misfit) = self.least(node, items, |room| room.most) {
+            return Err(misfit);
         }
-        Ok(fit)
+        let waits = self.least(node, items, |room| room.now).is_some();
+        Ok(if waits { Fit::AfterReclaim } else { Fit::Now })
     }
 
-    /// How much more a slot can take, and whether taking `asked` has to wait until lent quota is back.
-    /// `None` where nothing limits it.
-    fn room(&self, node: &Node, slot: &Slot, asked: u64) -> Option<(u64, bool)> {
+    /// Where a vector that fits has to wait until what was lent is back, and what would fit without.
+    pub fn waits(&self, node: NodeIx, items: &[(KeyIx, u64)]) -> Option<Misfit> {
+        self.least(node, items, |room| room.now)
+    }
+
+    /// The first item that does not fit, at the node where the least of it does.
+    fn least(&self, node: NodeIx, items: &[(KeyIx, u64)], of: impl Fn(Room) -> u64) -> Option<Misfit> {
+        items.iter().find_map(|&(key, asked)| {
+            let rooms = self.path(node).filter_map(|(ix, it)| {
+                let slot = it.slot(key)?;
+                Some((of(self.room(it, slot)?), ix))
+            });
+            // The lowest of those with as little room.
+            let (fits, node) = rooms.min_by_key(|(room, _)| *room).filter(|(room, _)| *room < asked)?;
+            Some(Misfit { node, key, asked, fits })
+        })
+    }
+
+    /// How much more a slot can take. `None` where nothing limits it.
+    fn room(&self, node: &Node, slot: &Slot) -> Option<Room> {
         let (limits, nominal) = (slot.limits?, slot.nominal()?);
         let own = nominal.saturating_sub(slot.taken.claimed());
         let pool = node.parent.and_then(|parent| self.node(parent)).map(|parent| parent.pool(slot.key));
         let (Some(pool), true) = (pool, slot.key.class() != Class::Reserved) else {
-            return Some((own, false));
+            return Some(Room { most: own, now: own });
         };
         let share = slot.share();
-        // What its siblings leave when all that it lends itself is taken.
-        let others = pool.unclaimed.saturating_sub(share.unclaimed).saturating_sub(pool.borrowed);
+        // What all others leave when all that it lends itself is taken.
+        let others = pool.unclaimed.saturating_sub(share.unclaimed);
         let borrowing = if slot.key.class() == Class::Preemptible {
-            let more = limits.borrowing.less(u64::try_from(share.borrowed).unwrap_or(u64::MAX));
-            more.unwrap_or(u64::MAX).min(u64::try_from(others).unwrap_or(u64::MAX))
+            let more = limits.borrowing.less(u64::try_from(share.borrowing).unwrap_or(u64::MAX));
+            let left = u64::try_from(others.saturating_sub(pool.borrowing)).unwrap_or(u64::MAX);
+            more.unwrap_or(u64::MAX).min(left)
         } else {
             0
         };
-        // Beyond what is lent of its own idle quota nothing may be borrowed at the same time.
-        let after_own = slot.taken.claimed().saturating_add(asked.min(own));
-        let unclaimed = u128::from(limits.lending.cap(nominal.saturating_sub(after_own)));
-        let left = pool.unclaimed.saturating_sub(share.unclaimed).saturating_add(unclaimed);
-        let waits = pool.borrowed > left;
-        Some((own.saturating_add(borrowing), waits))
+        let most = own.saturating_add(borrowing);
+        // What others do not cover of what is borrowed is lent by this slot: that much must stay idle.
+        let lent = u64::try_from(pool.borrowed.saturating_sub(others)).unwrap_or(u64::MAX);
+        let now = match lent {
+            0 => most,
+            lent if limits.lending.admits(lent) => own.saturating_sub(lent),
+            _ => 0,
+        };
+        Some(Room { most, now })
     }
 
     /// How much of one key fits on the whole way up.
     pub fn fits(&self, node: NodeIx, key: KeyIx) -> Option<u64> {
-        let rooms = self.path(node).filter_map(|(_, node)| Some(self.room(node, node.slot(key)?, 0)?.0));
-        rooms.min()
+        self.path(node).filter_map(|(_, node)| Some(self.room(node, node.slot(key)?)?.most)).min()
     }
 
     /// Counts more at a node and all above it.

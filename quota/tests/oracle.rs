@@ -182,6 +182,13 @@ impl World {
             Ok(fit) => {
                 assert!(fits, "granted, and it does not fit: {items:?} at {node}");
                 assert_eq!(fit, if now { Fit::Now } else { Fit::AfterReclaim }, "{items:?} at {node}");
+                let waits = self.tree.waits(ix(node), &self.keyed(items));
+                assert_eq!(waits.is_none(), now);
+                if let Some(misfit) = waits {
+                    let k = self.keys.iter().position(|key| *key == misfit.key).unwrap();
+                    let fits = |amount| amount == 0 || self.model.admits_now(node, k, amount);
+                    assert!(fits(misfit.fits) && !fits(misfit.fits + 1), "{misfit:?}");
+                }
                 Some(fit)
             }
             Err(misfit) => {
