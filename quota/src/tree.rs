@@ -19,6 +19,9 @@ use crate::name::NodeName;
 pub const NODES_MAX: usize = 1 << 20;
 /// Most groups on the way from a project to its tenant.
 pub const GROUP_DEPTH_MAX: usize = 8;
+/// Most that is granted of a key at a node, where nothing else limits it: what runs although nobody
+/// asked is counted above it.
+pub const SUM_MAX: u64 = 1 << 62;
 /// Most different resources.
 pub const RESOURCES_MAX: usize = 1 << 12;
 
@@ -482,7 +485,9 @@ impl Tree {
         items.iter().find_map(|&(key, asked)| {
             let rooms = self.path(node).filter_map(|(ix, it)| {
                 let slot = it.slot(key)?;
-                Some((of(self.room(it, slot)?), ix))
+                let countable = SUM_MAX.saturating_sub(slot.taken.claimed());
+                let room = self.room(it, slot).unwrap_or(Room { most: countable, now: countable });
+                Some((of(room), ix))
             });
             // The lowest of those with as little room.
             let (fits, node) = rooms.min_by_key(|(room, _)| *room).filter(|(room, _)| *room < asked)?;
