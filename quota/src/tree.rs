@@ -164,12 +164,7 @@ impl Slot {
         let idle = |taken: u64| u128::from(limits.lending.cap(nominal.saturating_sub(taken)));
         let borrows = self.key.class() == Class::Preemptible;
         let above = |taken: u64| if borrows { u128::from(taken.saturating_sub(nominal)) } else { 0 };
-        Share {
-            idle: idle(firm),
-            unclaimed: idle(claimed),
-            borrowed: above(firm),
-            borrowing: above(claimed),
-        }
+        Share { idle: idle(firm), unclaimed: idle(claimed), borrowed: above(firm), borrowing: above(claimed) }
     }
 }
 
@@ -527,6 +522,18 @@ impl Tree {
     /// How much of one key fits on the whole way up.
     pub fn fits(&self, node: NodeIx, key: KeyIx) -> Option<u64> {
         self.path(node).filter_map(|(_, node)| Some(self.room(node, node.slot(key)?)?.most)).min()
+    }
+
+    /// How much of a key has to go below a node before any of it fits: what is above a limit that was
+    /// lowered, and what is borrowed and claimed back.
+    pub fn surplus(&self, node: NodeIx, key: KeyIx) -> u64 {
+        let surplus = self.path(node).filter_map(|(_, it)| {
+            let slot = it.slot(key)?;
+            let pool = it.parent.and_then(|parent| self.node(parent)).map(|parent| parent.pool(key));
+            let shortage = pool.map_or(0, |pool| pool.shortage().min(slot.share().borrowed));
+            Some(slot.excess(it.parent.is_some()).max(u64::try_from(shortage).unwrap_or(u64::MAX)))
+        });
+        surplus.max().unwrap_or(0)
     }
 
     /// Counts more at a node and all above it.

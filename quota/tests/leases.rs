@@ -90,8 +90,18 @@ impl World {
         let key = tree.intern(&"requests".parse().unwrap(), Class::OnDemand).unwrap();
         tree.set_limits(root, key, Some(Limits::nominal(Bound::AtMost(LIMIT)))).unwrap();
         let checkers = (0..CHECKERS).map(|_| {
-            let clock = Clock { offset: chance.within(-1 << 40, 1 << 40), rate: chance.within(rate_min, 1_081) };
-            Checker { clock, held: None, crashed: Vec::new(), seen: BTreeSet::new(), until: 0, grace: 0, cut_off_until: 0, next_refresh: 0 }
+            let clock =
+                Clock { offset: chance.within(-1 << 40, 1 << 40), rate: chance.within(rate_min, 1_081) };
+            Checker {
+                clock,
+                held: None,
+                crashed: Vec::new(),
+                seen: BTreeSet::new(),
+                until: 0,
+                grace: 0,
+                cut_off_until: 0,
+                next_refresh: 0,
+            }
         });
         let checkers = checkers.collect();
         Self {
@@ -141,7 +151,8 @@ impl World {
     fn arrive(&mut self, checker: usize, message: Message) {
         match message {
             Message::Acquire { wants, safe, sent } => {
-                let capacity = wants.min(self.tree.fits(self.node, self.key).unwrap_or(u64::MAX)).max(safe).max(1);
+                let capacity =
+                    wants.min(self.tree.fits(self.node, self.key).unwrap_or(u64::MAX)).max(safe).max(1);
                 if self.tree.fit(self.node, &[(self.key, capacity)]) != Ok(Fit::Now) {
                     return;
                 }
@@ -305,7 +316,11 @@ impl World {
             for (id, holder) in checker.held.iter().chain(&checker.crashed) {
                 let counted = self.leases.get(*id).map_or(0, |lease| lease.counted());
                 if holder.in_use() > counted {
-                    return Err(format!("{id} uses {} of {counted} at {}: {holder:?}", holder.in_use(), self.now));
+                    return Err(format!(
+                        "{id} uses {} of {counted} at {}: {holder:?}",
+                        holder.in_use(),
+                        self.now
+                    ));
                 }
                 used += holder.in_use();
             }
@@ -317,7 +332,8 @@ impl World {
     }
 
     fn step(&mut self) -> Result<(), String> {
-        self.now += if self.chance.one_in(8) { self.chance.within(1, 9_000) } else { self.chance.within(1, 900) };
+        self.now +=
+            if self.chance.one_in(8) { self.chance.within(1, 9_000) } else { self.chance.within(1, 900) };
         // Whatever ended meanwhile was stopped when it ended, before anybody here decides.
         self.stop_excess();
         self.deliver();
@@ -421,4 +437,3 @@ fn q1_breaks_with_clocks_that_the_contract_does_not_allow() {
     };
     assert!((0..24).any(|seed| breaks(&seed)), "slow clocks were never noticed");
 }
-

@@ -132,7 +132,8 @@ impl World {
         }
         if class_of(k) == Class::Preemptible {
             limits.nominal = Bound::AtMost(chance.below(7));
-            limits.borrowing = if chance.one_in(3) { Bound::AtMost(1 + chance.below(6)) } else { Bound::Unlimited };
+            limits.borrowing =
+                if chance.one_in(3) { Bound::AtMost(1 + chance.below(6)) } else { Bound::Unlimited };
         }
         limits.drain = chance.one_in(2);
         limits
@@ -354,7 +355,8 @@ impl World {
         if asks && !fits {
             return;
         }
-        let (counter, kind) = if fits { (Counter::Committed, As::Committed) } else { (Counter::Unheld, As::Unheld) };
+        let (counter, kind) =
+            if fits { (Counter::Committed, As::Committed) } else { (Counter::Unheld, As::Unheld) };
         self.tree.add(ix(node), counter, &self.keyed(&items)).unwrap();
         self.position += 1;
         self.model.takings.insert(INSTANCES_FROM + self.position, Taking { node, items, kind });
@@ -380,7 +382,8 @@ impl World {
         let root = *self.model.path(node).last().unwrap();
         let nodes = 0..self.model.parents.len();
         let is_group = |it: &usize| !self.projects.contains(it);
-        let outside = |it: &usize| !self.model.path(*it).contains(&node) && self.model.path(*it).contains(&root);
+        let outside =
+            |it: &usize| !self.model.path(*it).contains(&node) && self.model.path(*it).contains(&root);
         let places: Vec<usize> = nodes.filter(is_group).filter(outside).collect();
         let Some(parent) = self.chance.pick(&places) else { return };
         let before = self.model.strain();

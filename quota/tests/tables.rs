@@ -1,12 +1,14 @@
 //! Numbers worked out by hand, and texts.
 
 use hourglass_quota::cap::{
-    BILLING_INTERVAL_MS, Cap, CapDraft, CapError, CapPeriod, Enforcement, Figures, NOTICE_MS_MAX, NOTICE_MS_MIN,
+    BILLING_INTERVAL_MS, Cap, CapDraft, CapError, CapPeriod, Enforcement, Figures, NOTICE_MS_MAX,
+    NOTICE_MS_MIN,
 };
 use hourglass_quota::hold::{Ended, Hold, HoldError, HoldState, Holds};
+use hourglass_quota::lease::{Leases, NewLease};
 use hourglass_quota::request::{Facts, Headroom, Rules};
 use hourglass_quota::tree::{Counter, Fit, KeyIx, NodeIx, Tree};
-use hourglass_quota::{AMOUNT_MAX, Bound, Class, HoldId, Limits, NodeName};
+use hourglass_quota::{AMOUNT_MAX, Bound, Class, HoldId, LeaseId, Limits, NodeName};
 use hourglass_units::{Amount, Instant, Percent, ResourceName};
 
 const H100: &str = "compute.instance.gpu.h100";
@@ -169,7 +171,8 @@ fn q1_what_waits_is_not_granted_above_a_limit_that_was_lowered() {
 fn q1_what_waits_below_counts_as_borrowing_above() {
     let mut teams = Teams::new(&[]);
     let mut plant = |name: &str, group: Option<&str>, class: Class, limits: Limits| {
-        let node = teams.tree.ensure(&name.parse().unwrap(), group.map(|it| it.parse().unwrap()).as_ref()).unwrap();
+        let node =
+            teams.tree.ensure(&name.parse().unwrap(), group.map(|it| it.parse().unwrap()).as_ref()).unwrap();
         let key = teams.tree.intern(&h100(), class).unwrap();
         teams.tree.set_limits(node, key, Some(limits)).unwrap();
     };
@@ -291,7 +294,19 @@ fn bounds_are_read_and_written() {
     assert_eq!(read("unlimited"), Some(Bound::Unlimited));
     assert_eq!(read("0"), Some(most(0)));
     assert_eq!(read("9007199254740992"), Some(most(AMOUNT_MAX)));
-    for text in ["", " 1", "1 ", "+1", "-1", "1.0", "1e3", "Unlimited", "9007199254740993", "99999999999999999999", "٣"] {
+    for text in [
+        "",
+        " 1",
+        "1 ",
+        "+1",
+        "-1",
+        "1.0",
+        "1e3",
+        "Unlimited",
+        "9007199254740993",
+        "99999999999999999999",
+        "٣",
+    ] {
         assert_eq!(read(text), None, "{text:?}");
     }
     for (bound, json) in [(Bound::Unlimited, r#""unlimited""#), (most(0), "0"), (most(8), "8")] {
@@ -470,4 +485,31 @@ fn caps_admit_up_to_the_last_cent() {
         let figures = Figures { spent: money(spent), ..figures };
         assert_eq!(cap.thresholds_crossed(&figures), crossed, "{spent}");
     }
+}
+
+/// What a lease is offered follows every limit above it, and what it borrows is given back when claimed.
+#[test]
+fn q1_a_lease_shrinks_with_what_is_above_it() {
+    let teams = [("a", 9, 0, ALL, ALL), ("b", 0, 10, most(5), ALL)];
+    let mut teams = Teams::new(&teams);
+    let (root, node) = (teams.node(&"tenants/acme".parse().unwrap()), teams.node(&project("b")));
+    let key = teams.key(Class::Preemptible);
+    let (mut leases, id) = (Leases::default(), LeaseId(1));
+    let (holder, safe_capacity) = (String::new(), 2);
+    let lease = NewLease { holder, node, key, capacity: 15, safe_capacity, at: at(0) };
+    leases.grant(&mut teams.tree, id, lease).unwrap();
+    let offer = |teams: &Teams, wants| leases.offer(&teams.tree, id, wants);
+    // All that it may borrow, it keeps; it gets what it wants below, and never less than is safe.
+    assert_eq!([20, 15, 7, 0].map(|wants| offer(&teams, wants)), [Some(15), Some(15), Some(7), Some(2)]);
+    assert_eq!(leases.offer(&teams.tree, LeaseId(2), 1), None);
+    // Four of the five are claimed back by who lent them: 9 - 8 = 1 is left.
+    assert_eq!(teams.take("a", Class::OnDemand, 8).0, Is::Waiting);
+    assert_eq!(offer(&teams, 20), Some(11));
+    teams.release(HoldId(1));
+    assert_eq!(offer(&teams, 20), Some(15));
+    // The tenant's limit is lowered: the project has none as low, and the lease shrinks all the same.
+    teams.tree.set_limits(root, key, Some(Limits::nominal(most(6)))).unwrap();
+    assert_eq!(offer(&teams, 20), Some(6));
+    teams.tree.set_limits(root, key, Some(Limits::nominal(most(0)))).unwrap();
+    assert_eq!(offer(&teams, 20), Some(2));
 }
