@@ -258,6 +258,19 @@ pub enum Fit {
     AfterReclaim,
 }
 
+/// What is granted above a limit, or borrowed in a pool above what is idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Above {
+    /// Where; of a pool, whose children share it.
+    pub node: NodeIx,
+    /// Of what; of a pool, the preemptible key of its resource.
+    pub key: KeyIx,
+    /// Whether it is the pool of the node's children.
+    pub is_pool: bool,
+    /// By how much.
+    pub by: u64,
+}
+
 /// How much more a slot can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Room {
@@ -764,6 +777,51 @@ impl Tree {
         let mut borrowers: Vec<(NodeIx, u64)> = borrowed.collect();
         borrowers.sort_by_key(|(ix, borrowed)| (std::cmp::Reverse(*borrowed), *ix));
         borrowers
+    }
+
+    /// what is granted above limits at a node and all above it, and borrowed above what their
+    /// children leave idle.
+    pub fn above(&self, node: NodeIx) -> impl Iterator<Item = Above> {
+        self.path(node).flat_map(|(ix, it)| {
+            let slots = it.slots.iter().filter_map(move |slot| {
+                let by = slot.taken.granted().checked_sub(slot.allowed(it.parent.is_some())?)?;
+                (by > 0).then_some(Above { node: ix, key: slot.key, is_pool: false, by })
+            });
+            let pools = it.pools.iter().filter_map(move |(resource, pool)| {
+                let by = u64::try_from(pool.overdraft()).unwrap_or(u64::MAX);
+                let key = KeyIx(*resource, Class::Preemptible);
+                (by > 0).then_some(Above { node: ix, key, is_pool: true, by })
+            });
+            slots.chain(pools)
+        })
+    }
+
+    /// The nodes whose pools are not what their children share: none, whatever happened.
+    pub fn unsound(&self) -> Vec<NodeIx> {
+        let mut sums: BTreeMap<(NodeIx, u16), Share> = BTreeMap::new();
+        for node in &self.nodes {
+            let Some(parent) = node.parent else { continue };
+            for slot in &node.slots {
+                let (sum, share) = (sums.entry((parent, slot.key.0)).or_default(), slot.share());
+                sum.idle = sum.idle.saturating_add(share.idle);
+                sum.unclaimed = sum.unclaimed.saturating_add(share.unclaimed);
+                sum.borrowed = sum.borrowed.saturating_add(share.borrowed);
+                sum.borrowing = sum.borrowing.saturating_add(share.borrowing);
+            }
+        }
+        let kept = (0..).zip(&self.nodes).flat_map(|(ix, node): (NodeIx, &Node)| {
+            node.pools.iter().map(move |(resource, pool)| ((ix, *resource), *pool))
+        });
+        let kept: BTreeMap<_, _> = kept.filter(|(_, pool)| *pool != Share::default()).collect();
+        sums.retain(|_, pool| *pool != Share::default());
+        let differs = sums.iter().filter(|(at, pool)| kept.get(at) != Some(pool)).map(|(at, _)| at);
+        let unknown = kept.keys().filter(|at| !sums.contains_key(at));
+        differs.chain(unknown).map(|(node, _)| *node).collect()
+    }
+
+    /// Every node.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeIx> {
+        (0..).zip(&self.nodes).map(|(ix, _)| ix)
     }
 
     /// Whether a node lies under another one, or is it.
