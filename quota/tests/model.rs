@@ -197,19 +197,22 @@ impl Model {
 
     /// Whether something that waits can be granted: then no limit is exceeded.
     pub(crate) fn is_due(&self, id: u64) -> bool {
-        let mut granted = self.clone();
+        let (before, mut granted) = (self.table(), self.clone());
         granted.takings.get_mut(&id).unwrap().kind = As::Held;
         let (table, it) = (granted.table(), &self.takings[&id]);
         self.path(it.node).into_iter().all(|node| {
             it.items.iter().all(|(k, _)| {
-                let Some(_) = self.nominal(node, *k) else { return true };
+                let Some(nominal) = self.nominal(node, *k) else { return true };
                 if self.allowed(node, *k).is_some_and(|most| table[node][*k].firm() > most) {
                     return false;
                 }
                 match self.parents[node] {
                     Some(parent) if class_of(*k) != Class::Reserved => {
                         let pool = self.pool(&table, parent, k / 3);
-                        pool.borrowed <= pool.idle
+                        let above = |table: &Table| table[node][*k].firm().saturating_sub(nominal);
+                        let borrows = class_of(*k) == Class::Preemptible && above(&table) > above(&before);
+                        // What is claimed is not borrowed.
+                        pool.borrowed <= if borrows { pool.unclaimed } else { pool.idle }
                     }
                     _ => true,
                 }
