@@ -734,7 +734,8 @@ impl Tree {
                 let (before, after) = (before.share(), granted.share());
                 pool.idle = pool.idle.saturating_sub(before.idle).saturating_add(after.idle);
                 pool.borrowed = pool.borrowed.saturating_sub(before.borrowed).saturating_add(after.borrowed);
-                pool.overdraft() == 0
+                // What others claim is not borrowed.
+                if after.borrowed > before.borrowed { pool.shortage() == 0 } else { pool.overdraft() == 0 }
             })
         })
     }
