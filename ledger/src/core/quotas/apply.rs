@@ -123,6 +123,7 @@ pub(crate) fn apply(
             if let Some(decision) = decision {
                 decide_request(quotas, id, &decision)?;
             }
+            quotas.holds.promote(&mut quotas.tree, number).map_err(broken)?;
             let status = quotas.requests.get(&id).map_or(RequestStatus::Pending, |request| request.status);
             return Ok(Detail::QuotaRequest { request: id, status });
         }
@@ -134,7 +135,12 @@ pub(crate) fn apply(
             quotas.reconciled = Some(Reconciliation { at, listed_at, listed, drift });
         }
     }
-    if matches!(event, QuotaEvent::LimitsSet { .. } | QuotaEvent::IncreaseDecided { .. }) {
+    // Who moves may bring what can be lent.
+    let may_free = matches!(
+        event,
+        QuotaEvent::LimitsSet { .. } | QuotaEvent::IncreaseDecided { .. } | QuotaEvent::ProjectPlaced { .. }
+    );
+    if may_free {
         let quotas = &mut state.quotas;
         quotas.holds.promote(&mut quotas.tree, number).map_err(broken)?;
     }
