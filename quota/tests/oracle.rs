@@ -56,11 +56,13 @@ impl World {
                 world.keys.push(world.tree.intern(&resource.parse().unwrap(), class).unwrap());
             }
         }
-        for tenant in ["acme", "bolt"] {
+        // A market is one tenant's, so that all that happens in it meets.
+        for tenant in ["acme", "bolt"].into_iter().skip(usize::from(world.is_market)) {
             let tenant: TenantId = tenant.parse().unwrap();
             let root = world.plant(&NodeName::Tenant(tenant.clone()), None, None);
             let mut places = vec![(None, root)];
-            for group in 0..world.chance.below(4) {
+            let groups = if world.is_market { 2 } else { world.chance.below(4) };
+            for group in 0..groups {
                 let group: hourglass_units::GroupId = format!("g-{group}").parse().unwrap();
                 let place = world.chance.index(places.len());
                 let (above, parent) = places[place].clone();
@@ -221,7 +223,7 @@ impl World {
             Some(Fit::AfterReclaim) => HoldState::Pending,
         };
         self.position += 1;
-        let longest = if self.is_market { 90 } else { 40 };
+        let longest = if self.is_market { 60 } else { 40 };
         let expires_at = at(self.now + self.chance.within(1, longest));
         let (keyed, burn, changed) = (self.keyed(&items), Amount::ZERO, self.position);
         let hold = Hold { node: ix(node), items: keyed, state, expires_at, burn, changed };
