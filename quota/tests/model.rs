@@ -220,15 +220,35 @@ impl Model {
         })
     }
 
-    /// Grants what is due, first come first served.
+    /// Grants what is due, first come first served: what waits for its own is kept for it, whoever comes
+    /// later. What waits to borrow keeps nobody from his own.
     pub(crate) fn promote(&mut self) {
         let waiting: Vec<u64> =
             self.takings.iter().filter(|(_, it)| it.kind == As::Pending).map(|(id, _)| *id).collect();
+        let mut ahead = self.clone();
         for id in waiting {
-            if self.is_due(id) {
+            let due = ahead.is_due(id);
+            if due {
                 self.takings.get_mut(&id).unwrap().kind = As::Held;
             }
+            if due || !ahead.would_borrow(id) {
+                ahead.takings.get_mut(&id).unwrap().kind = As::Held;
+            }
         }
+    }
+
+    fn would_borrow(&self, id: u64) -> bool {
+        let mut granted = self.clone();
+        granted.takings.get_mut(&id).unwrap().kind = As::Held;
+        let (before, after, it) = (self.table(), granted.table(), &self.takings[&id]);
+        self.path(it.node).into_iter().any(|node| {
+            it.items.iter().filter(|(k, _)| class_of(*k) == Class::Preemptible).any(|(k, _)| {
+                let above = |table: &Table| {
+                    self.nominal(node, *k).map_or(0, |most| table[node][*k].firm().saturating_sub(most))
+                };
+                above(&after) > above(&before)
+            })
+        })
     }
 
     /// By how much each limit and each pool is exceeded by what was granted: all zero as long as no

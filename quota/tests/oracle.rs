@@ -115,10 +115,7 @@ impl World {
             _ => Bound::AtMost(1 + chance.below(below)),
         };
         let nominal = bound(3, 2, 12);
-        let (mut borrowing, mut lending) = (bound(4, 8, 6), bound(3, 10, 6));
-        if class_of(k) != Class::Preemptible {
-            borrowing = Bound::AtMost(0);
-        }
+        let (borrowing, mut lending) = (bound(4, 8, 6), bound(3, 10, 6));
         if class_of(k) == Class::Reserved {
             lending = Bound::Unlimited;
         }

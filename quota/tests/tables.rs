@@ -5,7 +5,8 @@ use hourglass_quota::cap::{
     NOTICE_MS_MIN,
 };
 use hourglass_quota::hold::{Ended, Hold, HoldError, HoldState, Holds};
-use hourglass_quota::lease::{Leases, NewLease};
+use hourglass_quota::holder::Holder;
+use hourglass_quota::lease::{LEASE_MS, Leases, NewLease};
 use hourglass_quota::request::{Facts, Headroom, Rules};
 use hourglass_quota::tree::{Counter, Fit, KeyIx, NodeIx, Tree};
 use hourglass_quota::{AMOUNT_MAX, Bound, Class, HoldId, LeaseId, Limits, NodeName};
@@ -146,8 +147,26 @@ fn q1_borrowing_and_lending_limits_bound_what_moves() {
     assert_eq!(teams.tree.fit(node, &[(key, 7)]), Ok(Fit::AfterReclaim));
     let misfit = teams.tree.waits(node, &[(key, 7)]).unwrap();
     assert_eq!((misfit.node, misfit.asked, misfit.fits), (node, 7, 6));
-    // On demand never borrows.
+    // On demand never borrows, whatever its limits say.
+    let limits = Limits { borrowing: ALL, lending: most(4), ..Limits::nominal(most(10)) };
+    teams.tree.set_limits(node, key, Some(limits)).unwrap();
     assert_eq!(teams.take("a", Class::OnDemand, 11).0, Is::Denied(10));
+}
+
+/// Who comes later and wants less does not get ahead of who waits for its own.
+#[test]
+fn q1_a_large_claim_is_not_starved_by_small_ones() {
+    let mut teams = Teams::new(&[("a", 9, 0, ALL, ALL), ("b", 0, 0, ALL, ALL)]);
+    let (_, first) = teams.take("b", Class::Preemptible, 5);
+    let (_, second) = teams.take("b", Class::Preemptible, 4);
+    let claims = [6, 1, 2].map(|amount| teams.take("a", Class::OnDemand, amount));
+    assert!(claims.iter().all(|(is, _)| *is == Is::Waiting));
+    let states = |teams: &Teams| claims.each_ref().map(|(_, id)| teams.holds.get(*id).unwrap().state);
+    teams.release(first);
+    // Five are back, and the first claim is for six.
+    assert_eq!(states(&teams), [HoldState::Pending; 3]);
+    teams.release(second);
+    assert_eq!(states(&teams), [HoldState::Held; 3]);
 }
 
 /// A limit that is lowered while something waits: it waits on, since it would be above it.
@@ -485,6 +504,30 @@ fn caps_admit_up_to_the_last_cent() {
         let figures = Figures { spent: money(spent), ..figures };
         assert_eq!(cap.thresholds_crossed(&figures), crossed, "{spent}");
     }
+}
+
+/// What a holder may use, when, and what it says that it knows.
+#[test]
+fn q1_a_holder_keeps_to_what_it_was_granted() {
+    let mut holder = Holder::new(1, 5, 2, 1_000);
+    let end = 1_000 + LEASE_MS;
+    assert_eq!([end - 1, end, i64::MAX].map(|now| holder.allowed(now)), [5, 2, 2]);
+    assert!(holder.admit(5, end - 1) && !holder.admit(1, end - 1) && !holder.admit(u64::MAX, end - 1));
+    assert_eq!((holder.in_use(), holder.excess(end - 1), holder.excess(end)), (5, 0, 3));
+    // An answer that was overtaken, and one that comes again.
+    holder.refreshed(1, 9, 2_000);
+    assert_eq!(holder.allowed(1_000), 5);
+    // Two answers were lost: it knows the fourth version when it keeps to it, and the first until then.
+    holder.refreshed(4, 3, 2_000);
+    assert_eq!((holder.allowed(end), holder.excess(end), holder.known_version(end)), (3, 2, 1));
+    holder.refreshed(5, 2, 3_000);
+    assert_eq!(holder.known_version(end), 1);
+    holder.stopped(3);
+    assert_eq!((holder.in_use(), holder.excess(end), holder.known_version(end)), (2, 0, 5));
+    holder.refreshed(6, 1, 3_000);
+    assert_eq!(holder.known_version(end), 5);
+    // What is safe is never more than what was granted.
+    assert_eq!((holder.allowed(end), holder.allowed(i64::MAX)), (1, 1));
 }
 
 /// What a lease is offered follows every limit above it, and what it borrows is given back when claimed.

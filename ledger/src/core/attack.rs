@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hourglass_pricing::settle::{Item, ItemKey};
+use hourglass_quota::hold::HoldState;
 use hourglass_quota::{Bound, Class, Limits, NodeName};
 use hourglass_units::{
     Amount, Currency, Hour, InstanceId, Instant, Interval, Price, Quantity, ReservationId,
@@ -122,6 +123,36 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (0..2_usize).prop_map(Act::CreditNote),
         5 => Just(Act::Tick),
         24 => quota().prop_map(Act::Quota),
+    ]
+}
+
+/// What happens in a market of one tenant: much is lent, claimed and given back.
+fn market() -> impl Strategy<Value = Act> {
+    // Projects of the second tenant alone.
+    let (project, live) = (|| (0..3_usize).prop_map(|p| 2 * p + 1), || 0..12_usize);
+    let class = || prop_oneof![4 => Just(0_usize), 5 => Just(1), 1 => Just(2)];
+    let quota = prop_oneof![
+        10 => (project(), class(), 1..9_u64, 30..3_000_i64).prop_map(|(p, c, a, s)| Quota::Hold(p, c, a, s)),
+        2 => live().prop_map(Quota::Commit),
+        4 => live().prop_map(Quota::Release),
+        2 => (live(), class(), 1..9_u64).prop_map(|(h, c, a)| Quota::Resize(h, c, a)),
+        4 => (project(), class(), proptest::option::of(live()), 1..9_u32).prop_map(|(p, m, h, g)| Quota::Register(p, m, h, g)),
+        1 => (live(), class(), 1..9_u64, 0..4_u64).prop_map(|(n, c, w, s)| Quota::Lease(n, c, w, s)),
+        2 => (live(), 1..16_u64, 0..3_u64).prop_map(|(l, w, k)| Quota::Refresh(l, w, k)),
+        1 => (Just(1_usize), 0..3_usize, 0..3_usize).prop_map(|(t, p, g)| Quota::Place(t, p, g)),
+        1 => (live(), class(), 4..20_u64).prop_map(|(n, c, nominal)| Quota::Limit(n, c, Some(nominal), 25, 25, true)),
+        3 => Just(Quota::Review),
+    ];
+    let instance = || 3..INSTANCES.len();
+    prop_oneof![
+        20 => quota.prop_map(Act::Quota),
+        3 => (1..5 * MINUTE).prop_map(Act::Wait),
+        1 => (1..50 * HOUR).prop_map(Act::Wait),
+        3 => (instance(), Just(0)).prop_map(|(i, b)| Act::Start(i, b)),
+        3 => (instance(), Just(0)).prop_map(|(i, b)| Act::Stop(i, b)),
+        2 => (instance(), 0..4_usize, Just(0)).prop_map(|(i, m, b)| Act::ChangeMode(i, m, b)),
+        1 => (Just(1_usize), 1..20_u32, 0..3_i64, 1..60_i64).prop_map(|(t, g, f, l)| Act::Reserve(t, g, f, l, 0)),
+        2 => Just(Act::Tick),
     ]
 }
 
@@ -701,6 +732,50 @@ proptest! {
         assert!(again == life.bench.state, "B-3: the log makes another state");
         let snapshot = crate::snapshot::Snapshot::of(&again, &crate::log::genesis()).unwrap();
         assert!(snapshot.open().expect("a snapshot opens").0 == again, "the snapshot is another state");
+    }
+
+    /// where much is lent and claimed back.
+    #[test]
+    fn q1_q3_whatever_is_lent_no_limit_is_crossed(acts in vec(market(), 1..120)) {
+        let mut life = Life::new(TERMS[0]);
+        for act in &acts[..acts.len().min(2)] {
+            life.act(act);
+        }
+        let limits = [("ml", 0, 8), ("web", 0, 9), ("lab", 0, 4), ("ml", 1, 2), ("web", 1, 0), ("lab", 1, 3)];
+        for (project, class, nominal) in limits {
+            let borrowing = if class == 1 { Bound::Unlimited } else { Bound::AtMost(0) };
+            let limits = Some(Limits { borrowing, drain: true, ..Limits::nominal(Bound::AtMost(nominal)) });
+            let node = format!("tenants/bolt/projects/{project}").parse().unwrap();
+            let (resource, class) = ("compute.instance.gpu.h100".parse().unwrap(), Class::ALL[class]);
+            life.run(Command::Quota(Box::new(QuotaCommand::SetLimits { node, resource, class, limits }))).unwrap();
+        }
+        for group in 0..2 {
+            life.act(&Act::Quota(Quota::Group(1, group)));
+        }
+        for act in &acts {
+            life.act(act);
+        }
+        // Everything stops, everybody gives back: nothing is left.
+        for id in life.quotas.running.clone() {
+            life.run(Command::StopInstance { instance: id, at: life.bench.now, cause: String::new() }).unwrap();
+        }
+        while life.bench.state.quotas().leases().iter().next().is_some() {
+            life.act(&Act::Quota(Quota::Return(0)));
+        }
+        let holds = life.bench.state.quotas().holds().iter();
+        let committed = holds.filter(|(_, hold)| hold.state == HoldState::Committed).map(|(id, _)| id);
+        for hold in committed.collect::<Vec<_>>() {
+            life.run(Command::Quota(Box::new(QuotaCommand::Release { hold }))).unwrap();
+        }
+        life.act(&Act::Wait(100 * HOUR));
+        life.act(&Act::Quota(Quota::Review));
+        let tree = life.bench.state.quotas().tree();
+        assert!(life.bench.state.quotas().holds().is_empty(), "Q-3");
+        for node in tree.nodes() {
+            for (key, standing) in tree.standings(node) {
+                assert_eq!(standing.taken.claimed(), 0, "Q-3: {key:?}");
+            }
+        }
     }
 
     /// M-1: however reports come, lines, balances and credits are the same.
