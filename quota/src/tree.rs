@@ -149,6 +149,14 @@ impl Slot {
         }
     }
 
+    /// The same when so much of what waits is granted.
+    fn granting(&self, amount: u64) -> Self {
+        let mut granted = self.clone();
+        granted.taken.pending = granted.taken.pending.saturating_sub(amount);
+        granted.taken.held = granted.taken.held.saturating_add(amount);
+        granted
+    }
+
     /// By how much its limits are exceeded, with what waits.
     fn excess(&self, has_siblings: bool) -> u64 {
         self.allowed(has_siblings).map_or(0, |most| self.taken.claimed().saturating_sub(most))
@@ -720,9 +728,7 @@ impl Tree {
         items.iter().all(|(key, amount)| {
             self.path(node).all(|(_, it)| {
                 let Some(before) = it.slot(*key).filter(|slot| slot.nominal().is_some()) else { return true };
-                let mut granted = before.clone();
-                granted.taken.pending = granted.taken.pending.saturating_sub(*amount);
-                granted.taken.held = granted.taken.held.saturating_add(*amount);
+                let granted = before.granting(*amount);
                 if granted.allowed(it.parent.is_some()).is_some_and(|most| granted.taken.firm() > most) {
                     return false;
                 }
@@ -737,6 +743,14 @@ impl Tree {
                 // What others claim is not borrowed.
                 if after.borrowed > before.borrowed { pool.shortage() == 0 } else { pool.overdraft() == 0 }
             })
+        })
+    }
+
+    /// Whether a vector that waits borrows of anybody when it is granted.
+    pub fn would_borrow(&self, node: NodeIx, items: &[(KeyIx, u64)]) -> bool {
+        items.iter().any(|(key, amount)| {
+            let mut slots = self.path(node).filter_map(|(_, it)| it.slot(*key));
+            slots.any(|slot| slot.granting(*amount).share().borrowed > slot.share().borrowed)
         })
     }
 
