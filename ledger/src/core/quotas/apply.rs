@@ -70,7 +70,9 @@ pub(crate) fn apply(
             let taken = Hold { node, items, state: held, expires_at, burn, changed: number };
             quotas.holds.take(&mut quotas.tree, hold, taken).map_err(broken)?;
             add_burn(quotas, node, burn)?;
-            return Ok(Detail::Hold { hold, state: held, expires_at });
+            // What waits before it to borrow does not keep it from its own.
+            quotas.holds.promote(&mut quotas.tree, number).map_err(broken)?;
+            return Ok(hold_detail(quotas, hold));
         }
         QuotaEvent::HoldCommitted { hold } => {
             quotas.holds.commit(&mut quotas.tree, *hold, number).map_err(broken)?;
