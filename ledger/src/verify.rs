@@ -14,10 +14,13 @@
 //! | U-1, U-2 | price × quantity = amount in each charge row; its currency is its tenant's |
 //! | P-2 | used and unused rows of a reservation are what is reserved, in each hour; their effective cost is what was paid |
 //! | M-2, M-3, P-1 | stored charges and unwritten differences sum to the lines that coverage, life cycle and prices give; every measured millisecond is in exactly one place |
+//! | Q-1, Q-3 | after each event nothing that was granted stands above a limit that did not before; each hold ends once and in its time; counters are what holds, leases and instances sum up to |
 //! | I-1, I-2 | Σ lines = total; each invoice is drawn again from the log before it, byte for byte |
 //!
 //! What cannot be read is a finding as well: whoever changes a byte must not be able to stop the
-//! verification with it. A cell may append meanwhile; verified is what the head held at the start.
+//! verification with it. A denial leaves no trace in the log, so nothing is said about Q-2. A cell may append meanwhile; verified is what the head held at the start.
+
+pub(crate) mod quotas;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,6 +37,7 @@ use crate::store::{
     Acquire, ChargeFilter, Commit, Head, Keyed, PAGE_ROWS_MAX, Page, Reader, RowKey, Store, StoreError,
     Table, TransferFilter,
 };
+use quotas::Watch;
 
 /// Events folded and rebuilt at once.
 const EVENTS_AT_ONCE: usize = 256;
@@ -119,7 +123,8 @@ pub fn verify(
 ) -> Result<Report, VerifyError> {
     let mut report = Report {
         checks: vec![
-            "log", "head", "B-1", "B-2", "B-3", "B-4", "U-1", "U-2", "M-2", "M-3", "P-1", "P-2", "I-1", "I-2",
+            "log", "head", "B-1", "B-2", "B-3", "B-4", "U-1", "U-2", "M-2", "M-3", "P-1", "P-2", "I-1",
+            "I-2", "Q-1", "Q-3",
         ],
         ..Report::default()
     };
@@ -183,6 +188,7 @@ fn fold(
         scratch.acquire(&acquire).map_err(|error| FoldError::Scratch(error.to_string()))?.epoch;
 
     let (mut state, mut chain, mut epoch) = (State::empty(), log::genesis(), 0);
+    let mut watch = Watch::default();
     loop {
         let after = state.position();
         let events = match events_until(reader, after, head.position) {
@@ -215,10 +221,15 @@ fn fold(
                 report.find(here, "log", format!("epoch {} after epoch {epoch}", event.epoch));
             }
             check_invoice(&state, &chain, &recorded, report);
+            let before = watch.before(&state, event.at, &recorded);
             let mut rows = EventRows::default();
             if let Err(error) = apply(&mut state, event.at, &recorded, &mut rows) {
+                before.wrong().for_each(|(check, what)| report.find(here, check, what));
                 report.find(here, "log", error.to_string());
                 return Ok(None);
+            }
+            for (check, what) in watch.after(before, &state, &recorded) {
+                report.find(here, check, what);
             }
             for (currency, sum) in state.book().sums().filter(|(_, sum)| *sum != Some(Amount::ZERO)) {
                 report.find(here, "B-1", format!("all accounts in {currency} sum to {sum:?}, not to zero"));
@@ -236,6 +247,9 @@ fn fold(
         report.events = state.position().number();
         scratch.commit(&commit).map_err(|error| FoldError::Scratch(error.to_string()))?;
         progress(state.position(), head.position);
+    }
+    for (check, what) in watch.at_end(&state) {
+        report.find(None, check, what);
     }
     check_head(reader, &head, state.position(), chain, report).map_err(FoldError::Store)?;
     report.usage_records = state.counts().usage_records;

@@ -13,6 +13,7 @@ mod invoices;
 mod metering;
 mod oracle;
 mod postgres;
+mod quotas;
 mod recovery;
 mod rejections;
 mod simulation;

@@ -301,11 +301,15 @@ impl Holds {
         Ok(hold)
     }
 
-    /// Grants what waits for lent quota that is back by now, first come first served.
+    /// Grants what waits for lent quota that is back by now, first come first served: what waits for its
+    /// own is kept for it, whoever comes later and wants less. What waits to borrow keeps nobody from his
+    /// own.
     pub fn promote(&mut self, tree: &mut Tree, position: u64) -> Result<(), Broken> {
         if self.pending.is_empty() {
             return Ok(());
         }
+        // Counted as if they were granted while those behind them are looked at.
+        let mut ahead = Vec::new();
         for id in self.pending.iter().copied().collect::<Vec<_>>() {
             let hold = self.all.get_mut(&id).ok_or(Broken("a hold that waits and is not there"))?;
             if tree.is_reclaimed(hold.node, &hold.items) {
@@ -313,7 +317,13 @@ impl Holds {
                 hold.changed = position;
                 self.pending.remove(&id);
                 tree.recount(hold.node, (Counter::Pending, Counter::Held), &hold.items)?;
+            } else if !tree.would_borrow(hold.node, &hold.items) {
+                tree.recount(hold.node, (Counter::Pending, Counter::Held), &hold.items)?;
+                ahead.push(id);
             }
+        }
+        for hold in ahead.iter().filter_map(|id| self.all.get(id)) {
+            tree.recount(hold.node, (Counter::Held, Counter::Pending), &hold.items)?;
         }
         Ok(())
     }

@@ -6,7 +6,8 @@
 //!    answer granted the capacity. So no answer's delay makes a lease longer.
 //! 2. It admits only while the lease runs, and only up to the capacity.
 //! 3. When the lease ends, what it uses above the safe capacity is stopped: [`Holder::excess`] says how
-//!    much that is.
+//!    much that is. When a refresh made the capacity smaller, what is above it is stopped before the
+//!    larger one would have ended; until then it goes on saying that it knows the larger one only.
 
 use crate::lease::LEASE_MS;
 
@@ -14,6 +15,8 @@ use crate::lease::LEASE_MS;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     version: u64,
+    /// The newest version above whose capacity nothing was used.
+    settled: u64,
     capacity: u64,
     safe_capacity: u64,
     /// Until when the capacity is its own.
@@ -24,12 +27,16 @@ pub struct Holder {
 impl Holder {
     /// A checker that was granted a lease, which it asked for at `sent`.
     pub fn new(version: u64, capacity: u64, safe_capacity: u64, sent: i64) -> Self {
-        Self { version, capacity, safe_capacity, until: sent.saturating_add(LEASE_MS), in_use: 0 }
+        let until = sent.saturating_add(LEASE_MS);
+        Self { version, settled: version, capacity, safe_capacity, until, in_use: 0 }
     }
 
     /// An answer to the refresh that was sent at `sent`. Answers that were overtaken are of no use.
     pub fn refreshed(&mut self, version: u64, capacity: u64, sent: i64) {
         if version > self.version {
+            if self.in_use <= self.capacity {
+                self.settled = self.version;
+            }
             self.version = version;
             self.capacity = capacity;
             self.until = sent.saturating_add(LEASE_MS);
@@ -39,7 +46,7 @@ impl Holder {
     /// The newest version that it knows: goes into the next refresh, once nothing above its capacity is
     /// used any more.
     pub fn known_version(&self, now: i64) -> u64 {
-        if self.excess(now) > 0 { self.version.saturating_sub(1) } else { self.version }
+        if self.excess(now) > 0 { self.settled } else { self.version }
     }
 
     /// What it may use at an instant.

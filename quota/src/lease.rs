@@ -130,18 +130,12 @@ impl Leases {
     /// it has anyway.
     pub fn offer(&self, tree: &Tree, id: LeaseId, wants: u64) -> Option<u64> {
         let lease = self.all.get(&id)?;
-        let over = tree.standing(lease.node, lease.key);
         let counted = lease.counted();
         let most = match tree.fits(lease.node, lease.key) {
             None => u64::MAX,
-            // Above a limit that was lowered nothing fits, and the lease must shrink with it.
-            Some(0) => match over.limits.map(|limits| limits.nominal) {
-                Some(crate::limit::Bound::AtMost(most)) => {
-                    let others = over.taken.claimed().saturating_sub(counted);
-                    most.saturating_sub(others).min(counted)
-                }
-                _ => counted,
-            },
+            // Above a limit that was lowered nothing fits, and the lease must shrink with it; so it must
+            // when it borrows what is claimed.
+            Some(0) => counted.saturating_sub(tree.surplus(lease.node, lease.key)),
             Some(room) => counted.saturating_add(room),
         };
         Some(wants.min(most).max(lease.safe_capacity))

@@ -22,6 +22,9 @@ use crate::name::NodeName;
 pub const NODES_MAX: usize = 1 << 20;
 /// Most groups on the way from a project to its tenant.
 pub const GROUP_DEPTH_MAX: usize = 8;
+/// Most that is granted of a key at a node, where nothing else limits it: what runs although nobody
+/// asked is counted above it.
+pub const SUM_MAX: u64 = 1 << 62;
 /// Most different resources.
 pub const RESOURCES_MAX: usize = 1 << 12;
 
@@ -92,6 +95,11 @@ impl Taken {
         self.held.saturating_add(self.committed).saturating_add(self.leased)
     }
 
+    /// What was granted, and what runs although nobody asked.
+    pub const fn firm(&self) -> u64 {
+        self.granted().saturating_add(self.unheld)
+    }
+
     /// All that a new hold must leave room for.
     pub const fn claimed(&self) -> u64 {
         self.granted().saturating_add(self.pending).saturating_add(self.unheld)
@@ -133,21 +141,41 @@ impl Slot {
         }
     }
 
+    /// The most that Q-1 allows without a look at the pool: only what has siblings borrows. `None` where
+    /// nothing limits it.
+    fn allowed(&self, has_siblings: bool) -> Option<u64> {
+        let (nominal, borrowing) = (self.nominal()?, self.limits?.borrowing);
+        match (self.key.class(), borrowing) {
+            (Class::Preemptible, Bound::Unlimited) if has_siblings => None,
+            (Class::Preemptible, Bound::AtMost(more)) if has_siblings => Some(nominal.saturating_add(more)),
+            _ => Some(nominal),
+        }
+    }
+
+    /// The same when so much of what waits is granted.
+    fn granting(&self, amount: u64) -> Self {
+        let mut granted = self.clone();
+        granted.taken.pending = granted.taken.pending.saturating_sub(amount);
+        granted.taken.held = granted.taken.held.saturating_add(amount);
+        granted
+    }
+
+    /// By how much its limits are exceeded, with what waits.
+    fn excess(&self, has_siblings: bool) -> u64 {
+        self.allowed(has_siblings).map_or(0, |most| self.taken.claimed().saturating_sub(most))
+    }
+
     /// What it gives to its siblings' pool, and takes from it.
     fn share(&self) -> Share {
         let (Some(limits), Some(nominal)) = (self.limits, self.nominal()) else { return Share::default() };
         if self.key.class() == Class::Reserved {
             return Share::default();
         }
-        let granted = self.taken.granted().saturating_add(self.taken.unheld);
+        let (firm, claimed) = (self.taken.firm(), self.taken.claimed());
         let idle = |taken: u64| u128::from(limits.lending.cap(nominal.saturating_sub(taken)));
         let borrows = self.key.class() == Class::Preemptible;
-        let borrowed = if borrows { granted.saturating_sub(nominal) } else { 0 };
-        Share {
-            idle: idle(granted),
-            unclaimed: idle(granted.saturating_add(self.taken.pending)),
-            borrowed: u128::from(borrowed),
-        }
+        let above = |taken: u64| if borrows { u128::from(taken.saturating_sub(nominal)) } else { 0 };
+        Share { idle: idle(firm), unclaimed: idle(claimed), borrowed: above(firm), borrowing: above(claimed) }
     }
 }
 
@@ -160,6 +188,20 @@ struct Share {
     unclaimed: u128,
     /// What preemptible work has above its own nominal quota.
     borrowed: u128,
+    /// The same with what waits: below another node it may wait for quota that it borrows here.
+    borrowing: u128,
+}
+
+impl Share {
+    /// What is borrowed above all that is idle.
+    fn overdraft(&self) -> u128 {
+        self.borrowed.saturating_sub(self.idle)
+    }
+
+    /// What is borrowed and claimed back.
+    fn shortage(&self) -> u128 {
+        self.borrowed.saturating_sub(self.unclaimed)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,6 +246,7 @@ impl Node {
         pool.idle = change(pool.idle, before.idle, after.idle).ok_or_else(broken)?;
         pool.unclaimed = change(pool.unclaimed, before.unclaimed, after.unclaimed).ok_or_else(broken)?;
         pool.borrowed = change(pool.borrowed, before.borrowed, after.borrowed).ok_or_else(broken)?;
+        pool.borrowing = change(pool.borrowing, before.borrowing, after.borrowing).ok_or_else(broken)?;
         Ok(())
     }
 }
@@ -215,6 +258,28 @@ pub enum Fit {
     Now,
     /// When what was lent to siblings is back.
     AfterReclaim,
+}
+
+/// What is granted above a limit, or borrowed in a pool above what is idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Above {
+    /// Where; of a pool, whose children share it.
+    pub node: NodeIx,
+    /// Of what; of a pool, the preemptible key of its resource.
+    pub key: KeyIx,
+    /// Whether it is the pool of the node's children.
+    pub is_pool: bool,
+    /// By how much.
+    pub by: u64,
+}
+
+/// How much more a slot can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Room {
+    /// When what was lent is back.
+    most: u64,
+    /// At once.
+    now: u64,
 }
 
 /// What stands at a node of a key, as it is reported.
@@ -462,57 +527,77 @@ impl Tree {
     ///
     /// Items of one resource must be of one class, and each key stands once.
     pub fn fit(&self, node: NodeIx, items: &[(KeyIx, u64)]) -> Result<Fit, Misfit> {
-        let mut fit = Fit::Now;
-        for &(key, asked) in items {
-            let mut least: Option<(u64, NodeIx)> = None;
-            for (ix, it) in self.path(node) {
-                let Some(slot) = it.slot(key) else { continue };
-                let Some((room, waits)) = self.room(it, slot, asked) else { continue };
-                if room < asked {
-                    if least.is_none_or(|(least, _)| room < least) {
-                        least = Some((room, ix));
-                    }
-                } else if waits {
-                    fit = Fit::AfterReclaim;
-                }
-            }
-            if let Some((fits, node)) = least {
-                return Err(Misfit { node, key, asked, fits });
-            }
+        if let Some(misfit) = self.least(node, items, |room| room.most) {
+            return Err(misfit);
         }
-        Ok(fit)
+        let waits = self.least(node, items, |room| room.now).is_some();
+        Ok(if waits { Fit::AfterReclaim } else { Fit::Now })
     }
 
-    /// How much more a slot can take, and whether taking `asked` has to wait until lent quota is back.
-    /// `None` where nothing limits it.
-    fn room(&self, node: &Node, slot: &Slot, asked: u64) -> Option<(u64, bool)> {
+    /// Where a vector that fits has to wait until what was lent is back, and what would fit without.
+    pub fn waits(&self, node: NodeIx, items: &[(KeyIx, u64)]) -> Option<Misfit> {
+        self.least(node, items, |room| room.now)
+    }
+
+    /// The first item that does not fit, at the node where the least of it does.
+    fn least(&self, node: NodeIx, items: &[(KeyIx, u64)], of: impl Fn(Room) -> u64) -> Option<Misfit> {
+        items.iter().find_map(|&(key, asked)| {
+            let rooms = self.path(node).filter_map(|(ix, it)| {
+                let slot = it.slot(key)?;
+                let countable = SUM_MAX.saturating_sub(slot.taken.claimed());
+                let room = self.room(it, slot).unwrap_or(Room { most: countable, now: countable });
+                Some((of(room), ix))
+            });
+            // The lowest of those with as little room.
+            let (fits, node) = rooms.min_by_key(|(room, _)| *room).filter(|(room, _)| *room < asked)?;
+            Some(Misfit { node, key, asked, fits })
+        })
+    }
+
+    /// How much more a slot can take. `None` where nothing limits it.
+    fn room(&self, node: &Node, slot: &Slot) -> Option<Room> {
         let (limits, nominal) = (slot.limits?, slot.nominal()?);
         let own = nominal.saturating_sub(slot.taken.claimed());
         let pool = node.parent.and_then(|parent| self.node(parent)).map(|parent| parent.pool(slot.key));
         let (Some(pool), true) = (pool, slot.key.class() != Class::Reserved) else {
-            return Some((own, false));
+            return Some(Room { most: own, now: own });
         };
         let share = slot.share();
-        // What its siblings leave when all that it lends itself is taken.
-        let others = pool.unclaimed.saturating_sub(share.unclaimed).saturating_sub(pool.borrowed);
+        // What all others leave when all that it lends itself is taken.
+        let others = pool.unclaimed.saturating_sub(share.unclaimed);
         let borrowing = if slot.key.class() == Class::Preemptible {
-            let more = limits.borrowing.less(u64::try_from(share.borrowed).unwrap_or(u64::MAX));
-            more.unwrap_or(u64::MAX).min(u64::try_from(others).unwrap_or(u64::MAX))
+            let more = limits.borrowing.less(u64::try_from(share.borrowing).unwrap_or(u64::MAX));
+            let left = u64::try_from(others.saturating_sub(pool.borrowing)).unwrap_or(u64::MAX);
+            more.unwrap_or(u64::MAX).min(left)
         } else {
             0
         };
-        // Beyond what is lent of its own idle quota nothing may be borrowed at the same time.
-        let after_own = slot.taken.claimed().saturating_add(asked.min(own));
-        let unclaimed = u128::from(limits.lending.cap(nominal.saturating_sub(after_own)));
-        let left = pool.unclaimed.saturating_sub(share.unclaimed).saturating_add(unclaimed);
-        let waits = pool.borrowed > left;
-        Some((own.saturating_add(borrowing), waits))
+        let most = own.saturating_add(borrowing);
+        // What others do not cover of what is borrowed is lent by this slot: that much must stay idle.
+        let lent = u64::try_from(pool.borrowed.saturating_sub(others)).unwrap_or(u64::MAX);
+        let now = match lent {
+            0 => most,
+            lent if limits.lending.admits(lent) => own.saturating_sub(lent),
+            _ => 0,
+        };
+        Some(Room { most, now })
     }
 
     /// How much of one key fits on the whole way up.
     pub fn fits(&self, node: NodeIx, key: KeyIx) -> Option<u64> {
-        let rooms = self.path(node).filter_map(|(_, node)| Some(self.room(node, node.slot(key)?, 0)?.0));
-        rooms.min()
+        self.path(node).filter_map(|(_, node)| Some(self.room(node, node.slot(key)?)?.most)).min()
+    }
+
+    /// How much of a key has to go below a node before any of it fits: what is above a limit that was
+    /// lowered, and what is borrowed and claimed back.
+    pub fn surplus(&self, node: NodeIx, key: KeyIx) -> u64 {
+        let surplus = self.path(node).filter_map(|(_, it)| {
+            let slot = it.slot(key)?;
+            let pool = it.parent.and_then(|parent| self.node(parent)).map(|parent| parent.pool(key));
+            let shortage = pool.map_or(0, |pool| pool.shortage().min(slot.share().borrowed));
+            Some(slot.excess(it.parent.is_some()).max(u64::try_from(shortage).unwrap_or(u64::MAX)))
+        });
+        surplus.max().unwrap_or(0)
     }
 
     /// Counts more at a node and all above it.
@@ -590,21 +675,55 @@ impl Tree {
         }
     }
 
-    /// Whether what is taken below a node fits under another parent.
+    /// Whether what is taken below a node fits under another parent, and what it lends can be spared: no
+    /// limit on either way may be exceeded by more than before, and no pool.
     pub fn fits_under(&self, node: NodeIx, parent: NodeIx) -> Result<(), Denial> {
-        let old: SmallVec<[NodeIx; 8]> = self.path(node).map(|(ix, _)| ix).collect();
-        let slots = self.node(node).into_iter().flat_map(|node| node.slots.iter());
-        for slot in slots.filter(|slot| !slot.taken.is_zero()) {
-            for (ix, above) in self.path(parent).filter(|(ix, _)| !old.contains(ix)) {
-                let (Some(there), asked) = (above.slot(slot.key), slot.taken.claimed()) else { continue };
-                let Some((room, waits)) = self.room(above, there, asked) else { continue };
-                if room < asked || waits {
-                    let fits = if waits { 0 } else { room };
-                    return Err(self.denial(&Misfit { node: ix, key: slot.key, asked, fits }));
+        let Some(old) = self.parent(node) else { return Ok(()) };
+        let (mut moved, known) = self.excerpt([node, old, parent]);
+        let at = |ix: NodeIx| known.iter().position(|it| *it == ix).and_then(|at| NodeIx::try_from(at).ok());
+        let (Some(of), Some(to)) = (at(node), at(parent)) else { return Ok(()) };
+        let before = moved.clone();
+        if moved.reparent(of, to).is_err() {
+            return Ok(());
+        }
+        for ((ix, was), is) in known.iter().zip(&before.nodes.all).zip(&moved.nodes.all) {
+            for slot in &is.slots {
+                let excess = |it: &Node| it.slot(slot.key).map_or(0, |slot| slot.excess(it.parent.is_some()));
+                let more = excess(is).saturating_sub(excess(was));
+                if more > 0 {
+                    let asked = self.standing(node, slot.key).taken.claimed();
+                    let fits = asked.saturating_sub(more);
+                    return Err(self.denial(&Misfit { node: *ix, key: slot.key, asked, fits }));
+                }
+            }
+            for (resource, pool) in &is.pools {
+                let key = KeyIx(*resource, Class::Preemptible);
+                let more = pool.overdraft().saturating_sub(was.pool(key).overdraft());
+                let more = more.max(pool.shortage().saturating_sub(was.pool(key).shortage()));
+                if more > 0 {
+                    // It borrows there, or others borrow of it here.
+                    let asked = u64::try_from(more).unwrap_or(u64::MAX);
+                    return Err(self.denial(&Misfit { node, key, asked, fits: 0 }));
                 }
             }
         }
         Ok(())
+    }
+
+    /// A small tree of some nodes and all above them, without names, and the nodes that they are here.
+    fn excerpt(&self, of: [NodeIx; 3]) -> (Self, SmallVec<[NodeIx; 16]>) {
+        let mut known: SmallVec<[NodeIx; 16]> = SmallVec::new();
+        for (ix, _) in of.into_iter().flat_map(|node| self.path(node)) {
+            if !known.contains(&ix) {
+                known.push(ix);
+            }
+        }
+        let at = |ix: NodeIx| known.iter().position(|it| *it == ix).and_then(|at| NodeIx::try_from(at).ok());
+        let nodes = known.iter().filter_map(|ix| self.node(*ix));
+        let nodes = nodes.map(|node| Node { parent: node.parent.and_then(at), ..node.clone() }).collect();
+        // Nobody looks a name up in it, so it has no index.
+        let nodes = Nodes { all: nodes, ..Nodes::default() };
+        (Self { nodes, ..Self::default() }, known)
     }
 
     /// Gives a node another parent, with all that is taken below it.
@@ -644,18 +763,35 @@ impl Tree {
         Ok(())
     }
 
-    /// Whether a vector that waits could be granted now: everything lent that it needs is back.
+    /// Whether a vector that waits can be granted now: everything lent that it needs is back, and no limit
+    /// was lowered meanwhile so far that it would be exceeded.
     pub fn is_reclaimed(&self, node: NodeIx, items: &[(KeyIx, u64)]) -> bool {
         items.iter().all(|(key, amount)| {
             self.path(node).all(|(_, it)| {
-                let (Some(slot), Some(parent)) = (it.slot(*key), it.parent) else { return true };
-                let Some(pool) = self.node(parent).map(|parent| parent.pool(*key)) else { return true };
-                let (before, mut granted) = (slot.share(), slot.clone());
-                granted.taken.pending = granted.taken.pending.saturating_sub(*amount);
-                granted.taken.held = granted.taken.held.saturating_add(*amount);
-                let idle = pool.idle.saturating_sub(before.idle).saturating_add(granted.share().idle);
-                pool.borrowed <= idle
+                let Some(before) = it.slot(*key).filter(|slot| slot.nominal().is_some()) else { return true };
+                let granted = before.granting(*amount);
+                if granted.allowed(it.parent.is_some()).is_some_and(|most| granted.taken.firm() > most) {
+                    return false;
+                }
+                let Some(parent) = it.parent.and_then(|parent| self.node(parent)) else { return true };
+                if key.class() == Class::Reserved {
+                    return true;
+                }
+                let mut pool = parent.pool(*key);
+                let (before, after) = (before.share(), granted.share());
+                pool.idle = pool.idle.saturating_sub(before.idle).saturating_add(after.idle);
+                pool.borrowed = pool.borrowed.saturating_sub(before.borrowed).saturating_add(after.borrowed);
+                // What others claim is not borrowed.
+                if after.borrowed > before.borrowed { pool.shortage() == 0 } else { pool.overdraft() == 0 }
             })
+        })
+    }
+
+    /// Whether a vector that waits borrows of anybody when it is granted.
+    pub fn would_borrow(&self, node: NodeIx, items: &[(KeyIx, u64)]) -> bool {
+        items.iter().any(|(key, amount)| {
+            let mut slots = self.path(node).filter_map(|(_, it)| it.slot(*key));
+            slots.any(|slot| slot.granting(*amount).share().borrowed > slot.share().borrowed)
         })
     }
 
@@ -679,14 +815,9 @@ impl Tree {
                 .iter()
                 .filter(move |slot| slot.limits.is_some_and(|limits| limits.drain) && self.is_over(ix, slot));
             over.filter_map(move |slot| {
-                let limits = slot.limits?;
-                let allowed = match slot.key.class() {
-                    Class::Preemptible => limits.borrowing.cap(u64::MAX),
-                    Class::OnDemand | Class::Reserved => 0,
-                };
-                let most = slot.nominal()?.saturating_add(allowed);
-                let taken = slot.taken.granted().saturating_add(slot.taken.unheld);
-                Some((ix, self.key_of(slot.key)?, taken.saturating_sub(most)))
+                let most = slot.allowed(node.parent.is_some())?;
+                let excess = slot.taken.firm().checked_sub(most).filter(|excess| *excess > 0)?;
+                Some((ix, self.key_of(slot.key)?, excess))
             })
         })
     }
@@ -702,6 +833,51 @@ impl Tree {
         let mut borrowers: Vec<(NodeIx, u64)> = borrowed.collect();
         borrowers.sort_by_key(|(ix, borrowed)| (std::cmp::Reverse(*borrowed), *ix));
         borrowers
+    }
+
+    /// what is granted above limits at a node and all above it, and borrowed above what their
+    /// children leave idle.
+    pub fn above(&self, node: NodeIx) -> impl Iterator<Item = Above> {
+        self.path(node).flat_map(|(ix, it)| {
+            let slots = it.slots.iter().filter_map(move |slot| {
+                let by = slot.taken.granted().checked_sub(slot.allowed(it.parent.is_some())?)?;
+                (by > 0).then_some(Above { node: ix, key: slot.key, is_pool: false, by })
+            });
+            let pools = it.pools.iter().filter_map(move |(resource, pool)| {
+                let by = u64::try_from(pool.overdraft()).unwrap_or(u64::MAX);
+                let key = KeyIx(*resource, Class::Preemptible);
+                (by > 0).then_some(Above { node: ix, key, is_pool: true, by })
+            });
+            slots.chain(pools)
+        })
+    }
+
+    /// The nodes whose pools are not what their children share: none, whatever happened.
+    pub fn unsound(&self) -> Vec<NodeIx> {
+        let mut sums: BTreeMap<(NodeIx, u16), Share> = BTreeMap::new();
+        for node in &self.nodes {
+            let Some(parent) = node.parent else { continue };
+            for slot in &node.slots {
+                let (sum, share) = (sums.entry((parent, slot.key.0)).or_default(), slot.share());
+                sum.idle = sum.idle.saturating_add(share.idle);
+                sum.unclaimed = sum.unclaimed.saturating_add(share.unclaimed);
+                sum.borrowed = sum.borrowed.saturating_add(share.borrowed);
+                sum.borrowing = sum.borrowing.saturating_add(share.borrowing);
+            }
+        }
+        let kept = (0..).zip(&self.nodes).flat_map(|(ix, node): (NodeIx, &Node)| {
+            node.pools.iter().map(move |(resource, pool)| ((ix, *resource), *pool))
+        });
+        let kept: BTreeMap<_, _> = kept.filter(|(_, pool)| *pool != Share::default()).collect();
+        sums.retain(|_, pool| *pool != Share::default());
+        let differs = sums.iter().filter(|(at, pool)| kept.get(at) != Some(pool)).map(|(at, _)| at);
+        let unknown = kept.keys().filter(|at| !sums.contains_key(at));
+        differs.chain(unknown).map(|(node, _)| *node).collect()
+    }
+
+    /// Every node.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeIx> {
+        self.iter().map(|(ix, _)| ix)
     }
 
     /// Whether a node lies under another one, or is it.

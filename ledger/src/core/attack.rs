@@ -1,11 +1,14 @@
 //! Random lives of a cell that sells in every way: after each step the book holds, and after each
 //! `Tick` what is posted is what settling everything anew gives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hourglass_pricing::settle::{Item, ItemKey};
+use hourglass_quota::hold::HoldState;
+use hourglass_quota::{Bound, Class, Limits, NodeName};
 use hourglass_units::{
-    Amount, Currency, Hour, Instant, Interval, Price, ProjectId, Quantity, ReservationId, TenantId,
+    Amount, Currency, Hour, InstanceId, Instant, Interval, Price, ProjectId, Quantity, ReservationId,
+    TenantId,
 };
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
@@ -13,11 +16,14 @@ use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptes
 use super::accounts::{Reach, items};
 use super::exposure::{SpendWindow, charged, exposed, falling_due, spent};
 use super::metering::quantity;
+use super::quotas::{Ask, QuotaCommand};
 use super::rows::EventRows;
 use super::tests::{Bench, at, batch};
 use super::{
     Command, Decision, Mode, Registration, Rejection, Request, State, apply, decide, digest, invoicing,
 };
+
+use crate::verify::quotas::{Before, Watch};
 
 const BEGIN: &str = "2026-03-28T00:00:00Z";
 const MINUTE: i64 = 60_000;
@@ -47,6 +53,51 @@ enum Act {
     VoidInvoice(usize, u64),
     CreditNote(usize),
     Tick,
+    Quota(Quota),
+}
+
+/// What is done about quota. Holds, leases and instances are named by their place among those that live.
+#[derive(Debug, Clone)]
+enum Quota {
+    Group(usize, usize),
+    Place(usize, usize, usize),
+    /// Node, class, nominal, borrowing, lending, drain.
+    Limit(usize, usize, Option<u64>, u64, u64, bool),
+    Hold(usize, usize, u64, i64),
+    Commit(usize),
+    Release(usize),
+    Renew(usize, i64),
+    Resize(usize, usize, u64),
+    /// An instance with the hold or without one.
+    Register(usize, usize, Option<usize>, u32),
+    Lease(usize, usize, u64, u64),
+    Refresh(usize, u64, u64),
+    Return(usize),
+    Ask(usize, usize, u64),
+    Answer(usize, Option<u64>),
+    Review,
+}
+
+fn quota() -> impl Strategy<Value = Quota> {
+    let (class, live) = (|| 0..3_usize, || 0..40_usize);
+    prop_oneof![
+        1 => (0..2_usize, 0..3_usize).prop_map(|(t, g)| Quota::Group(t, g)),
+        2 => (0..2_usize, 0..3_usize, 0..4_usize).prop_map(|(t, p, g)| Quota::Place(t, p, g)),
+        4 => (live(), class(), proptest::option::weighted(0.8, 0..40_u64), 0..30_u64, 0..30_u64, any::<bool>())
+            .prop_map(|(n, c, nominal, b, l, d)| Quota::Limit(n, c, nominal, b, l, d)),
+        6 => (live(), class(), 1..16_u64, 1..300_i64).prop_map(|(p, c, a, s)| Quota::Hold(p, c, a, s)),
+        2 => live().prop_map(Quota::Commit),
+        2 => live().prop_map(Quota::Release),
+        1 => (live(), 1..300_i64).prop_map(|(h, s)| Quota::Renew(h, s)),
+        2 => (live(), class(), 1..16_u64).prop_map(|(h, c, a)| Quota::Resize(h, c, a)),
+        4 => (live(), class(), proptest::option::of(live()), 1..9_u32).prop_map(|(p, m, h, g)| Quota::Register(p, m, h, g)),
+        2 => (live(), class(), 1..16_u64, 0..4_u64).prop_map(|(n, c, w, s)| Quota::Lease(n, c, w, s)),
+        2 => (live(), 1..16_u64, 0..3_u64).prop_map(|(l, w, k)| Quota::Refresh(l, w, k)),
+        1 => live().prop_map(Quota::Return),
+        1 => (live(), class(), 0..40_u64).prop_map(|(n, c, w)| Quota::Ask(n, c, w)),
+        1 => (live(), proptest::option::of(0..40_u64)).prop_map(|(r, g)| Quota::Answer(r, g)),
+        3 => Just(Quota::Review),
+    ]
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -73,6 +124,37 @@ fn act() -> impl Strategy<Value = Act> {
         4 => (0..2_usize, 1..3_u64).prop_map(|(t, n)| Act::VoidInvoice(t, n)),
         3 => (0..2_usize).prop_map(Act::CreditNote),
         5 => Just(Act::Tick),
+        24 => quota().prop_map(Act::Quota),
+    ]
+}
+
+/// What happens in a market of one tenant: much is lent, claimed and given back.
+fn market() -> impl Strategy<Value = Act> {
+    // Projects of the second tenant alone.
+    let (project, live) = (|| (0..3_usize).prop_map(|p| 2 * p + 1), || 0..12_usize);
+    let class = || prop_oneof![4 => Just(0_usize), 5 => Just(1), 1 => Just(2)];
+    let quota = prop_oneof![
+        10 => (project(), class(), 1..9_u64, 30..3_000_i64).prop_map(|(p, c, a, s)| Quota::Hold(p, c, a, s)),
+        2 => live().prop_map(Quota::Commit),
+        4 => live().prop_map(Quota::Release),
+        2 => (live(), class(), 1..9_u64).prop_map(|(h, c, a)| Quota::Resize(h, c, a)),
+        4 => (project(), class(), proptest::option::of(live()), 1..9_u32).prop_map(|(p, m, h, g)| Quota::Register(p, m, h, g)),
+        1 => (live(), class(), 1..9_u64, 0..4_u64).prop_map(|(n, c, w, s)| Quota::Lease(n, c, w, s)),
+        2 => (live(), 1..16_u64, 0..3_u64).prop_map(|(l, w, k)| Quota::Refresh(l, w, k)),
+        1 => (Just(1_usize), 0..3_usize, 0..3_usize).prop_map(|(t, p, g)| Quota::Place(t, p, g)),
+        1 => (live(), class(), 4..20_u64).prop_map(|(n, c, nominal)| Quota::Limit(n, c, Some(nominal), 25, 25, true)),
+        3 => Just(Quota::Review),
+    ];
+    let instance = || 3..INSTANCES.len();
+    prop_oneof![
+        20 => quota.prop_map(Act::Quota),
+        3 => (1..5 * MINUTE).prop_map(Act::Wait),
+        1 => (1..50 * HOUR).prop_map(Act::Wait),
+        3 => (instance(), Just(0)).prop_map(|(i, b)| Act::Start(i, b)),
+        3 => (instance(), Just(0)).prop_map(|(i, b)| Act::Stop(i, b)),
+        2 => (instance(), 0..4_usize, Just(0)).prop_map(|(i, m, b)| Act::ChangeMode(i, m, b)),
+        1 => (Just(1_usize), 1..20_u32, 0..3_i64, 1..60_i64).prop_map(|(t, g, f, l)| Act::Reserve(t, g, f, l, 0)),
+        2 => Just(Act::Tick),
     ]
 }
 
@@ -81,6 +163,7 @@ struct Life {
     unused: BTreeMap<(ReservationId, Hour), i64>,
     reserved_used: BTreeMap<(ReservationId, Hour), i64>,
     events: Vec<(Instant, super::Recorded)>,
+    quotas: QuotaOracle,
 }
 
 fn card(name: &str, version: u32, from: Instant, nanos: i64) -> hourglass_pricing::RateCardDraft {
@@ -107,8 +190,13 @@ impl Life {
         let mut bench = Bench::new();
         bench.now = at(BEGIN);
         let (tenant, display_name) = (TENANTS[1].parse().unwrap(), String::new());
-        let mut life =
-            Self { bench, unused: BTreeMap::new(), reserved_used: BTreeMap::new(), events: Vec::new() };
+        let mut life = Self {
+            bench,
+            unused: BTreeMap::new(),
+            reserved_used: BTreeMap::new(),
+            events: Vec::new(),
+            quotas: QuotaOracle::default(),
+        };
         life.run(Command::OpenTenant { tenant, currency: Currency::USD, display_name }).unwrap();
         let contract = hourglass_pricing::ContractDraft {
             name: "deal".parse().unwrap(),
@@ -147,7 +235,10 @@ impl Life {
     fn run(&mut self, command: Command) -> Result<super::Answer, Rejection> {
         let (now, chain_hash) = (self.bench.now, crate::log::genesis());
         let request = Request { command: &command, key: None, now, chain_hash };
-        let Decision::Happens(recorded) = decide(&self.bench.state, &request)? else { unreachable!() };
+        let recorded = match decide(&self.bench.state, &request)? {
+            Decision::Happens(recorded) => recorded,
+            Decision::AlreadyApplied(answer) => return Ok(answer),
+        };
         assert_eq!(super::Recorded::decode(&recorded.encode()).unwrap(), recorded, "it reads back");
         let draft = match &recorded.event {
             super::Event::InvoiceFinalised(invoice) => Some(
@@ -164,9 +255,11 @@ impl Life {
             ),
             _ => None,
         };
+        let before = self.quotas.watch.before(&self.bench.state, now, &recorded);
         let mut rows = EventRows::default();
         let answer = apply(&mut self.bench.state, now, &recorded, &mut rows)
             .unwrap_or_else(|error| panic!("{error}: {:?}", recorded.event));
+        self.quotas.follow(&self.bench.state, before, &recorded);
         if let (Some(draft), super::Event::InvoiceFinalised(invoice)) = (draft, &recorded.event) {
             let numbered = invoicing::Invoice { number: invoice.number, ..draft };
             assert_eq!(numbered.to_document(), invoice.to_document(), "preview = finalise");
@@ -323,11 +416,113 @@ impl Life {
                 Command::VoidInvoice { tenant: tenant(t), number, reason: String::new() }
             }
             Act::CreditNote(t) => Command::IssueCreditNote { tenant: tenant(t) },
+            Act::Quota(ref quota) => match self.quota_command(quota) {
+                Some(command) => command,
+                None => return,
+            },
         };
         let before = self.bench.state.position();
         if self.run(command).is_err() {
             assert_eq!(self.bench.state.position(), before);
         }
+    }
+
+    fn quota_command(&self, quota: &Quota) -> Option<Command> {
+        let quotas = self.bench.state.quotas();
+        let tenant = |t: usize| TENANTS[t].parse().unwrap();
+        let project = |n: usize| (tenant(n % 2), ["ml", "web", "lab"][n / 2 % 3].parse().unwrap());
+        let nodes: Vec<_> = quotas.tree().nodes().collect();
+        let node = |n: usize| quotas.tree().name(nodes[n % nodes.len()]).unwrap().clone();
+        let class = |c: usize| Class::ALL[c];
+        let resource = || "compute.instance.gpu.h100".parse().unwrap();
+        let hold = |n: usize| quotas.holds().iter().nth(n % quotas.holds().len().max(1)).map(|(id, _)| id);
+        let lease = |n: usize| {
+            let count = quotas.leases().iter().count().max(1);
+            quotas.leases().iter().nth(n % count)
+        };
+        let items = |c: usize, amount| vec![Ask { resource: resource(), class: class(c), amount }];
+        Some(Command::Quota(Box::new(match *quota {
+            Quota::Group(t, g) => {
+                let parent = (g > 0).then(|| format!("g-{}", g - 1).parse().unwrap());
+                QuotaCommand::CreateGroup {
+                    tenant: tenant(t),
+                    group: format!("g-{g}").parse().unwrap(),
+                    parent,
+                }
+            }
+            Quota::Place(t, p, g) => {
+                let group = (g > 0).then(|| format!("g-{}", g - 1).parse().unwrap());
+                QuotaCommand::PlaceProject { tenant: tenant(t), project: project(2 * p).1, group }
+            }
+            Quota::Limit(n, c, nominal, borrowing, lending, drain) => {
+                // More than so much is any amount.
+                let bound = |amount: u64| if amount > 24 { Bound::Unlimited } else { Bound::AtMost(amount) };
+                let borrowing =
+                    if class(c) == Class::Preemptible { bound(borrowing) } else { Bound::AtMost(0) };
+                let lending = if class(c) == Class::Reserved { Bound::Unlimited } else { bound(lending) };
+                let limits = nominal.map(|it| Limits { nominal: bound(it), borrowing, lending, drain });
+                QuotaCommand::SetLimits { node: node(n), resource: resource(), class: class(c), limits }
+            }
+            Quota::Hold(p, c, amount, seconds) => {
+                let ((tenant, project), items) = (project(p), items(c, amount));
+                QuotaCommand::Reserve { tenant, project, items, ttl_ms: seconds * 1_000 }
+            }
+            Quota::Commit(n) => QuotaCommand::Commit { hold: hold(n)? },
+            Quota::Release(n) => QuotaCommand::Release { hold: hold(n)? },
+            Quota::Renew(n, seconds) => QuotaCommand::Renew { hold: hold(n)?, ttl_ms: seconds * 1_000 },
+            Quota::Resize(n, c, amount) => QuotaCommand::Resize { hold: hold(n)?, items: items(c, amount) },
+            Quota::Register(p, m, n, gpus) => {
+                let (mut tenant, mut project) = project(p);
+                let (mut gpus, mut mode) = (gpus, m);
+                let hold = n.and_then(hold);
+                // Mostly what fits the hold.
+                if let Some(it) = hold.filter(|_| p % 8 != 0).and_then(|id| quotas.holds().get(id)) {
+                    if let Some(NodeName::Project(of, its)) = quotas.tree().name(it.node) {
+                        (tenant, project) = (of.clone(), its.clone());
+                    }
+                    gpus = u32::try_from(it.items[0].1).unwrap();
+                    mode = Class::ALL.iter().position(|class| *class == it.items[0].0.class()).unwrap();
+                }
+                let mode = match mode {
+                    0 => Mode::OnDemand,
+                    1 => Mode::Spot { bid: None, limit: Some(Price::from_nanos(1_200_000_000).unwrap()) },
+                    _ => Mode::Reserved { reservation: format!("r-{}", p % 4).parse().unwrap() },
+                };
+                let instance = format!("j-{}", self.bench.state.instances.len()).parse().unwrap();
+                let platform = "h100".parse().unwrap();
+                let it = Registration { instance, tenant, project, platform, mode, gpus, agent: None, hold };
+                return Some(Command::RegisterInstance(it));
+            }
+            Quota::Lease(n, c, wants, safe_capacity) => QuotaCommand::AcquireLease {
+                node: node(n),
+                resource: resource(),
+                class: class(c),
+                holder: "far".to_owned(),
+                wants,
+                safe_capacity: safe_capacity.min(wants),
+            },
+            Quota::Refresh(n, wants, unknown) => {
+                let (lease, it) = lease(n)?;
+                let known_version = it.version.saturating_sub(unknown);
+                QuotaCommand::RefreshLease { lease, wants, known_version, in_use: 0 }
+            }
+            Quota::Return(n) => QuotaCommand::ReturnLease { lease: lease(n)?.0 },
+            Quota::Ask(n, c, wanted) => QuotaCommand::RequestIncrease {
+                node: node(n),
+                resource: resource(),
+                class: class(c),
+                wanted: Bound::AtMost(wanted),
+                justification: "more".to_owned(),
+                requested_by: "ops".to_owned(),
+            },
+            Quota::Answer(n, granted) => {
+                let open = quotas.requests().filter(|(_, it)| it.decision.is_none()).nth(n % 4);
+                let (request, granted) = (open?.0, granted.map(Bound::AtMost));
+                let (approver, reason) = ("ops".to_owned(), "asked".to_owned());
+                QuotaCommand::DecideRequest { request, granted, approver, reason }
+            }
+            Quota::Review => QuotaCommand::Review,
+        })))
     }
 
     fn tick(&mut self) {
@@ -360,6 +555,61 @@ impl Life {
                 }
             }
         }
+    }
+}
+
+/// What must be of quota, from what was asked and answered alone.
+#[derive(Default)]
+struct QuotaOracle {
+    watch: Watch,
+    /// Who holds quota: accepted and not seen stopped since.
+    running: BTreeSet<InstanceId>,
+}
+
+impl QuotaOracle {
+    fn follow(&mut self, state: &State, before: Before, recorded: &super::Recorded) {
+        let wrong = self.watch.after(before, state, recorded);
+        assert_eq!(wrong, [], "{:?}", recorded.event);
+        let wrong = self.watch.at_end(state);
+        assert_eq!(wrong, [], "{:?}", recorded.event);
+        match &recorded.event {
+            super::Event::InstanceRegistered(it) => {
+                self.running.insert(it.instance.clone());
+            }
+            super::Event::InstanceStarted { instance, .. } => {
+                self.running.insert(instance.clone());
+            }
+            super::Event::InstanceStopped { instance, .. } => {
+                self.running.remove(instance);
+            }
+            _ => {}
+        }
+        let tree = state.quotas().tree();
+        let mut inside: BTreeMap<ReservationId, u32> = BTreeMap::new();
+        for (ix, instance) in state.instances.iter() {
+            assert_eq!(instance.holding.is_some(), self.running.contains(&instance.id), "{}", instance.id);
+            let unheld = instance.holding.is_some_and(|it| it.unheld);
+            assert_eq!(state.quotas().unheld.contains(&ix), unheld, "{}", instance.id);
+            let Some(holding) = instance.holding else { continue };
+            let view = state.instance(instance.id.as_str()).unwrap();
+            assert_eq!(tree.project(view.tenant(), view.project()), Some(holding.node));
+            match (&view.modes().pop().unwrap().1, holding.key.class()) {
+                (Mode::OnDemand, Class::OnDemand) | (Mode::Spot { .. }, Class::Preemptible) => {}
+                (Mode::Reserved { .. }, Class::OnDemand) => {}
+                (Mode::Reserved { reservation }, Class::Reserved) => {
+                    *inside.entry(reservation.clone()).or_default() += instance.gpus;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        for (reservation, gpus) in inside {
+            let (_, held) = state.reservations.find(&reservation).unwrap();
+            assert!(gpus <= held.reservation.draft().gpus, "{reservation} is overbooked");
+        }
+        // Whoever waits really has to: what is lent is not back, or a limit was lowered.
+        let (mut holds, mut tree) = (state.quotas().holds().clone(), tree.clone());
+        holds.promote(&mut tree, 0).unwrap();
+        assert!(holds == *state.quotas().holds(), "it waits for nothing: {:?}", recorded.event);
     }
 }
 
@@ -511,8 +761,15 @@ impl Life {
     }
 }
 
+/// So many random lives, or what `PROPTEST_CASES` says.
+fn cases(cases: u32) -> ProptestConfig {
+    let from_environment = std::env::var("PROPTEST_CASES").is_ok();
+    let default = ProptestConfig::default();
+    ProptestConfig { cases: if from_environment { default.cases } else { cases }, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..cases(96) })]
 
     #[test]
     fn b1_b4_p2_whatever_is_sold_however_the_book_holds(acts in vec(act(), 1..120), terms in 0..TERMS.len()) {
@@ -531,6 +788,54 @@ proptest! {
         assert!(again == life.bench.state, "B-3: the log makes another state");
         let snapshot = crate::snapshot::Snapshot::of(&again, &crate::log::genesis()).unwrap();
         assert!(snapshot.open().expect("a snapshot opens").0 == again, "the snapshot is another state");
+    }
+
+    /// where much is lent and claimed back.
+    #[test]
+    fn q1_q3_whatever_is_lent_no_limit_is_crossed(acts in vec(market(), 1..120)) {
+        let mut life = Life::new(TERMS[0]);
+        for act in &acts[..acts.len().min(2)] {
+            life.act(act);
+        }
+        let limits = [("ml", 0, 8), ("web", 0, 9), ("lab", 0, 4), ("ml", 1, 2), ("web", 1, 0), ("lab", 1, 3)];
+        for (project, class, nominal) in limits {
+            let borrowing = if class == 1 { Bound::Unlimited } else { Bound::AtMost(0) };
+            let limits = Some(Limits { borrowing, drain: true, ..Limits::nominal(Bound::AtMost(nominal)) });
+            let node = format!("tenants/bolt/projects/{project}").parse().unwrap();
+            let (resource, class) = ("compute.instance.gpu.h100".parse().unwrap(), Class::ALL[class]);
+            life.run(Command::Quota(Box::new(QuotaCommand::SetLimits { node, resource, class, limits }))).unwrap();
+        }
+        for group in 0..2 {
+            life.act(&Act::Quota(Quota::Group(1, group)));
+        }
+        for act in &acts {
+            life.act(act);
+        }
+        // Everything stops, everybody gives back: nothing is left.
+        for id in life.quotas.running.clone() {
+            // What never started cannot stop.
+            let instance = id.clone();
+            let _runs_already = life.run(Command::StartInstance { instance, at: life.bench.now });
+            life.bench.now = life.bench.now.saturating_add_ms(1);
+            life.run(Command::StopInstance { instance: id, at: life.bench.now, cause: String::new() }).unwrap();
+        }
+        while life.bench.state.quotas().leases().iter().next().is_some() {
+            life.act(&Act::Quota(Quota::Return(0)));
+        }
+        let holds = life.bench.state.quotas().holds().iter();
+        let committed = holds.filter(|(_, hold)| hold.state == HoldState::Committed).map(|(id, _)| id);
+        for hold in committed.collect::<Vec<_>>() {
+            life.run(Command::Quota(Box::new(QuotaCommand::Release { hold }))).unwrap();
+        }
+        life.act(&Act::Wait(100 * HOUR));
+        life.act(&Act::Quota(Quota::Review));
+        let tree = life.bench.state.quotas().tree();
+        assert!(life.bench.state.quotas().holds().is_empty(), "Q-3");
+        for node in tree.nodes() {
+            for (key, standing) in tree.standings(node) {
+                assert_eq!(standing.taken.claimed(), 0, "Q-3: {key:?}");
+            }
+        }
     }
 
     /// M-1: however reports come, lines, balances and credits are the same.

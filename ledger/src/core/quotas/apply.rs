@@ -70,7 +70,9 @@ pub(crate) fn apply(
             let taken = Hold { node, items, state: held, expires_at, burn, changed: number };
             quotas.holds.take(&mut quotas.tree, hold, taken).map_err(broken)?;
             add_burn(quotas, node, burn)?;
-            return Ok(Detail::Hold { hold, state: held, expires_at });
+            // What waits before it to borrow does not keep it from its own.
+            quotas.holds.promote(&mut quotas.tree, number).map_err(broken)?;
+            return Ok(hold_detail(quotas, hold));
         }
         QuotaEvent::HoldCommitted { hold } => {
             quotas.holds.commit(&mut quotas.tree, *hold, number).map_err(broken)?;
@@ -123,6 +125,7 @@ pub(crate) fn apply(
             if let Some(decision) = decision {
                 decide_request(quotas, id, &decision)?;
             }
+            quotas.holds.promote(&mut quotas.tree, number).map_err(broken)?;
             let status = quotas.requests.get(&id).map_or(RequestStatus::Pending, |request| request.status);
             return Ok(Detail::QuotaRequest { request: id, status });
         }
@@ -134,7 +137,12 @@ pub(crate) fn apply(
             quotas.reconciled = Some(Reconciliation { at, listed_at, listed, drift });
         }
     }
-    if matches!(event, QuotaEvent::LimitsSet { .. } | QuotaEvent::IncreaseDecided { .. }) {
+    // Who moves may bring what can be lent.
+    let may_free = matches!(
+        event,
+        QuotaEvent::LimitsSet { .. } | QuotaEvent::IncreaseDecided { .. } | QuotaEvent::ProjectPlaced { .. }
+    );
+    if may_free {
         let quotas = &mut state.quotas;
         quotas.holds.promote(&mut quotas.tree, number).map_err(broken)?;
     }

@@ -288,12 +288,10 @@ fn fit(tree: &Tree, node: NodeIx, items: &[(KeyIx, u64)]) -> Result<Fit> {
 
 /// As [`fit`], for what cannot wait.
 fn fit_now(tree: &Tree, node: NodeIx, items: &[(KeyIx, u64)]) -> Result<()> {
-    match (fit(tree, node, items)?, items.first()) {
-        (Fit::AfterReclaim, Some((key, asked))) => {
-            let misfit = hourglass_quota::denial::Misfit { node, key: *key, asked: *asked, fits: 0 };
-            Err(QuotaRejection::NeedsReclaim { denial: Box::new(tree.denial(&misfit)) }.into())
-        }
-        _ => Ok(()),
+    fit(tree, node, items)?;
+    match tree.waits(node, items) {
+        Some(misfit) => Err(QuotaRejection::NeedsReclaim { denial: Box::new(tree.denial(&misfit)) }.into()),
+        None => Ok(()),
     }
 }
 

@@ -39,6 +39,7 @@ pub use command::{
 pub(crate) use decide::{Decided, admit_instance, admit_mode, decide};
 pub(crate) use instances::{adopt, change_class, register, release, reservations_ended, start};
 pub use rejection::{QuotaRejection, SpendDenied};
+pub use review::{QUOTA_NOTICE_MS, RECONCILE_GRACE_MS};
 
 /// Most instances of a listing.
 pub const LISTING_MAX: usize = 200_000;

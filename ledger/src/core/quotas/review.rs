@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hourglass_quota::Class;
 use hourglass_quota::cap::Enforcement;
+use hourglass_quota::hold::HoldState;
 use hourglass_units::{InstanceId, Instant, ProjectId, TenantId};
 
 use super::command::{CapAlert, Cause, Drift, DriftKind, Listed, Preemption, Review, Target};
@@ -106,7 +107,9 @@ impl Orders<'_> {
                 since: holding.since,
             })
         });
-        let holds = quotas.holds.iter().filter_map(|(id, hold)| {
+        // What waits has nothing yet that it could give back.
+        let running = quotas.holds.iter().filter(|(_, hold)| hold.state != HoldState::Pending);
+        let holds = running.filter_map(|(id, hold)| {
             let (key, amount) = hold.items.iter().find(|(key, _)| keys.contains(key))?;
             Some(Candidate {
                 target: Target::Hold(id),
