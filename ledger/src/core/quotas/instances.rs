@@ -1,7 +1,7 @@
 //! What instances take of quota: from acceptance until they are seen stopped.
 
 use hourglass_quota::Class;
-use hourglass_quota::hold::{Ended, HoldState};
+use hourglass_quota::hold::HoldState;
 use hourglass_quota::tree::{Counter, Fit};
 use hourglass_units::{Amount, Instant, ProjectId, TenantId, gpu_resource};
 
@@ -28,8 +28,7 @@ pub(crate) fn register(state: &mut State, ix: InstanceIx, it: &Registration, at:
     let held = match it.hold {
         None => Amount::ZERO,
         Some(id) => {
-            let ended = Ended { state: HoldState::Taken, at, position };
-            end_hold(&mut state.quotas, id, ended)?.burn
+            end_hold(&mut state.quotas, id, HoldState::Taken, at, position)?.burn
         }
     };
     let (node, key) = holding_for(state, (&it.tenant, &it.project), &resource, class)?;
