@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use hourglass_ledger::core::IDEMPOTENCY_KEY_LENGTH_MAX;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
 use super::problem::Problem;
 use crate::auth::Principal;
@@ -96,6 +97,13 @@ pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
             Problem::bad_request("body_malformed", format!("the body is not JSON: {error}"))
         }
     })
+}
+
+/// A field that must be there although it can be `null`, so that an empty body cannot pass for "none".
+pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    Option::deserialize(deserializer)
 }
 
 /// The content type is none that this path takes.

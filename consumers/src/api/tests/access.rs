@@ -57,6 +57,8 @@ fn every_role_is_answered_as_the_matrix_says() {
             for (_, credential, tenant) in &columns {
                 let path = path.replace("{tenant}", tenant).replace("{instance}", "i-1");
                 let path = path.replace("{reservation}", "r-1");
+                let path = path.replace("{hold}", "1").replace("{lease}", "1").replace("{request}", "1");
+                let path = path.replace("{project}", "ml");
                 let path = path.replace("{hour}", "2026-01-01T00:00:00Z").replace("{line}", "1");
                 let path =
                     path.replace("{number}", "1").replace("{position}", "1").replace("{key}", "aaaaaaaaaaaa");

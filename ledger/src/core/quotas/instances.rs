@@ -27,9 +27,7 @@ pub(crate) fn register(state: &mut State, ix: InstanceIx, it: &Registration, at:
     let resource = gpu_resource(&it.platform);
     let held = match it.hold {
         None => Amount::ZERO,
-        Some(id) => {
-            end_hold(&mut state.quotas, id, HoldState::Taken, at, position)?.burn
-        }
+        Some(id) => end_hold(&mut state.quotas, id, HoldState::Taken, at, position)?.burn,
     };
     let (node, key) = holding_for(state, (&it.tenant, &it.project), &resource, class)?;
     state.quotas.tree.add(node, Counter::Committed, &[(key, u64::from(it.gpus))]).map_err(broken)?;
