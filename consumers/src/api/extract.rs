@@ -73,8 +73,10 @@ impl<S: Send + Sync> FromRequest<S> for Body {
         let bytes = Bytes::from_request(request, state).await;
         let bytes = bytes.map_err(|error: BytesRejection| match error.status() {
             StatusCode::PAYLOAD_TOO_LARGE => {
-                let detail =
-                    format!("the body has more than {} bytes: send less at once", super::BODY_BYTES_MAX);
+                let detail = format!(
+                    "the body has more bytes than are taken here, {} for all but listings: send less at once",
+                    super::BODY_BYTES_MAX
+                );
                 Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
             }
             _ => Problem::bad_request("body_incomplete", error.body_text()),

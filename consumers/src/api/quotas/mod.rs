@@ -31,6 +31,7 @@ use crate::usage::Name;
 #[into_params(parameter_in = Query)]
 pub(in crate::api) struct QuotaQuery {
     /// Of the `tenant`, of its `group`s or of its `project`s alone.
+    #[param(value_type = Option<String>)]
     kind: Option<NodeKind>,
     /// Of this project alone.
     #[param(value_type = Option<String>)]
