@@ -16,6 +16,7 @@ use super::lex::{Word, Words};
 use super::parse::{Block, Parser};
 use super::verbs::{place, toml};
 use super::{Act, Fault};
+use crate::commands::item;
 
 /// How long a hold is held where the file does not say, in milliseconds.
 const TTL_MS: i64 = 600_000;
@@ -281,16 +282,4 @@ fn items(words: &mut Words) -> Result<Vec<Ask>, Fault> {
         items.push(item(&word.text).map_err(|why| word.fault(why))?);
     }
     Ok(items)
-}
-
-/// Reads `RESOURCE=AMOUNT` or `RESOURCE=AMOUNT@CLASS`; on demand where it names no class.
-pub fn item(text: &str) -> Result<Ask, String> {
-    let form = || format!("{text:?} is no amount of a resource: write it like compute.instance.gpu.h100=8");
-    let (resource, rest) = text.split_once('=').ok_or_else(form)?;
-    let (amount, class) = rest.split_once('@').unwrap_or((rest, Class::OnDemand.as_str()));
-    Ok(Ask {
-        resource: resource.parse().map_err(|error: hourglass_units::ResourceNameError| error.to_string())?,
-        class: class.parse().map_err(|error: hourglass_quota::UnknownClass| error.to_string())?,
-        amount: amount.parse().map_err(|_| form())?,
-    })
 }
