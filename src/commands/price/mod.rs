@@ -6,7 +6,6 @@ use hourglass_consumers::billing::spot::{SpotRow, spot_prices};
 use hourglass_ledger::core::Command;
 use hourglass_pricing::{Contract, ContractDraft, RateCard, RateCardDraft};
 use hourglass_units::{Currency, Instant, Platform, Price, TenantId};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::change::{AFTER_HELP, Change, Done};
