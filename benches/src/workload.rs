@@ -3,7 +3,7 @@
 use hourglass_ledger::core::rows::NoRows;
 use hourglass_ledger::core::usage::UsageBatch;
 use hourglass_ledger::core::{
-    Command, Decision, Mode, Policy, Recorded, Registration, Request, State, apply, decide,
+    Command, Decision, Mode, Outcome, Policy, Recorded, Registration, Request, State, apply, decide,
 };
 use hourglass_pricing::{PriceDraft, PurchaseModel, RateCardDraft};
 use hourglass_proto::v1;
@@ -140,6 +140,17 @@ pub(crate) fn run(state: &mut State, command: &Command, now: Instant) {
             let _answer = apply(state, now, &recorded, &mut NoRows).expect("an event that applies");
         }
         Decision::AlreadyApplied(_) => {}
+    }
+}
+
+/// Decides and applies a command that may be refused.
+pub(crate) fn answer(state: &mut State, command: &Command, now: Instant) -> Option<Outcome> {
+    let chain_hash = hourglass_ledger::log::genesis();
+    match decide(state, &Request { command, key: None, now, chain_hash }).ok()? {
+        Decision::Happens(recorded) => {
+            Some(Outcome::Applied(apply(state, now, &recorded, &mut NoRows).expect("an event that applies")))
+        }
+        Decision::AlreadyApplied(answer) => Some(Outcome::AlreadyApplied(answer)),
     }
 }
 

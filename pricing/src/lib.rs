@@ -15,6 +15,7 @@
 //!   exactly one line; for spot by the price of the pool, which is never above a bid's limit.
 //! * [`settle::settle`] turns the GPU-hours of billing periods, and the rules of [`terms`], into what is
 //!   owed: allowances, tiers, commitment, minimum, true-up, and the credits that pay.
+//! * [`margin::Margins`] says what one more GPU-hour can add to that, at most.
 //! * [`reservation::Reservation`] says what GPUs for a time cost, used or not.
 //! * [`calendar::Calendar`] says which instants belong to which billing period.
 //! * [`invoice::apportion`] rounds an invoice's lines so that they sum to the rounded exact total, and
@@ -35,6 +36,7 @@ pub mod calendar;
 mod card;
 mod contract;
 pub mod invoice;
+pub mod margin;
 pub mod rating;
 pub mod reservation;
 pub mod scope;

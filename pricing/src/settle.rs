@@ -41,6 +41,7 @@ mod pieces;
 
 use credits::Wallet;
 use pieces::Piece;
+pub(crate) use pieces::price_in;
 
 /// GPU-hours of one kind at one unit price: the sum of all lines of a charge group within a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,7 +278,8 @@ pub fn owed<'a>(items: impl IntoIterator<Item = (&'a ItemKey, &'a Item)>) -> Opt
 }
 
 impl Agreement<'_> {
-    fn holds_in(&self, period: Month) -> bool {
+    /// Whether its rules hold in the period.
+    pub fn holds_in(&self, period: Month) -> bool {
         self.first <= period && self.last.is_none_or(|last| period <= last)
     }
 }

@@ -1,6 +1,6 @@
 //! Holds: what is taken for a time until it is committed, given back or runs out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hourglass_units::{Amount, Instant};
 use serde::{Deserialize, Serialize};
@@ -150,8 +150,8 @@ pub struct Holds {
     expiries: BTreeSet<(Instant, HoldId)>,
     pending: BTreeSet<HoldId>,
     ended: BTreeMap<HoldId, Ended>,
-    /// The same by when they ended, to forget them.
-    endings: BTreeSet<(Instant, HoldId)>,
+    /// The same in the order in which they ended, to forget them.
+    endings: VecDeque<HoldId>,
 }
 
 impl Holds {
@@ -291,10 +291,13 @@ impl Holds {
         self.expiries.remove(&(hold.expires_at, id));
         self.pending.remove(&id);
         self.ended.insert(id, ended);
-        self.endings.insert((ended.at, id));
+        self.endings.push_back(id);
         let forget = ended.at.saturating_add_ms(-ENDED_KEPT_MS);
-        while let Some((at, id)) = self.endings.first().copied().filter(|(at, _)| *at < forget) {
-            self.endings.remove(&(at, id));
+        while let Some(id) = self.endings.front().copied() {
+            if self.ended.get(&id).is_some_and(|ended| ended.at >= forget) {
+                break;
+            }
+            self.endings.pop_front();
             self.ended.remove(&id);
         }
         Ok(hold)

@@ -6,9 +6,12 @@
 //! over the siblings.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::BuildHasher;
 
+use hashbrown::{DefaultHashBuilder, HashTable};
 use hourglass_units::{GroupId, ProjectId, ResourceName, TenantId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use smallvec::SmallVec;
 
 use crate::denial::{Denial, Misfit};
@@ -166,7 +169,6 @@ struct Node {
     slots: SmallVec<[Slot; 1]>,
     /// By resource, what its children share.
     pools: SmallVec<[(u16, Share); 1]>,
-    children: u32,
 }
 
 impl Node {
@@ -206,14 +208,6 @@ impl Node {
     }
 }
 
-/// What a tenant's nodes are called.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Names {
-    root: NodeIx,
-    groups: BTreeMap<GroupId, NodeIx>,
-    projects: BTreeMap<ProjectId, NodeIx>,
-}
-
 /// Whether something fits, and what it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fit {
@@ -241,31 +235,100 @@ pub struct Standing {
 pub struct Tree {
     resources: Vec<ResourceName>,
     resource_ix: BTreeMap<ResourceName, u16>,
-    nodes: Vec<Node>,
-    tenants: BTreeMap<TenantId, Names>,
+    nodes: Nodes,
+}
+
+/// The nodes, found by name through an index that holds no second copy of it.
+#[derive(Clone, Default)]
+struct Nodes {
+    all: Vec<Node>,
+    by_name: HashTable<NodeIx>,
+    hasher: DefaultHashBuilder,
+}
+
+/// A name in parts, so that looking it up takes no copy.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Name<'a> {
+    Tenant(&'a str),
+    Group(&'a str, &'a str),
+    Project(&'a str, &'a str),
+}
+
+impl<'a> From<&'a NodeName> for Name<'a> {
+    fn from(name: &'a NodeName) -> Self {
+        match name {
+            NodeName::Tenant(tenant) => Self::Tenant(tenant.as_str()),
+            NodeName::Group(tenant, group) => Self::Group(tenant.as_str(), group.as_str()),
+            NodeName::Project(tenant, project) => Self::Project(tenant.as_str(), project.as_str()),
+        }
+    }
+}
+
+impl Nodes {
+    fn find(&self, name: Name<'_>) -> Option<NodeIx> {
+        let is_it =
+            |ix: &NodeIx| self.all.get(*ix as usize).is_some_and(|node| Name::from(&node.name) == name);
+        self.by_name.find(self.hasher.hash_one(name), is_it).copied()
+    }
+
+    /// Adds a node whose name is new. `None` beyond 2^32.
+    fn push(&mut self, node: Node) -> Option<NodeIx> {
+        let ix = NodeIx::try_from(self.all.len()).ok()?;
+        let hash = self.hasher.hash_one(Name::from(&node.name));
+        self.all.push(node);
+        let Self { all, by_name, hasher } = self;
+        let hash_of =
+            |ix: &NodeIx| all.get(*ix as usize).map_or(0, |node| hasher.hash_one(Name::from(&node.name)));
+        by_name.insert_unique(hash, ix, hash_of);
+        Some(ix)
+    }
+}
+
+impl PartialEq for Nodes {
+    fn eq(&self, other: &Self) -> bool {
+        self.all == other.all
+    }
+}
+
+impl Eq for Nodes {}
+
+impl fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.all).finish()
+    }
+}
+
+impl Serialize for Nodes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.all.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Nodes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut nodes = Self::default();
+        for node in Vec::deserialize(deserializer)? {
+            nodes.push(node).ok_or_else(|| serde::de::Error::custom("more nodes than an index holds"))?;
+        }
+        Ok(nodes)
+    }
 }
 
 impl Tree {
     /// The node of a name.
     pub fn find(&self, name: &NodeName) -> Option<NodeIx> {
-        let names = self.tenants.get(name.tenant())?;
-        match name {
-            NodeName::Tenant(_) => Some(names.root),
-            NodeName::Group(_, group) => names.groups.get(group).copied(),
-            NodeName::Project(_, project) => names.projects.get(project).copied(),
-        }
+        self.nodes.find(name.into())
     }
 
     /// The node of a project, without a copy of its names.
     pub fn project(&self, tenant: &TenantId, project: &ProjectId) -> Option<NodeIx> {
-        self.tenants.get(tenant)?.projects.get(project).copied()
+        self.nodes.find(Name::Project(tenant.as_str(), project.as_str()))
     }
 
     /// The node at which a project's holds are counted: its own, or its tenant's as long as nobody has
     /// mentioned the project.
     pub fn project_or_root(&self, tenant: &TenantId, project: &ProjectId) -> Option<NodeIx> {
-        let names = self.tenants.get(tenant)?;
-        Some(names.projects.get(project).copied().unwrap_or(names.root))
+        self.project(tenant, project).or_else(|| self.nodes.find(Name::Tenant(tenant.as_str())))
     }
 
     /// The name of a node.
@@ -278,28 +341,27 @@ impl Tree {
         self.node(node)?.parent
     }
 
-    /// The nodes of a tenant: itself, its groups, its projects.
+    /// The nodes of a tenant, itself included, in the order of their names.
     pub fn nodes_of(&self, tenant: &TenantId) -> impl Iterator<Item = NodeIx> {
-        self.tenants.get(tenant).into_iter().flat_map(|names| {
-            std::iter::once(names.root)
-                .chain(names.groups.values().copied())
-                .chain(names.projects.values().copied())
-        })
+        let of_tenant = self.iter().filter(|(_, node)| node.name.tenant() == tenant);
+        let mut nodes: Vec<(NodeIx, &NodeName)> = of_tenant.map(|(ix, node)| (ix, &node.name)).collect();
+        nodes.sort_by_key(|(_, name)| *name);
+        nodes.into_iter().map(|(ix, _)| ix)
     }
 
     /// Whether there is room for another node.
     pub fn has_room(&self) -> bool {
-        self.nodes.len() < NODES_MAX
+        self.nodes.all.len() < NODES_MAX
     }
 
     /// How many nodes there are.
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.nodes.all.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.nodes.all.is_empty()
     }
 
     /// The number of a key, where its resource was ever mentioned.
@@ -346,28 +408,9 @@ impl Tree {
                 Some(known.ok_or(Broken("a node in an unknown group"))?)
             }
         };
-        let node =
-            NodeIx::try_from(self.nodes.len()).map_err(|_| Broken("more nodes than an index holds"))?;
         let (slots, pools) = (SmallVec::new(), SmallVec::new());
-        self.nodes.push(Node { name: name.clone(), parent, slots, pools, children: 0 });
-        if let Some(parent) = parent.and_then(|parent| self.node_mut(parent)) {
-            parent.children = parent.children.saturating_add(1);
-        }
-        match name {
-            NodeName::Tenant(tenant) => {
-                let names = Names { root: node, groups: BTreeMap::new(), projects: BTreeMap::new() };
-                self.tenants.insert(tenant.clone(), names);
-            }
-            NodeName::Group(tenant, group) => {
-                let names = self.tenants.get_mut(tenant).ok_or(Broken("a group without a tenant"))?;
-                names.groups.insert(group.clone(), node);
-            }
-            NodeName::Project(tenant, project) => {
-                let names = self.tenants.get_mut(tenant).ok_or(Broken("a project without a tenant"))?;
-                names.projects.insert(project.clone(), node);
-            }
-        }
-        Ok(node)
+        let node = Node { name: name.clone(), parent, slots, pools };
+        self.nodes.push(node).ok_or(Broken("more nodes than an index holds"))
     }
 
     /// How many groups lie between a node and its tenant, itself included where it is one.
@@ -578,10 +621,6 @@ impl Tree {
         for slot in &slots {
             self.carry(parent, slot, true)?;
         }
-        for (ix, more) in [(old, -1), (parent, 1)] {
-            let it = self.node_mut(ix).ok_or(Broken("a node that is not there"))?;
-            it.children = it.children.saturating_add_signed(more);
-        }
         Ok(())
     }
 
@@ -623,7 +662,7 @@ impl Tree {
     /// The pools in which more is borrowed than is left for it: of which parent, of which resource, how
     /// much.
     pub fn overdrawn(&self) -> impl Iterator<Item = (NodeIx, ResourceName, u64)> {
-        (0..).zip(&self.nodes).flat_map(move |(ix, node): (NodeIx, &Node)| {
+        self.iter().flat_map(move |(ix, node): (NodeIx, &Node)| {
             node.pools.iter().filter_map(move |(resource, pool)| {
                 let excess = pool.borrowed.checked_sub(pool.unclaimed).filter(|excess| *excess > 0)?;
                 let resource = self.resources.get(usize::from(*resource))?.clone();
@@ -634,7 +673,7 @@ impl Tree {
 
     /// The slots that are above limits that drain: where, of what, by how much.
     pub fn draining(&self) -> impl Iterator<Item = (NodeIx, Key, u64)> {
-        (0..).zip(&self.nodes).flat_map(move |(ix, node): (NodeIx, &Node)| {
+        self.iter().flat_map(move |(ix, node): (NodeIx, &Node)| {
             let over = node
                 .slots
                 .iter()
@@ -655,7 +694,7 @@ impl Tree {
     /// What the children of a node borrow, most first.
     pub fn borrowers(&self, parent: NodeIx, resource: &ResourceName) -> Vec<(NodeIx, u64)> {
         let Some(key) = self.key(resource, Class::Preemptible) else { return Vec::new() };
-        let children = (0..).zip(&self.nodes).filter(|(_, node)| node.parent == Some(parent));
+        let children = self.iter().filter(|(_, node)| node.parent == Some(parent));
         let borrowed = children.filter_map(|(ix, node): (NodeIx, &Node)| {
             let borrowed = u64::try_from(node.slot(key)?.share().borrowed).unwrap_or(u64::MAX);
             (borrowed > 0).then_some((ix, borrowed))
@@ -694,12 +733,16 @@ impl Tree {
         })
     }
 
+    fn iter(&self) -> impl Iterator<Item = (NodeIx, &Node)> {
+        (0..).zip(&self.nodes.all)
+    }
+
     fn node(&self, node: NodeIx) -> Option<&Node> {
-        self.nodes.get(node as usize)
+        self.nodes.all.get(node as usize)
     }
 
     fn node_mut(&mut self, node: NodeIx) -> Option<&mut Node> {
-        self.nodes.get_mut(node as usize)
+        self.nodes.all.get_mut(node as usize)
     }
 
     /// Of which resource a preemptible key is, for one of any class.

@@ -24,7 +24,7 @@ const NETWORK: [&str; 3] = ["axum", "tonic", "async-nats"];
 /// Beyond the network: storage, waiting, logging and chance.
 const IMPURE: [&str; 8] = ["axum", "tonic", "async-nats", "sqlx", "tokio", "tracing", "rand", "uuid"];
 
-const LAYERS: [Layer; 11] = [
+const LAYERS: [Layer; 12] = [
     Layer { name: "hourglass-units", may_use: &[], never: &IMPURE },
     Layer { name: "hourglass-proto", may_use: &[], never: &["axum", "async-nats", "sqlx"] },
     Layer { name: "hourglass-pricing", may_use: &["hourglass-units"], never: &IMPURE },
@@ -52,6 +52,7 @@ const LAYERS: [Layer; 11] = [
     },
     Layer { name: "hourglass", may_use: &BELOW_THE_BINARY, never: &[] },
     Layer { name: "hourglass-bench", may_use: &USED_BY_BENCHMARKS, never: &[] },
+    Layer { name: "hourglass-test-history", may_use: &[], never: &IMPURE },
     Layer { name: "hourglass-test-servers", may_use: &[], never: &IMPURE },
     Layer { name: "xtask", may_use: &[], never: &IMPURE },
 ];
@@ -67,8 +68,9 @@ const BELOW_THE_BINARY: [&str; 7] = [
 ];
 
 /// What the benchmarks measure, and the servers that they start.
-const USED_BY_BENCHMARKS: [&str; 6] = [
+const USED_BY_BENCHMARKS: [&str; 7] = [
     "hourglass-units",
+    "hourglass-quota",
     "hourglass-pricing",
     "hourglass-proto",
     "hourglass-ledger",
@@ -235,15 +237,17 @@ mod tests {
     use super::*;
 
     /// The layers as they should be, one line a crate: each uses all that it may.
-    const SOUND: [(&str, &str); 10] = [
+    const SOUND: [(&str, &str); 12] = [
         ("hourglass-units", "1 chrono v0.4.45|alloc,std"),
         ("hourglass-proto", "1 prost v0.14.6|derive,std"),
         ("hourglass-pricing", "1 hourglass-units v0.1.0 (here)|"),
+        ("hourglass-quota", "1 hourglass-units v0.1.0 (here)|"),
         ("hourglass-ledger", "1 hourglass-units v0.1.0 (here)|\n1 sqlx v0.9.0|sqlite\n2 sqlx-core v0.9.0|"),
         ("hourglass-consumers", "1 hourglass-ledger v0.1.0 (here)|testing (*)\n1 axum v0.8.1|"),
         ("hourglass-agent", "1 hourglass-proto v0.1.0 (here)|\n1 async-nats v0.51.0|"),
         ("hourglass", "1 hourglass-consumers v0.1.0 (here)| (*)\n1 hourglass-agent v0.1.0 (here)| (*)"),
         ("hourglass-bench", "1 sqlx v0.9.0|sqlite (*)"),
+        ("hourglass-test-history", "1 thiserror v2.0.17|"),
         ("hourglass-test-servers", "1 tempfile v3.27.0|"),
         ("xtask", ""),
     ];
@@ -295,9 +299,9 @@ mod tests {
             &["hourglass-units needs chrono without its feature `now`, which is on"],
         );
         check(
-            "hourglass-quota",
+            "hourglass-capacity",
             "",
-            &["hourglass-quota has no place: add it to LAYERS, with the crates that it may use"],
+            &["hourglass-capacity has no place: add it to LAYERS, with the crates that it may use"],
         );
     }
 

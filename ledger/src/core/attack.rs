@@ -4,11 +4,14 @@
 use std::collections::BTreeMap;
 
 use hourglass_pricing::settle::{Item, ItemKey};
-use hourglass_units::{Amount, Currency, Hour, Instant, Interval, Price, Quantity, ReservationId};
+use hourglass_units::{
+    Amount, Currency, Hour, Instant, Interval, Price, ProjectId, Quantity, ReservationId, TenantId,
+};
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
 
 use super::accounts::{Reach, items};
+use super::exposure::{SpendWindow, charged, exposed, falling_due, spent};
 use super::metering::quantity;
 use super::rows::EventRows;
 use super::tests::{Bench, at, batch};
@@ -449,6 +452,65 @@ const TERMS: [&str; 4] = [
     r#"{"discounts": [{"percent_off": "10"}], "allowances": [{"gpu_hours": "1"}], "tiers": [{"tiers": [{"above": "0", "percent_off": "0"}, {"above": "20", "percent_off": "25"}]}], "commitment": {"amount": "50", "overage_percent": "120"}, "minimum": "10"}"#,
 ];
 
+/// Rules by which one GPU-hour can make another dearer.
+const DEARER: [&str; 4] = [
+    r#"{"tiers": [{"tiers": [{"above": "0", "percent_off": "0"}, {"above": "10", "price": "4"}, {"above": "30", "percent_off": "5"}]}]}"#,
+    r#"{"allowances": [{"gpu_hours": "9"}], "tiers": [{"scope": {"project": "web"}, "tiers": [{"above": "0", "price": "7"}]}]}"#,
+    r#"{"commitment": {"scope": {"project": "ml"}, "amount": "40", "overage_percent": "150"}, "tiers": [{"tiers": [{"above": "0", "price": "3"}, {"above": "10", "price": "1"}]}], "minimum": "60"}"#,
+    r#"{"commitment": {"amount": "60", "overage_percent": "50"}, "allowances": [{"scope": {"project": "ml"}, "gpu_hours": "5"}]}"#,
+];
+
+/// The charges that a spend cap can be about.
+fn capped() -> Vec<(TenantId, Option<ProjectId>, SpendWindow)> {
+    let windows =
+        ["2026-03", "2026-04", "2026-05"].map(|period| SpendWindow::Period(period.parse().unwrap()));
+    let mut capped = Vec::new();
+    for tenant in TENANTS {
+        for project in [None, Some("ml"), Some("web")] {
+            for window in windows.into_iter().chain([SpendWindow::Total]) {
+                capped.push((tenant.parse().unwrap(), project.map(|it| it.parse().unwrap()), window));
+            }
+        }
+    }
+    capped
+}
+
+impl Life {
+    /// What no report can do, and no start that was foreseen: usage before `until`, and what follows from
+    /// it. An instance starts again where it ran, or at the earliest where it may run.
+    fn is_foreseen(&self, act: &Act, until: Instant, since: &[Option<Instant>]) -> bool {
+        let now = self.bench.now;
+        match *act {
+            Act::Wait(ms) => now.saturating_add_ms(ms) <= until,
+            Act::Continue(_, ahead) => now.saturating_add_ms(ahead) <= until,
+            Act::Start(i, back) => since[i].is_some_and(|since| since <= self.ago(back)),
+            // Without rules that count periods, nothing becomes dearer when something is taken back.
+            Act::Stop(i, _) => INSTANCES[i].1 == 1,
+            Act::ChangeMode(..)
+            | Act::Reserve(..)
+            | Act::Amend(..)
+            | Act::Rerate(..)
+            | Act::VoidUsage(..) => false,
+            _ => true,
+        }
+    }
+
+    /// Since when an instance may yet be said to run. One that takes room in a reservation away from
+    /// another makes that one dearer, so it is left alone.
+    fn may_run_since(&self, i: usize, back: Option<i64>) -> Option<Instant> {
+        let view = self.bench.state.instance(INSTANCES[i].0).unwrap();
+        let reserved = view.modes().iter().any(|(_, mode)| matches!(mode, Mode::Reserved { .. }));
+        view.running_since().or(back.map(|back| self.ago(back))).filter(|_| !reserved)
+    }
+
+    /// Reports an instance as far back as reports are accepted.
+    fn report_all(&mut self, i: usize, until: Instant) {
+        let day = |n: i64| until.saturating_add_ms(-n * 24 * HOUR);
+        let records: Vec<_> = (0..63).map(|n| (INSTANCES[i].0, INSTANCES[i].2, day(n + 1), day(n))).collect();
+        self.run(Command::AcceptUsage(batch(&records))).unwrap();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -519,5 +581,64 @@ proptest! {
             digest(&life.bench.state).unwrap()
         });
         assert_eq!(digests[0], digests[1]);
+    }
+
+    /// Spend caps: what was spent, falls due and is exposed is more than what is ever charged for usage
+    /// before the horizon, however late it is reported; and when all of it is, nothing is exposed.
+    #[test]
+    fn no_report_adds_more_than_was_exposed(
+        before in vec(act(), 1..60),
+        after in vec(act(), 1..60),
+        horizon in prop_oneof![0..3 * HOUR, 0..400 * HOUR],
+        unsaid in vec(proptest::option::of(0..30 * HOUR), INSTANCES.len()),
+        late in vec((0..INSTANCES.len(), 0..300 * HOUR, 1..24 * HOUR), 0..20),
+        pause in 0..60 * 24 * HOUR,
+        terms in 0..TERMS.len() + DEARER.len(),
+    ) {
+        let mut life = Life::new(TERMS.iter().chain(&DEARER).nth(terms).unwrap());
+        for act in &before {
+            life.act(act);
+        }
+        life.run(Command::Tick).unwrap();
+        let until = life.bench.now.saturating_add_ms(horizon);
+        let since: Vec<Option<Instant>> = (0..).zip(&unsaid).map(|(i, back)| life.may_run_since(i, *back)).collect();
+        let bounds: Vec<Amount> = capped().iter().map(|(tenant, project, window)| {
+            let (state, project) = (&life.bench.state, project.as_ref());
+            let exposure = exposed(state, tenant, project, *window, |_| until, |ix| since[ix as usize]).unwrap();
+            assert!(exposure.bounded);
+            let spent = spent(state, tenant, project, *window).unwrap();
+            let due = falling_due(state, tenant, project, *window, until).unwrap();
+            spent.checked_add(due).and_then(|sum| sum.checked_add(exposure.amount)).unwrap()
+        }).collect();
+        let check = |life: &Life| for ((tenant, project, window), bound) in capped().iter().zip(&bounds) {
+            let charged = charged(&life.bench.state, tenant, project.as_ref(), *window, until).unwrap();
+            let more = charged.checked_sub(*bound).unwrap();
+            assert!(charged <= *bound, "{tenant} {project:?} {window:?}: {charged}, {more} more than {bound}");
+        };
+        for act in &after {
+            if life.is_foreseen(act, until, &since) {
+                life.act(act);
+            }
+        }
+        check(&life);
+        life.bench.now = until;
+        life.run(Command::Tick).unwrap();
+        check(&life);
+        life.bench.now = until.saturating_add_ms(pause);
+        for (i, back, length) in late {
+            let end = until.saturating_add_ms(-back).max(at(BEGIN));
+            let usage = batch(&[(INSTANCES[i].0, INSTANCES[i].2, end.saturating_add_ms(-length), end)]);
+            life.run(Command::AcceptUsage(usage)).unwrap();
+        }
+        check(&life);
+        // Those that stopped, and those that are reported until now.
+        let now = life.bench.now;
+        (0..INSTANCES.len()).for_each(|i| life.report_all(i, until));
+        check(&life);
+        (0..INSTANCES.len()).for_each(|i| life.report_all(i, now));
+        for (tenant, project, window) in capped() {
+            let exposure = exposed(&life.bench.state, &tenant, project.as_ref(), window, |_| now, |_| None).unwrap();
+            assert_eq!(exposure.amount, Amount::ZERO, "{tenant} {project:?} {window:?}");
+        }
     }
 }

@@ -129,7 +129,7 @@ impl Owner {
 
 /// What used hours of a reservation cost when they are used. Its time is a matter of who has room, not of
 /// the price: an end that moves must find the lines that were there before.
-fn prices_of(reservation: &Reservation) -> PriceTimeline {
+pub(crate) fn prices_of(reservation: &Reservation) -> PriceTimeline {
     let draft = reservation.draft();
     let name = draft.reservation.as_str().parse::<RateCardName>();
     let always = Interval::between(INSTANT_MIN, INSTANT_MAX);

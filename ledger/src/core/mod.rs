@@ -26,6 +26,7 @@ mod digest;
 pub mod estimate;
 mod event;
 pub mod explain;
+mod exposure;
 mod grants;
 mod groups;
 mod invoice;

@@ -130,7 +130,8 @@ impl<'a> Table<'a> {
     }
 }
 
-fn price_in(tier: &Tier, unit_price: Price) -> Result<Price, OutOfRange> {
+/// What a GPU-hour of a unit price costs in a tier.
+pub(crate) fn price_in(tier: &Tier, unit_price: Price) -> Result<Price, OutOfRange> {
     let rest = tier.percent_off.unwrap_or(Percent::ZERO).complement();
     tier.price.or_else(|| rest?.of_price(unit_price)).ok_or(OutOfRange)
 }

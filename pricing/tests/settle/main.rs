@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod by_table;
+mod margins;
 mod oracle;
 mod properties;
 mod world;

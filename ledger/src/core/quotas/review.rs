@@ -14,10 +14,10 @@ use crate::core::rejection::Rejection;
 use crate::core::state::State;
 
 /// How long what is preempted for quota has until it must have stopped, in milliseconds.
-pub const QUOTA_NOTICE_MS: i64 = hourglass_quota::cap::NOTICE_MS_MIN;
+pub(crate) const QUOTA_NOTICE_MS: i64 = hourglass_quota::cap::NOTICE_MS_MIN;
 /// An instance whose creation or stop is younger than this is not compared with a listing, in
 /// milliseconds: the one may have seen it before the other.
-pub const RECONCILE_GRACE_MS: i64 = 120_000;
+pub(crate) const RECONCILE_GRACE_MS: i64 = 120_000;
 
 /// Finds what is due.
 pub(super) fn review(state: &State, now: Instant) -> Result<Review, Rejection> {
@@ -34,7 +34,7 @@ pub(super) fn review(state: &State, now: Instant) -> Result<Review, Rejection> {
             let over = figures.worst().is_none_or(|worst| worst > figures.limit);
             let exhausted = over && cap.draft.enforcement == Enforcement::Hard;
             if exhausted {
-                orders.save(tenant, project.as_ref(), cap);
+                orders.save(tenant, project.as_ref(), cap)?;
             }
             if crossed != cap.crossed || exhausted != cap.exhausted {
                 alerts.push(CapAlert {
@@ -176,12 +176,19 @@ impl Orders<'_> {
 
     /// What costs money under a cap goes, preemptible work and the newest first, until what can still
     /// come is within the cap.
-    fn save(&mut self, tenant: &TenantId, project: Option<&ProjectId>, cap: &hourglass_quota::cap::Cap) {
+    fn save(
+        &mut self,
+        tenant: &TenantId,
+        project: Option<&ProjectId>,
+        cap: &hourglass_quota::cap::Cap,
+    ) -> Result<(), Rejection> {
         let node = budget::node_name(tenant, project);
         let reason = format!("the {} spend cap of {node} would be exceeded", cap.draft.period.as_str());
-        for target in budget::to_stop(self.state, tenant, project, cap, self.now) {
+        let targets = budget::to_stop(self.state, (tenant, project), cap, self.now);
+        for target in targets.map_err(|_| Rejection::AmountOverflow)? {
             self.order(target, tenant, Cause::Budget, reason.clone(), cap.draft.notice_ms);
         }
+        Ok(())
     }
 }
 
