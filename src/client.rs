@@ -95,6 +95,24 @@ impl Client {
         self.post_named(path, body, None)
     }
 
+    /// Puts something in the place of what is there.
+    pub fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let mut request = self.agent.put(format!("{}{path}", self.server));
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        self.answer(request.send_json(body))
+    }
+
+    /// Takes something away.
+    pub fn delete(&self, path: &str) -> Result<Value, Failure> {
+        let mut request = self.agent.delete(format!("{}{path}", self.server));
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        self.answer(request.call())
+    }
+
     /// Changes something, once for each idempotency key.
     pub fn post_named(&self, path: &str, body: &Value, key: Option<&str>) -> Result<Value, Failure> {
         let mut request = self.agent.post(format!("{}{path}", self.server));
@@ -107,12 +125,13 @@ impl Client {
         self.answer(request.send_json(body))
     }
 
-    /// Reads all pages of a list.
+    /// Reads all pages of a list; the path can have filters.
     pub fn list(&self, path: &str) -> Result<Vec<Value>, Failure> {
+        let separator = if path.contains('?') { '&' } else { '?' };
         let mut rows = Vec::new();
         let mut token = String::new();
         loop {
-            let mut page = self.get(&format!("{path}?page_size=1000{token}"))?;
+            let mut page = self.get(&format!("{path}{separator}page_size=1000{token}"))?;
             if let Some(Value::Array(more)) = page.get_mut("rows").map(Value::take) {
                 rows.extend(more);
             }

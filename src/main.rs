@@ -22,7 +22,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     agent, balance, credit, demo, doctor, estimate, explain, export, instance, invoice, key, ledger,
-    metering, nats, price, quarantine, replay, reserve, scenario, serve, tax, up, usage, verify,
+    metering, nats, price, quarantine, quota, replay, reserve, scenario, serve, tax, up, usage, verify,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -91,6 +91,8 @@ enum Command {
     Price(price::Args),
     /// What came as usage and could not be used: list, show, replay
     Quarantine(quarantine::Args),
+    /// Limits and use, groups, spend caps, holds, requests for more, what has to stop
+    Quota(quota::Args),
     /// API keys: create, list, revoke
     Key(key::Args),
     /// Write the books for other systems
@@ -131,6 +133,7 @@ fn main() -> ExitCode {
         Command::Ledger(args) => ledger::run(args, &settings, format),
         Command::Price(args) => price::run(args, &settings, format),
         Command::Quarantine(args) => quarantine::run(args, &settings, format),
+        Command::Quota(args) => quota::run(args, &settings, format),
         Command::Key(args) => key::run(args, &settings, format),
         Command::Export(args) => export::run(args, &settings),
         Command::Verify(args) => verify::run(args, &settings, format),

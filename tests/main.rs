@@ -12,6 +12,7 @@ mod full_disk;
 mod http;
 mod keys;
 mod production;
+mod quota;
 mod replay;
 mod scenarios;
 mod support;

@@ -86,6 +86,8 @@ pub struct Ended {
     pub at: Instant,
     /// The position of the event.
     pub position: u64,
+    /// At which node it was: whose it is, is asked of what has ended too.
+    pub node: NodeIx,
 }
 
 /// Why a hold cannot be used so.

@@ -43,7 +43,7 @@ enum Action {
 
 #[derive(Debug, clap::Args)]
 struct Create {
-    /// What its bearer is: customer, finance, trader, planner, operator or agent
+    /// What its bearer is: customer, finance, trader, planner, compute, operator or agent
     #[arg(long)]
     role: Role,
     /// Of which tenant: for the role customer

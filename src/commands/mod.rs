@@ -17,6 +17,7 @@ pub mod metering;
 pub mod nats;
 pub mod price;
 pub mod quarantine;
+pub mod quota;
 pub mod replay;
 pub mod reserve;
 pub mod scenario;
@@ -26,8 +27,12 @@ pub mod up;
 pub mod usage;
 pub mod verify;
 
+use std::path::Path;
+
+use hourglass_ledger::core::quotas::Ask;
 use hourglass_ledger::core::{Rejection, State, Tenant};
-use hourglass_units::{Instant, TenantId};
+use hourglass_quota::{Class, UnknownClass};
+use hourglass_units::{Instant, ResourceNameError, TenantId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -50,6 +55,18 @@ pub fn milliseconds(text: &str) -> Result<i64, String> {
     }
 }
 
+/// Reads `RESOURCE=AMOUNT` or `RESOURCE=AMOUNT@CLASS`; on demand where it names no class.
+pub fn item(text: &str) -> Result<Ask, String> {
+    let form = || format!("{text:?} is no amount of a resource: write it like compute.instance.gpu.h100=8");
+    let (resource, rest) = text.split_once('=').ok_or_else(form)?;
+    let (amount, class) = rest.split_once('@').unwrap_or((rest, Class::OnDemand.as_str()));
+    Ok(Ask {
+        resource: resource.parse().map_err(|error: ResourceNameError| error.to_string())?,
+        class: class.parse().map_err(|error: UnknownClass| error.to_string())?,
+        amount: amount.parse().map_err(|_| form())?,
+    })
+}
+
 /// Reads all rows of a list of a running cell.
 fn rows_of<T: DeserializeOwned>(client: &Client, path: &str) -> Result<Vec<T>, Failure> {
     let rows = client.list(path)?.into_iter().map(serde_json::from_value);
@@ -65,4 +82,15 @@ fn tenant_of<'a>(state: &'a State, tenant: &TenantId) -> Result<&'a Tenant, Fail
 /// A draft as the API takes it.
 fn body(draft: &impl Serialize) -> Result<Value, Failure> {
     serde_json::to_value(draft).map_err(|error| Failure::Unavailable(error.to_string()))
+}
+
+/// Reads a draft: JSON where the name of the file ends so, else TOML.
+fn read_draft<T: DeserializeOwned>(file: &Path) -> Result<T, Failure> {
+    let wrong = |error: &dyn std::fmt::Display| Failure::Usage(format!("{}: {error}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(&error))?;
+    if file.extension().is_some_and(|extension| extension == "json") {
+        serde_json::from_str(&text).map_err(|error| wrong(&error))
+    } else {
+        toml::from_str(&text).map_err(|error| wrong(&error))
+    }
 }

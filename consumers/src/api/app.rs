@@ -82,7 +82,22 @@ impl App {
     /// Submits a command under the name of its request.
     pub(super) async fn submit(&self, command: Command, name: Option<Name>) -> Result<Outcome, Problem> {
         let key = name.map(|name| IdempotencyKey::new(&name.scope, &name.key));
-        Ok(self.cell().submit(Submission { command, key, at: None }).await?)
+        match self.cell().submit(Submission { command, key, at: None }).await {
+            Ok(outcome) => Ok(outcome),
+            Err(error) => Err(self.with_region(error.into()).await),
+        }
+    }
+
+    /// A denial of quota says of which region it is.
+    async fn with_region(&self, problem: Problem) -> Problem {
+        if !problem.lacks_region() {
+            return problem;
+        }
+        let region = self.read(|state| Ok(state.cell().map(|cell| cell.region.to_string()))).await;
+        match region {
+            Ok(Some(region)) => problem.with("region", region),
+            _ => problem,
+        }
     }
 
     /// Reads the state exactly.

@@ -14,6 +14,10 @@ use super::invoices::life::{__path_pay_invoice, __path_void_invoice};
 use super::keys::__path_revoke_key;
 use super::problem::{PROBLEM_MEDIA_TYPE, ProblemDocument};
 use super::quarantine::__path_replay_quarantine;
+use super::quotas::__path_place_project;
+use super::quotas::holds::{__path_commit_hold, __path_release_hold, __path_renew_hold, __path_resize_hold};
+use super::quotas::leases::{__path_refresh_lease, __path_return_lease};
+use super::quotas::requests::__path_decide_request;
 use super::reservations::__path_amend_reservation;
 
 use crate::auth::roles::{Permission, Reach, holders};
@@ -31,7 +35,8 @@ use crate::auth::roles::{Permission, Reach, holders};
     ),
     paths(
         start_instance, stop_instance, change_mode, void_usage, amend_reservation, pay_invoice, void_invoice,
-        revoke_key, replay_quarantine,
+        revoke_key, replay_quarantine, place_project, commit_hold, release_hold, renew_hold, resize_hold,
+        refresh_lease, return_lease, decide_request,
     ),
     components(schemas(ProblemDocument)),
     tags(
@@ -40,6 +45,8 @@ use crate::auth::roles::{Permission, Reach, holders};
         (name = "credits", description = "Credit of customers."),
         (name = "reservations", description = "GPUs that are sold for a time."),
         (name = "instances", description = "Instances and their life cycle."),
+        (name = "quotas", description = "Limits, spend caps, requests for more, and what has to stop."),
+        (name = "holds", description = "What is held of quota, and leased to checkers far away."),
         (name = "usage", description = "Usage in, and reports of it."),
         (name = "ledger", description = "Balances, rows and the log."),
         (name = "invoices", description = "Invoices."),
@@ -56,9 +63,14 @@ pub(super) fn completed(mut document: utoipa::openapi::OpenApi) -> utoipa::opena
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
     }
     for (path, item) in &mut document.paths.paths {
-        for (operation, method) in [(&mut item.get, "GET"), (&mut item.post, "POST")] {
+        for (operation, method) in [
+            (&mut item.get, "GET"),
+            (&mut item.post, "POST"),
+            (&mut item.put, "PUT"),
+            (&mut item.delete, "DELETE"),
+        ] {
             if let Some(operation) = operation {
-                complete(operation, method == "POST");
+                complete(operation, method != "GET");
                 if !is_public(path) {
                     guarded(operation, needed(method, path));
                 }

@@ -22,8 +22,13 @@ pub(super) struct Done {
 
 /// The answer with its status: 201 where something was made, 200 otherwise and in a repeat.
 pub(super) fn done(outcome: &Outcome, made: bool, resource: String) -> Response {
-    let body = Done { position: outcome.answer().position.number(), resource };
-    let location = HeaderValue::from_str(&body.resource).ok();
+    let body = Done { position: outcome.answer().position.number(), resource: resource.clone() };
+    answered(outcome, made, &resource, body)
+}
+
+/// The same with an answer that says more than where it stands.
+pub(super) fn answered(outcome: &Outcome, made: bool, resource: &str, body: impl Serialize) -> Response {
+    let location = HeaderValue::from_str(resource).ok();
     let replayed = matches!(outcome, Outcome::AlreadyApplied(_));
     let status = if made && !replayed { StatusCode::CREATED } else { StatusCode::OK };
     let mut response = (status, Json(body)).into_response();

@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use hourglass_ledger::core::IDEMPOTENCY_KEY_LENGTH_MAX;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
 use super::problem::Problem;
 use crate::auth::Principal;
@@ -72,8 +73,10 @@ impl<S: Send + Sync> FromRequest<S> for Body {
         let bytes = Bytes::from_request(request, state).await;
         let bytes = bytes.map_err(|error: BytesRejection| match error.status() {
             StatusCode::PAYLOAD_TOO_LARGE => {
-                let detail =
-                    format!("the body has more than {} bytes: send less at once", super::BODY_BYTES_MAX);
+                let detail = format!(
+                    "the body has more bytes than are taken here, {} for all but listings: send less at once",
+                    super::BODY_BYTES_MAX
+                );
                 Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
             }
             _ => Problem::bad_request("body_incomplete", error.body_text()),
@@ -96,6 +99,13 @@ pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
             Problem::bad_request("body_malformed", format!("the body is not JSON: {error}"))
         }
     })
+}
+
+/// A field that must be there although it can be `null`, so that an empty body cannot pass for "none".
+pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    Option::deserialize(deserializer)
 }
 
 /// The content type is none that this path takes.

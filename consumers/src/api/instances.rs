@@ -3,7 +3,8 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use hourglass_ledger::core::{Command, InstanceView, Mode, Registration, Rejection};
+use hourglass_ledger::core::quotas::Target;
+use hourglass_ledger::core::{Command, InstanceView, Mode, Registration, Rejection, State as Facts};
 use hourglass_pricing::PurchaseModel;
 use hourglass_quota::HoldId;
 use hourglass_units::{
@@ -19,6 +20,7 @@ use super::extract::{Body, Idempotency, Json, Path, Query, json, unsupported};
 use super::page::{ListPage, PageRequest, invalid};
 use super::problem::Problem;
 use super::tenants::PageQuery;
+use crate::billing::quotas::{StopRow, preemption_of};
 use crate::billing::report::AsOf;
 use crate::usage::Name;
 
@@ -144,6 +146,13 @@ pub(super) struct View {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     running_since: Option<String>,
+    /// Whether it has quota: `held`, or `unheld` where it runs although nobody asked. Absent where it takes
+    /// none: it is stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quota: Option<&'static str>,
+    /// The order to stop it, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preemption: Option<StopRow>,
 }
 
 /// An instance, as of a log position.
@@ -208,7 +217,7 @@ pub(super) struct Span {
     end: Option<String>,
 }
 
-fn view(it: InstanceView<'_>) -> View {
+fn view(state: &Facts, it: InstanceView<'_>) -> View {
     View {
         instance: it.id().to_string(),
         tenant: it.tenant().to_string(),
@@ -221,6 +230,8 @@ fn view(it: InstanceView<'_>) -> View {
         agent: it.agent().map(ToString::to_string),
         currency: it.currency().code(),
         running_since: it.running_since().map(|since| since.to_string()),
+        quota: it.unheld().map(|unheld| if unheld { "unheld" } else { "held" }),
+        preemption: preemption_of(state, &Target::Instance(it.id().clone())),
     }
 }
 
@@ -301,7 +312,7 @@ pub(super) async fn list_instances(
             Some(after) => after.parse::<usize>().map_err(|_| invalid())?.saturating_add(1),
         };
         let behind = state.instances().enumerate().skip(first).filter(|(_, it)| it.tenant() == &tenant);
-        Ok(behind.take(limit).map(|(number, it)| (number.to_string(), view(it))).collect())
+        Ok(behind.take(limit).map(|(number, it)| (number.to_string(), view(state, it))).collect())
     });
     Ok(axum::Json(page.await?))
 }
@@ -320,7 +331,7 @@ pub(super) async fn get_instance(
         let it = of_tenant(state, &tenant, &id)?;
         Ok(Answer {
             as_of: AsOf::of(state),
-            instance: view(it),
+            instance: view(state, it),
             running: spans(it.running()),
             reported: spans(it.reported()),
             modes: it.modes().into_iter().map(mode_view).collect(),

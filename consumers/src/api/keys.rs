@@ -29,7 +29,7 @@ pub(super) struct Draft {
     /// For people.
     #[serde(default)]
     name: String,
-    /// `customer`, `finance`, `trader`, `planner`, `operator` or `agent`.
+    /// `customer`, `finance`, `trader`, `planner`, `compute`, `operator` or `agent`.
     #[schema(value_type = String)]
     role: Role,
     /// Of which tenant: for the role `customer`, and for no other.

@@ -3,7 +3,8 @@
 //! A request passes, from the outside in: the observer (names it, writes errors down, counts it), the
 //! guard (who may come in and what for, how many at once, how long), and its handler, which reads the state or the
 //! store or submits one command. Limits are named constants: [`BODY_BYTES_MAX`],
-//! [`REQUESTS_MAX`], [`REQUEST_TIMEOUT`], [`USAGE_ROWS_MAX`], [`RERATE_LINES_MAX`] and the ledger's own.
+//! [`LISTING_BYTES_MAX`], [`REQUESTS_MAX`], [`REQUEST_TIMEOUT`], [`USAGE_ROWS_MAX`], [`RERATE_LINES_MAX`] and the
+//! ledger's own.
 //!
 //! * Every mutation takes an `Idempotency-Key`. A repeat answers 200 with `Idempotent-Replayed: true`
 //!   and the first answer; the same key with other content is a conflict.
@@ -38,6 +39,7 @@ mod page;
 mod prices;
 mod problem;
 mod quarantine;
+mod quotas;
 mod rate;
 mod rerates;
 mod reservations;
@@ -77,6 +79,7 @@ pub use guard::{REQUEST_TIMEOUT, REQUESTS_MAX};
 pub use metrics::{Exposer, Exposition};
 pub use observe::REQUEST_ID;
 pub use problem::PROBLEM_MEDIA_TYPE;
+pub use quotas::operation::LISTING_BYTES_MAX;
 pub use rate::{RATE_BURST, RATE_PER_SECOND};
 pub use rerates::RERATE_LINES_MAX;
 pub use usage::USAGE_ROWS_MAX;
@@ -119,6 +122,14 @@ pub fn router(cell: CellHandle, config: ApiConfig) -> Router {
     let routes = routes.route("/v1/tenants/{tenant}/invoices/{number}", act);
     let routes = routes.route("/v1/keys/{key}", post(keys::act_on_key));
     let routes = routes.route("/v1/quarantine/{position}", post(quarantine::act_on_quarantine));
+    let act = post(quotas::act_on_project);
+    let routes = routes.route("/v1/tenants/{tenant}/projects/{project}", act);
+    let act = post(quotas::holds::act_on_hold);
+    let routes = routes.route("/v1/tenants/{tenant}/holds/{hold}", act);
+    let act = post(quotas::leases::act_on_lease);
+    let routes = routes.route("/v1/tenants/{tenant}/leases/{lease}", act);
+    let act = post(quotas::requests::act_on_request);
+    let routes = routes.route("/v1/tenants/{tenant}/quota-requests/{request}", act);
     let documentation = SwaggerUi::new("/docs").url("/openapi.json", document::completed(document));
     layered(Router::from(documentation).merge(routes.with_state(app.clone())), app)
 }
@@ -173,11 +184,38 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(invoices::life::invoice_status))
         .routes(routes!(explain::explain_invoice_line))
         .routes(routes!(invoices::life::issue_credit_note))
+        .merge(described_quotas())
         .routes(routes!(keys::create_key, keys::list_keys))
         .routes(routes!(keys::get_key))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
+}
+
+/// Those of quota.
+fn described_quotas() -> OpenApiRouter<App> {
+    // A listing has as many instances as a cell, and other bodies do not.
+    let listing = OpenApiRouter::new()
+        .routes(routes!(quotas::operation::reconcile))
+        .layer(DefaultBodyLimit::max(LISTING_BYTES_MAX));
+    OpenApiRouter::new()
+        .routes(routes!(quotas::list_quotas))
+        .routes(routes!(quotas::set_limits))
+        .routes(routes!(quotas::create_group, quotas::list_groups))
+        .routes(routes!(quotas::caps::list_caps, quotas::caps::set_cap, quotas::caps::remove_cap))
+        .routes(routes!(quotas::holds::reserve, quotas::holds::list_holds))
+        .routes(routes!(quotas::holds::get_hold))
+        .routes(routes!(quotas::leases::acquire_lease, quotas::leases::list_leases))
+        .routes(routes!(quotas::leases::get_lease))
+        .routes(routes!(quotas::requests::ask, quotas::requests::list_requests))
+        .routes(routes!(quotas::requests::get_request))
+        .routes(routes!(quotas::requests::list_all_requests))
+        .routes(routes!(quotas::requests::get_rules, quotas::requests::set_rules))
+        .routes(routes!(quotas::operation::check_quota))
+        .routes(routes!(quotas::operation::check_own_quota))
+        .routes(routes!(quotas::operation::last_drift))
+        .routes(routes!(quotas::operation::list_preemptions))
+        .merge(listing)
 }
 
 /// A handler that panics fails its own request only.

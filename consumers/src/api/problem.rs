@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::auth::Denied;
+use crate::billing::quotas::denial_members;
 use crate::usage::IngestError;
 
 /// The media type of every error.
@@ -108,6 +109,11 @@ impl Problem {
     pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.members.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// Whether it says what of a region does not fit, without the region: only the cell knows that.
+    pub(crate) fn lacks_region(&self) -> bool {
+        self.members.contains_key("fits") && !self.members.contains_key("region")
     }
 
     /// The problem that a bare answer of another layer stands for.
@@ -241,7 +247,9 @@ impl From<Rejection> for Problem {
             R::CellNotOpen | R::SuspenseFull => StatusCode::SERVICE_UNAVAILABLE,
         };
         let problem = Self::new(status, rejection.code(), rejection.to_string());
+        let members = denial_members(&rejection, None).unwrap_or_default();
         Self {
+            members,
             retryable: rejection.is_retryable(),
             retry_after: status == StatusCode::SERVICE_UNAVAILABLE,
             ..problem

@@ -5,12 +5,12 @@ use axum::response::Response;
 use hourglass_ledger::core::{Command, Rejection, Tenant};
 use hourglass_pricing::tax::Tax;
 use hourglass_units::{Currency, TenantId};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::app::App;
 use super::done::{Done, done};
-use super::extract::{Idempotency, Json, Path, Query};
+use super::extract::{Idempotency, Json, Path, Query, given};
 use super::page::{ListPage, PageRequest};
 use super::problem::Problem;
 use super::schema;
@@ -66,11 +66,6 @@ pub(super) struct TaxDraft {
     #[serde(deserialize_with = "given")]
     #[schema(value_type = Option<schema::Tax>, required = true)]
     tax: Option<Tax>,
-}
-
-/// A field that must be there, so that an empty body cannot pass for no tax.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Tax>, D::Error> {
-    Option::deserialize(deserializer)
 }
 
 /// A customer, as of a log position.

@@ -593,6 +593,11 @@ impl<'a> InstanceView<'a> {
         }
     }
 
+    /// Whether it takes quota, and if so, whether it runs without a hold: `Some(true)` where it does.
+    pub fn unheld(self) -> Option<bool> {
+        self.instance.holding.map(|holding| holding.unheld)
+    }
+
     /// What was voided of it.
     pub fn voided(self) -> &'a [Interval] {
         self.instance.voided().map_or(&[], |voided| voided.intervals())

@@ -6,7 +6,6 @@ use hourglass_consumers::billing::spot::{SpotRow, spot_prices};
 use hourglass_ledger::core::Command;
 use hourglass_pricing::{Contract, ContractDraft, RateCard, RateCardDraft};
 use hourglass_units::{Currency, Instant, Platform, Price, TenantId};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::change::{AFTER_HELP, Change, Done};
@@ -89,7 +88,7 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
         Action::Publish { file } => publish(&file, server, settings, format),
         Action::Sign { tenant, file } => {
             let says = format!("the contract with {tenant} is in force");
-            signing(tenant, read_draft(&file)?)?.run(server, settings, format, |_| says)
+            signing(tenant, super::read_draft(&file)?)?.run(server, settings, format, |_| says)
         }
         Action::Spot { action: Spot::Set { platform, price, currency, from } } => {
             let says = format!("a spot GPU-hour on {platform} costs {price} {currency}");
@@ -104,17 +103,6 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
         }
         Action::Spot { action: Spot::List } => list_spot(server, settings, format),
         Action::Rerate(args) => rerate::run(args, server, settings, format),
-    }
-}
-
-/// Reads a draft: JSON where the name of the file ends so, else TOML.
-fn read_draft<T: DeserializeOwned>(file: &Path) -> Result<T, Failure> {
-    let wrong = |error: &dyn std::fmt::Display| Failure::Usage(format!("{}: {error}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|error| wrong(&error))?;
-    if file.extension().is_some_and(|extension| extension == "json") {
-        serde_json::from_str(&text).map_err(|error| wrong(&error))
-    } else {
-        toml::from_str(&text).map_err(|error| wrong(&error))
     }
 }
 

@@ -15,6 +15,9 @@ use hourglass_units::{
 };
 use serde_json::Value;
 
+use super::expect_quota::QuotaSubject;
+use super::quota::Names;
+
 /// Candidates that a failure shows.
 const SHOWN_MAX: usize = 20;
 
@@ -29,27 +32,64 @@ pub struct Expectation {
 /// What an expectation is about.
 #[derive(Debug, Clone)]
 pub(super) enum Subject {
-    Balance { account: Account, currency: Option<Currency> },
-    Line { instance: InstanceId, hour: Instant },
-    Lines { instance: InstanceId },
-    Unused { reservation: ReservationId, hour: Option<Instant> },
-    Metering { instance: InstanceId },
-    Credit { credit: CreditId, tenant: TenantId },
-    Credits { tenant: TenantId },
-    Invoice { tenant: TenantId, number: u64 },
-    InvoiceLine { tenant: TenantId, number: u64 },
-    Invoices { tenant: TenantId },
-    Draft { tenant: TenantId, period: Month },
-    DraftLine { tenant: TenantId, period: Month },
+    Balance {
+        account: Account,
+        currency: Option<Currency>,
+    },
+    Line {
+        instance: InstanceId,
+        hour: Instant,
+    },
+    Lines {
+        instance: InstanceId,
+    },
+    Unused {
+        reservation: ReservationId,
+        hour: Option<Instant>,
+    },
+    Metering {
+        instance: InstanceId,
+    },
+    Credit {
+        credit: CreditId,
+        tenant: TenantId,
+    },
+    Credits {
+        tenant: TenantId,
+    },
+    Invoice {
+        tenant: TenantId,
+        number: u64,
+    },
+    InvoiceLine {
+        tenant: TenantId,
+        number: u64,
+    },
+    Invoices {
+        tenant: TenantId,
+    },
+    Draft {
+        tenant: TenantId,
+        period: Month,
+    },
+    DraftLine {
+        tenant: TenantId,
+        period: Month,
+    },
+    /// Something of quota.
+    Quota(QuotaSubject),
 }
 
 /// What is known of a candidate.
-type Facts = BTreeMap<String, String>;
+pub(super) type Facts = BTreeMap<String, String>;
 
 impl Expectation {
     /// Whether it is so; else what there is.
-    pub(super) fn check(&self, state: &State, reader: &Arc<dyn Reader>) -> Result<(), String> {
-        let candidates = self.subject.candidates(state, reader)?;
+    pub(super) fn check(&self, state: &State, reader: &Arc<dyn Reader>, names: &Names) -> Result<(), String> {
+        let candidates = match &self.subject {
+            Subject::Quota(subject) => subject.candidates(state, names),
+            subject => subject.candidates(state, reader)?,
+        };
         let meets = |facts: &Facts| {
             self.fields.iter().all(|(name, value)| facts.get(name).is_some_and(|found| same(found, value)))
         };
@@ -86,7 +126,7 @@ pub(super) fn span(milliseconds: i64) -> String {
     if milliseconds == 0 { "0".to_owned() } else { text }
 }
 
-fn facts<const N: usize>(facts: [(&str, String); N]) -> Facts {
+pub(super) fn facts<const N: usize>(facts: [(&str, String); N]) -> Facts {
     facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
@@ -130,6 +170,8 @@ impl Subject {
             }
             Self::Draft { tenant, period } => vec![head(&draft(state, tenant, *period)?)],
             Self::DraftLine { tenant, period } => invoice_lines(&draft(state, tenant, *period)?),
+            // What the file names is looked up with its names.
+            Self::Quota(_) => Vec::new(),
         })
     }
 }
@@ -144,7 +186,7 @@ fn balances(state: &State, account: &Account, currency: Option<Currency>) -> Vec
     if found.is_empty() { vec![facts([("balance", "0".to_owned())])] } else { found }
 }
 
-fn count(name: &str, count: usize) -> Facts {
+pub(super) fn count(name: &str, count: usize) -> Facts {
     facts([(name, count.to_string())])
 }
 
@@ -263,7 +305,7 @@ fn invoice_lines(invoice: &Invoice) -> Vec<Facts> {
 }
 
 /// The fields of a document that are neither lists nor documents.
-fn scalars(document: &impl serde::Serialize) -> Facts {
+pub(super) fn scalars(document: &impl serde::Serialize) -> Facts {
     let fields = match serde_json::to_value(document) {
         Ok(Value::Object(fields)) => fields,
         _ => serde_json::Map::new(),

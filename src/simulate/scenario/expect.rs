@@ -4,7 +4,9 @@ use hourglass_units::Instant;
 
 use super::Fault;
 use super::check::{Expectation, Subject, span};
+use super::expect_quota;
 use super::lex::{Word, Words};
+use super::parse::Parser;
 
 /// Fields of a line of usage.
 const LINE: [&str; 4] = ["milliseconds", "quantity", "amount", "reservation"];
@@ -60,10 +62,10 @@ const METERING: [&str; 9] = [
     "too_old",
 ];
 
-const SUBJECTS: &str = "balance, line, lines, unused, metering, credit, credits, invoice, invoice-line, invoices, draft, draft-line or refused";
+const SUBJECTS: &str = "balance, line, lines, unused, metering, credit, credits, invoice, invoice-line, invoices, draft, draft-line, quota, cap, hold, holds, lease, request, preemption, preemptions, drift, drifts, unheld or refused";
 
 /// Reads an expectation.
-pub(super) fn expectation(words: &mut Words, at: Instant) -> Result<Expectation, Fault> {
+pub(super) fn expectation(parser: &Parser, words: &mut Words, at: Instant) -> Result<Expectation, Fault> {
     let what = words.next("what is expected")?;
     let mut given = Vec::new();
     let mut place = |name: &str, word: Word| given.push((name.to_owned(), word.text));
@@ -96,6 +98,7 @@ pub(super) fn expectation(words: &mut Words, at: Instant) -> Result<Expectation,
             (Subject::Unused { reservation, hour }, &UNUSED)
         }
         "metering" => (Subject::Metering { instance: words.value("the instance")? }, &METERING),
+        of if expect_quota::SUBJECTS.contains(&of) => expect_quota::subject(parser, words, of, &mut place)?,
         _ => of_tenant(words, &what, &mut place)?,
     };
     for (name, word) in words.fields(known)? {

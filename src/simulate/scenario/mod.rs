@@ -7,8 +7,10 @@
 
 mod check;
 mod expect;
+mod expect_quota;
 mod lex;
 pub mod parse;
+pub mod quota;
 pub mod report;
 pub mod run;
 #[cfg(test)]
@@ -69,6 +71,10 @@ pub enum Act {
     Prices(ShortCard),
     /// Reports of usage, each sent when its time is over.
     Use(Use),
+    /// A command about a hold, a lease or a request that the file names.
+    Named(Box<quota::Named>),
+    /// What time brought about is looked for; nothing may be due.
+    Review,
     /// From now on the clock ticks so often, in milliseconds.
     TickEvery(i64),
     /// From now on invoices that are due are finalised, or only those that the file finalises.
@@ -83,8 +89,8 @@ impl Act {
     /// Whether the cell may say no.
     fn can_be_refused(&self) -> bool {
         match self {
-            Self::Command(_) | Self::Prices(_) | Self::Use(_) | Self::Unreadable(_) => true,
-            Self::TickEvery(_) | Self::FinaliseWhenDue(_) | Self::Expect(_) => false,
+            Self::Command(_) | Self::Named(_) | Self::Prices(_) | Self::Use(_) | Self::Unreadable(_) => true,
+            Self::Review | Self::TickEvery(_) | Self::FinaliseWhenDue(_) | Self::Expect(_) => false,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A file into steps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hourglass_ledger::core::{Command, Policy};
 use hourglass_units::{AgentId, INSTANT_MIN, InstanceId, Instant, Region};
@@ -54,6 +54,8 @@ pub(super) struct Parser {
     pub(super) instances: BTreeMap<InstanceId, (u32, Option<AgentId>)>,
     /// Usage reports that the steps make.
     pub(super) reports: usize,
+    /// Holds, leases and requests that have a name.
+    names: BTreeSet<String>,
 }
 
 /// What stands between `<<WORD` and `WORD`.
@@ -116,6 +118,24 @@ impl Parser {
     /// The cell's region.
     pub(super) fn region(&self, verb: &Word) -> Result<Region, Fault> {
         self.region.clone().map_or_else(|| REGION.parse().map_err(|error| verb.fault(error)), Ok)
+    }
+
+    /// A name for something new.
+    pub(super) fn name(&mut self, name: &Word) -> Result<(), Fault> {
+        match self.names.insert(name.text.clone()) {
+            true => Ok(()),
+            false => Err(name.fault(format!("{} is a name already: choose another one", name.text))),
+        }
+    }
+
+    /// A name for something that a step above makes.
+    pub(super) fn knows(&self, name: &Word) -> Result<(), Fault> {
+        match self.names.contains(&name.text) {
+            true => Ok(()),
+            false => {
+                Err(name.fault(format!("no step above made {}: name a hold, lease or request", name.text)))
+            }
+        }
     }
 
     fn push(&mut self, step: Step, verb: &Word) -> Result<(), Fault> {

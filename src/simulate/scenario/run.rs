@@ -10,14 +10,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use hourglass_ledger::cell::{CellError, CellHandle, Clock, Pending, Submission};
+use hourglass_ledger::core::quotas::QuotaCommand;
 use hourglass_ledger::core::usage::UsageBatch;
-use hourglass_ledger::core::{Command, State, invoicing};
+use hourglass_ledger::core::{Command, Detail, State, invoicing};
 use hourglass_pricing::{PriceDraft, RateCardDraft};
 use hourglass_proto::v1;
 use hourglass_units::{AgentId, HOUR_MILLISECONDS, INSTANT_MAX, INSTANT_MIN, Instant, Interval};
 use prost::Message;
 use serde::Serialize;
 
+use super::quota::Names;
 use super::{Act, Scenario, ShortCard, Step, TICKS_MAX, UNREADABLE, Use};
 
 /// Ticks under way at once.
@@ -43,8 +45,9 @@ impl Clock for VirtualClock {
 
 /// How commands reach the cell.
 pub trait Door {
-    /// Gives a command at a time. The inner error is a refusal.
-    fn submit(&mut self, at: Instant, command: Command) -> Result<Result<(), Refusal>, RunError>;
+    /// Gives a command at a time. Answers with the number of what it made, where it has one; the inner error
+    /// is a refusal.
+    fn submit(&mut self, at: Instant, command: Command) -> Result<Result<Option<u64>, Refusal>, RunError>;
 }
 
 /// A command that the cell refused.
@@ -60,9 +63,14 @@ pub struct Refusal {
 pub struct Direct(pub CellHandle);
 
 impl Door for Direct {
-    fn submit(&mut self, at: Instant, command: Command) -> Result<Result<(), Refusal>, RunError> {
+    fn submit(&mut self, at: Instant, command: Command) -> Result<Result<Option<u64>, Refusal>, RunError> {
         match self.0.submit_blocking(Submission { command, key: None, at: Some(at) }) {
-            Ok(_outcome) => Ok(Ok(())),
+            Ok(outcome) => Ok(Ok(match outcome.answer().detail {
+                Detail::Hold { hold, .. } => Some(hold.0),
+                Detail::Lease { lease, .. } => Some(lease.0),
+                Detail::QuotaRequest { request, .. } => Some(request.0),
+                _ => None,
+            })),
             Err(CellError::Rejected(rejection)) => {
                 Ok(Err(Refusal { code: rejection.code().to_owned(), message: rejection.to_string() }))
             }
@@ -139,6 +147,7 @@ pub fn play(
         agenda: BTreeMap::new(),
         reports: 0,
         next_seq: BTreeMap::new(),
+        names: Names::new(),
         played: Played::default(),
     };
     clock.set(begins);
@@ -181,6 +190,8 @@ struct Player<'a> {
     agenda: BTreeMap<(Instant, usize), Report>,
     reports: usize,
     next_seq: BTreeMap<AgentId, u64>,
+    /// What the file's names stand for.
+    names: Names,
     played: Played,
 }
 
@@ -216,6 +227,8 @@ impl Player<'_> {
     fn step(&mut self, step: &Step) -> Result<(), RunError> {
         let command = match &step.act {
             Act::Command(command) => Command::clone(command),
+            Act::Named(named) => named.resolved(&self.names),
+            Act::Review => return self.review(step),
             Act::Prices(card) => Command::PublishRateCard(self.next_version(card)?),
             Act::Use(usage) => return self.begin(usage, step),
             Act::Unreadable(fault) => {
@@ -234,7 +247,8 @@ impl Player<'_> {
             Act::Expect(expectation) => {
                 self.catch_up()?;
                 let (asked, reader) = (expectation.clone(), Arc::clone(self.cell.reader()));
-                match self.read(move |state| asked.check(state, &reader))? {
+                let names = self.names.clone();
+                match self.read(move |state| asked.check(state, &reader, &names))? {
                     Ok(()) => self.played.met = self.played.met.saturating_add(1),
                     Err(found) => self.fail(step.line, step.text.clone(), found),
                 }
@@ -243,7 +257,21 @@ impl Player<'_> {
         };
         let outcome = self.submit(command)?;
         self.look_for_due_at = INSTANT_MIN;
-        self.judge(step, outcome);
+        if let (Act::Named(named), Ok(Some(made))) = (&step.act, &outcome)
+            && let Some(name) = &named.makes
+        {
+            self.names.insert(name.clone(), *made);
+        }
+        self.judge(step, outcome.map(|_| ()));
+        Ok(())
+    }
+
+    /// A review, as the clock of a running cell brings it about: that nothing is due is fine.
+    fn review(&mut self, step: &Step) -> Result<(), RunError> {
+        match self.submit(Command::from(QuotaCommand::Review))? {
+            Err(refusal) if refusal.code != "nothing_due" => self.judge(step, Err(refusal)),
+            Ok(_) | Err(_) => {}
+        }
         Ok(())
     }
 
@@ -361,7 +389,7 @@ impl Player<'_> {
         Ok(())
     }
 
-    fn submit(&mut self, command: Command) -> Result<Result<(), Refusal>, RunError> {
+    fn submit(&mut self, command: Command) -> Result<Result<Option<u64>, Refusal>, RunError> {
         self.settle(0)?;
         self.ticked_at = None;
         self.door.submit(self.now, command)

@@ -5,9 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hourglass_consumers::api::{ApiConfig, serve_http};
+use hourglass_consumers::billing::quotas;
 use hourglass_ledger::cell::{Cell, CellHandle};
-use hourglass_ledger::core::Command;
-use hourglass_units::{InstanceId, Instant};
+use hourglass_ledger::core::quotas::QuotaCommand;
+use hourglass_ledger::core::{Command, State};
+use hourglass_quota::cap::{CapDraft, CapPeriod};
+use hourglass_quota::{Class, HoldId, LeaseId, NodeName, RequestId};
+use hourglass_units::{InstanceId, Instant, ProjectId, ResourceName, TenantId};
 use serde_json::{Value, json};
 
 use super::Scenario;
@@ -17,6 +21,7 @@ use crate::wire;
 
 /// A request that stands for a command.
 struct Asked {
+    method: &'static str,
     path: String,
     content_type: &'static str,
     body: Vec<u8>,
@@ -24,14 +29,18 @@ struct Asked {
 
 /// The request of a command. `None` where it needs none: the server opens the cell itself, and its own
 /// clock ticks.
-fn request(command: &Command, tenant_of: impl Fn(&InstanceId) -> String) -> Option<Asked> {
+fn request(
+    command: &Command,
+    tenant_of: impl Fn(&InstanceId) -> String,
+    owner_of: impl Fn(Numbered) -> String,
+) -> Option<Asked> {
     let instance_path = |instance: &InstanceId, action: &str| {
         format!("/v1/tenants/{}/instances/{instance}:{action}", tenant_of(instance))
     };
     let (path, body) = match command {
         Command::AcceptUsage(batch) => {
             let (path, content_type) = ("/v1/usage:ingest".to_owned(), "application/x-protobuf");
-            return Some(Asked { path, content_type, body: batch.raw().to_vec() });
+            return Some(Asked { method: "POST", path, content_type, body: batch.raw().to_vec() });
         }
         Command::RegisterInstance(registration) => {
             let mut body = json!(registration);
@@ -56,9 +65,108 @@ fn request(command: &Command, tenant_of: impl Fn(&InstanceId) -> String) -> Opti
         | Command::QuarantineUsage { .. }
         | Command::CreateKey(_)
         | Command::RevokeKey { .. } => return None,
+        Command::Quota(command) => return of_quota(command, owner_of),
         command => of_tenant_or_list(command)?,
     };
-    Some(Asked { path, content_type: "application/json", body: body.to_string().into_bytes() })
+    Some(in_json("POST", path, &body))
+}
+
+fn in_json(method: &'static str, path: String, body: &Value) -> Asked {
+    Asked { method, path, content_type: "application/json", body: body.to_string().into_bytes() }
+}
+
+/// What a number names, whose it is to be found out.
+enum Numbered {
+    Hold(HoldId),
+    Lease(LeaseId),
+    Request(RequestId),
+}
+
+/// Requests about quota.
+fn of_quota(command: &QuotaCommand, owner_of: impl Fn(Numbered) -> String) -> Option<Asked> {
+    let slot = |node: &NodeName, resource: &ResourceName, class: Class, more: Value| {
+        let mut body = json!({"node": node, "resource": resource, "class": class});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let hold = |hold: &HoldId, action: &str| {
+        format!("/v1/tenants/{}/holds/{hold}:{action}", owner_of(Numbered::Hold(*hold)))
+    };
+    let lease = |lease: &LeaseId, action: &str| {
+        format!("/v1/tenants/{}/leases/{lease}:{action}", owner_of(Numbered::Lease(*lease)))
+    };
+    let nothing = json!({});
+    let (path, body) = match command {
+        QuotaCommand::CreateGroup { tenant, group, parent } => {
+            (format!("/v1/tenants/{tenant}/groups"), json!({"group": group, "parent": parent}))
+        }
+        QuotaCommand::PlaceProject { tenant, project, group } => {
+            (format!("/v1/tenants/{tenant}/projects/{project}:place"), json!({"group": group}))
+        }
+        QuotaCommand::SetLimits { node, resource, class, limits } => {
+            let path = format!("/v1/tenants/{}/quotas:set", node.tenant());
+            (path, slot(node, resource, *class, json!({"limits": limits})))
+        }
+        QuotaCommand::SetCap { tenant, project, period, cap } => {
+            return Some(of_cap(tenant, project.as_ref(), *period, cap.as_ref()));
+        }
+        QuotaCommand::Reserve { tenant, project, items, ttl_ms } => {
+            let body = json!({"project": project, "items": items, "ttl_seconds": ttl_ms / 1_000});
+            (format!("/v1/tenants/{tenant}/holds"), body)
+        }
+        QuotaCommand::Commit { hold: id } => (hold(id, "commit"), nothing),
+        QuotaCommand::Release { hold: id } => (hold(id, "release"), nothing),
+        QuotaCommand::Renew { hold: id, ttl_ms } => {
+            (hold(id, "renew"), json!({"ttl_seconds": ttl_ms / 1_000}))
+        }
+        QuotaCommand::Resize { hold: id, items } => (hold(id, "resize"), json!({"items": items})),
+        QuotaCommand::AcquireLease { node, resource, class, holder, wants, safe_capacity } => {
+            let more = json!({"holder": holder, "wants": wants, "safe_capacity": safe_capacity});
+            (format!("/v1/tenants/{}/leases", node.tenant()), slot(node, resource, *class, more))
+        }
+        QuotaCommand::RefreshLease { lease: id, wants, known_version, in_use } => {
+            let body = json!({"wants": wants, "known_version": known_version, "in_use": in_use});
+            (lease(id, "refresh"), body)
+        }
+        QuotaCommand::ReturnLease { lease: id } => (lease(id, "return"), nothing),
+        QuotaCommand::RequestIncrease { node, resource, class, wanted, justification, .. } => {
+            let more = json!({"wanted": wanted, "justification": justification});
+            (format!("/v1/tenants/{}/quota-requests", node.tenant()), slot(node, resource, *class, more))
+        }
+        QuotaCommand::DecideRequest { request, granted, reason, .. } => {
+            let tenant = owner_of(Numbered::Request(*request));
+            let path = format!("/v1/tenants/{tenant}/quota-requests/{request}:decide");
+            (path, json!({"granted": granted, "reason": reason}))
+        }
+        QuotaCommand::SetRules { rules } => {
+            return Some(in_json("PUT", "/v1/quotas/rules".to_owned(), &json!({"rules": rules})));
+        }
+        QuotaCommand::Reconcile { listed_at, instances } => {
+            let body = json!({"listed_at": listed_at, "instances": instances});
+            ("/v1/quotas:reconcile".to_owned(), body)
+        }
+        // The server's own clock reviews.
+        QuotaCommand::Review => return None,
+    };
+    Some(in_json("POST", path, &body))
+}
+
+fn of_cap(
+    tenant: &TenantId,
+    project: Option<&ProjectId>,
+    period: CapPeriod,
+    cap: Option<&CapDraft>,
+) -> Asked {
+    let path = format!("/v1/tenants/{tenant}/spend-caps");
+    let Some(cap) = cap else {
+        let of = project.map(|project| format!("&project={project}")).unwrap_or_default();
+        let path = format!("{path}?period={}{of}", period.as_str());
+        return Asked { method: "DELETE", path, content_type: "application/json", body: Vec::new() };
+    };
+    let currency = cap.amount.map(|_| "USD");
+    let body = json!({"project": project, "period": period, "amount": cap.amount, "currency": currency,
+        "enforcement": cap.enforcement, "thresholds": cap.thresholds, "notice_seconds": cap.notice_ms / 1_000});
+    in_json("PUT", path, &body)
 }
 
 /// Requests about prices, and about what a tenant has.
@@ -97,6 +205,23 @@ fn of_tenant_or_list(command: &Command) -> Option<(String, Value)> {
     Some((format!("/v1/tenants/{tenant}/{collection}"), body))
 }
 
+/// Whose a hold, a lease or a request is.
+fn owner(state: &State, numbered: &Numbered) -> Option<String> {
+    let mut tenants = state.tenants().map(|(tenant, _)| tenant);
+    let found = tenants.find(|tenant| match numbered {
+        Numbered::Hold(id) => quotas::hold(state, *id, tenant).is_some(),
+        Numbered::Lease(id) => quotas::lease(state, *id, tenant).is_some(),
+        Numbered::Request(id) => quotas::request(state, *id, tenant).is_some(),
+    });
+    found.map(ToString::to_string)
+}
+
+/// What is nobody's is asked for at anybody's path: it is unknown there too.
+fn anybody(cell: &CellHandle) -> String {
+    let first = cell.read_blocking(|state| state.tenants().next().map(|(tenant, _)| tenant.to_string()));
+    first.unwrap().unwrap_or_else(|| "nobody".to_owned())
+}
+
 /// Through a server.
 struct Http {
     cell: CellHandle,
@@ -106,7 +231,7 @@ struct Http {
 }
 
 impl Door for Http {
-    fn submit(&mut self, at: Instant, command: Command) -> Result<Result<(), Refusal>, RunError> {
+    fn submit(&mut self, at: Instant, command: Command) -> Result<Result<Option<u64>, Refusal>, RunError> {
         let tenant_of = |instance: &InstanceId| {
             let id = instance.clone();
             let tenant = self
@@ -114,17 +239,28 @@ impl Door for Http {
                 .read_blocking(move |state| state.instance(id.as_str()).map(|it| it.tenant().to_string()));
             tenant.unwrap().unwrap_or_else(|| "nobody".to_owned())
         };
-        let Some(Asked { path, content_type, body }) = request(&command, tenant_of) else {
-            let needs_none = matches!(command, Command::OpenCell { .. } | Command::Tick);
+        let owner_of = |numbered: Numbered| {
+            let owner = self.cell.read_blocking(move |state| owner(state, &numbered)).unwrap();
+            owner.unwrap_or_else(|| anybody(&self.cell))
+        };
+        let Some(Asked { method, path, content_type, body }) = request(&command, tenant_of, owner_of) else {
+            let review = Command::from(QuotaCommand::Review);
+            let needs_none = matches!(command, Command::OpenCell { .. } | Command::Tick) || command == review;
             assert!(needs_none, "there is no request for {command:?}");
             return self.direct.submit(at, command);
         };
         let wrong = |error: ureq::Error| RunError::Door(format!("{path}: {error}"));
         let url = format!("{}{path}", self.url);
-        let mut answer =
-            self.agent.post(url).header("content-type", content_type).send(&body).map_err(wrong)?;
+        let request = match method {
+            "PUT" => self.agent.put(url),
+            "DELETE" => self.agent.delete(url).force_send_body(),
+            _ => self.agent.post(url),
+        };
+        let mut answer = request.header("content-type", content_type).send(&body).map_err(wrong)?;
         if answer.status().is_success() {
-            return Ok(Ok(()));
+            let answer: Value = answer.body_mut().read_json().unwrap_or_default();
+            let number = ["hold", "lease", "request"].into_iter().find_map(|name| answer[name].as_u64());
+            return Ok(Ok(number));
         }
         let problem: Value = answer.body_mut().read_json().map_err(wrong)?;
         let text = |name: &str| problem[name].as_str().unwrap_or_default().to_owned();
@@ -132,8 +268,8 @@ impl Door for Http {
     }
 }
 
-/// Plays a scenario, by HTTP or straight, and answers with the digest of the end.
-fn end_of(scenario: &Scenario, by_http: bool) -> (Played, String) {
+/// Plays a scenario, by HTTP or straight, and answers with the digest of the end, and of all quota.
+fn end_of(scenario: &Scenario, by_http: bool) -> (Played, String, Value) {
     let ledger = tempfile::tempdir().unwrap();
     let clock = Arc::new(VirtualClock::default());
     let cell: Cell = wire::start_scratch_cell(ledger.path(), clock.clone()).unwrap();
@@ -154,8 +290,27 @@ fn end_of(scenario: &Scenario, by_http: bool) -> (Played, String) {
         play(scenario, &handle, &clock, &mut Direct(handle.clone()))
     };
     let digest = handle.read_blocking(|state| hourglass_ledger::core::digest(state).unwrap()).unwrap();
+    let quota = handle.read_blocking(quota_of).unwrap();
     cell.close();
-    (played.unwrap(), digest.to_hex().to_string())
+    (played.unwrap(), digest.to_hex().to_string(), quota)
+}
+
+/// All that is shown of quota.
+fn quota_of(state: &State) -> Value {
+    let filter = quotas::QuotaFilter::default();
+    let of = |tenant: &TenantId| {
+        let rows: Vec<_> = quotas::quotas(state, tenant, &filter, None).map(|(_, row)| row).collect();
+        let holds: Vec<_> = quotas::holds(state, tenant, HoldId(0)).collect();
+        let leases: Vec<_> = quotas::leases(state, tenant, LeaseId(0)).collect();
+        let (groups, caps) = (quotas::groups(state, tenant), quotas::caps(state, tenant));
+        json!({"rows": rows, "holds": holds, "leases": leases, "groups": groups, "caps": caps})
+    };
+    let requests: Vec<_> = quotas::requests(state, None, None, RequestId(0)).collect();
+    let preemptions: Vec<_> = quotas::preemptions(state, None).collect();
+    json!({
+        "tenants": state.tenants().map(|(tenant, _)| of(tenant)).collect::<Vec<_>>(), "requests": requests,
+        "preemptions": preemptions, "drift": quotas::drift(state), "rules": state.quotas().rules(),
+    })
 }
 
 /// Every file of `tests/scenarios`, with its name.
@@ -176,11 +331,12 @@ fn files() -> Vec<(String, String)> {
 fn each_file_comes_to_the_same_end_through_http() {
     for (name, text) in files() {
         let scenario = parse(&text).unwrap();
-        let (straight, expected) = end_of(&scenario, false);
-        let (played, digest) = end_of(&scenario, true);
+        let (straight, expected, expected_quota) = end_of(&scenario, false);
+        let (played, digest, quota) = end_of(&scenario, true);
         let failed = |played: &Played| played.failed.iter().map(|it| it.line).collect::<Vec<_>>();
         assert_eq!(failed(&played), failed(&straight), "{name}");
         assert_eq!((played.met, digest), (straight.met, expected), "{name}");
+        assert_eq!(quota, expected_quota, "{name}");
     }
 }
 

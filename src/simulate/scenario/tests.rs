@@ -54,6 +54,29 @@ fn good_lines_are_read() {
         "expect metering i-1 billed=1h30m voided=0",
         "expect unused r-1 quantity=1",
         "\ttick\r",
+        "group acme/labs in=research",
+        "place acme/ml labs",
+        "place acme/ml",
+        "limit tenants/acme/groups/labs gpu on_demand unlimited",
+        "limit tenants/acme memory.gib preemptible 0 borrowing=unlimited lending=4 drain",
+        "limit tenants/acme gpu reserved none",
+        "cap acme monthly 500.50 hard thresholds=50,80.5 notice=5m",
+        "cap acme/ml prepaid soft",
+        "cap acme total none",
+        "hold h acme/ml compute.instance.gpu.h100=8@preemptible memory.gib=1 ttl=90s",
+        "lease l tenants/acme gpu on_demand 8 safe=1 holder=\"the edge\"",
+        "request q tenants/acme gpu on_demand unlimited why=\"more work\"",
+        "rules none",
+        "review",
+        "reconcile at=2025-12-31 <<TOML\nTOML",
+        "expect quota tenants/acme/projects/ml gpu on_demand held=1 fits=unlimited",
+        "expect cap acme monthly spent=1.5 crossed=1",
+        "expect holds acme 0",
+        "expect preemption i-1 cause=quota",
+        "expect preemptions 0",
+        "expect drift i-1 kind=unknown",
+        "expect drifts 0",
+        "expect unheld i-1 true",
     ] {
         if let Err(faults) = parse(line) {
             panic!("{line}: {}", faults[0]);
@@ -105,6 +128,35 @@ fn bad_lines_say_where_and_what_to_write() {
     check("card <<", "a word follows <<");
     check("card <<TOML\nname = \"list\"\nversion = one\nTOML", "4:11: ");
     check("tick <<TOML\nTOML", "no text belongs here");
+    check(
+        "limit acme gpu on_demand 8",
+        "2:7: a node is tenants/T, tenants/T/groups/G or tenants/T/projects/P",
+    );
+    check("limit tenants/acme gpu sometimes 8", "use on_demand, preemptible or reserved");
+    check(
+        "limit tenants/acme gpu on_demand many",
+        "use a whole number up to 9007199254740992, or \"unlimited\"",
+    );
+    check(
+        "limit tenants/acme gpu on_demand",
+        "the limit is missing: write `limit NODE RESOURCE CLASS NOMINAL",
+    );
+    check("cap acme weekly 5 hard", "2:10: \"weekly\" is no period: use monthly, total or prepaid");
+    check("cap acme monthly 5 firm", "\"firm\" is neither hard nor soft");
+    check("cap acme monthly 5 hard thresholds=half", "\"half\" is no percentage");
+    check("hold h acme/ml eight", "write it like compute.instance.gpu.h100=8");
+    check("hold h acme/ml memory.gib=8@gold", "use on_demand, preemptible or reserved");
+    check("hold h acme/ml memory.gib=8 ttl=1500ms", "this is given in whole seconds");
+    check("hold h acme/ml memory.gib=8\nhold h acme/ml memory.gib=8", "3:6: h is a name already");
+    check("commit h", "2:8: no step above made h: name a hold, lease or request");
+    check("instance i-2 acme/ml h100 x8 hold=h", "no step above made h");
+    check("expect hold h held", "no step above made h");
+    check("rules strict", "write `rules none`, or `rules <<TOML`");
+    check("review\nexpect refused nothing_due", "no step stands right above it that could be refused");
+    check(
+        "expect quota tenants/acme gpu on_demand colour=red",
+        "there is no colour here: use parent, nominal",
+    );
     check("expect", "2:1: what is expected is missing");
     check("expect luck", "2:8: nothing is known of \"luck\": expect balance");
     check("expect invoice acme 1", "give one or more of kind, period");

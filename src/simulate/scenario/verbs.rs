@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::lex::{Word, Words};
 use super::parse::{Block, Parser};
+use super::quota::{self, Named};
 use super::{Act, Fault, REPORTS_MAX, ShortCard, Use, expect};
 
 /// Who reports where no agent is named.
@@ -23,7 +24,7 @@ const FORMS: [(&str, &str); 23] = [
     ("card", "card <<TOML"),
     ("price", "price PLATFORM on_demand|spot PRICE [CURRENCY] [from=TIME] [card=NAME]"),
     ("contract", "contract TENANT <<TOML"),
-    ("instance", "instance INSTANCE TENANT/PROJECT PLATFORM xGPUS [MODE] [agent=AGENT]"),
+    ("instance", "instance INSTANCE TENANT/PROJECT PLATFORM xGPUS [MODE] [agent=AGENT] [hold=NAME]"),
     ("start", "start INSTANCE [at=TIME]"),
     ("stop", "stop INSTANCE [cause=TEXT] [at=TIME]"),
     (
@@ -54,9 +55,10 @@ const FORMS: [(&str, &str); 23] = [
 
 /// How the step of a verb is written.
 pub(super) fn form(verb: &Word) -> Result<&'static str, Fault> {
-    let known = FORMS.iter().find(|(name, _)| *name == verb.text);
+    let all = || FORMS.iter().chain(&quota::FORMS);
+    let known = all().find(|(name, _)| *name == verb.text);
     known.map(|(_, form)| *form).ok_or_else(|| {
-        let verbs: Vec<&str> = FORMS.iter().map(|(name, _)| *name).collect();
+        let verbs: Vec<&str> = all().map(|(name, _)| *name).collect();
         verb.fault(format!("there is no step {:?}: use one of {}", verb.text, verbs.join(", ")))
     })
 }
@@ -74,7 +76,10 @@ pub(super) fn act(
         "price" => Act::Prices(price(parser, &mut words, at)?),
         "use" => Act::Use(usage(parser, &mut words, at)?),
         "finalise" => finalise(&mut words)?,
-        "expect" => Act::Expect(expect::expectation(&mut words, at)?),
+        "expect" => Act::Expect(expect::expectation(parser, &mut words, at)?),
+        verb if quota::FORMS.iter().any(|(name, _)| *name == verb) => {
+            quota::act(parser, &mut words, at, &mut block)?
+        }
         "cell" => cell(parser, &mut words)?.into(),
         "tenant" => tenant(&mut words)?.into(),
         "card" => Command::PublishRateCard(toml(&words, block.take())?).into(),
@@ -83,7 +88,7 @@ pub(super) fn act(
             contract: toml(&words, block.take())?,
         }
         .into(),
-        "instance" => instance(parser, &mut words)?.into(),
+        "instance" => instance(parser, &mut words)?,
         "start" => {
             let instance = words.value("the instance")?;
             Command::StartInstance { instance, at: words.named_time("at", at)?.unwrap_or(at) }.into()
@@ -206,7 +211,7 @@ fn price(parser: &Parser, words: &mut Words, at: Instant) -> Result<ShortCard, F
 }
 
 /// `TENANT/PROJECT`.
-fn place(words: &mut Words) -> Result<(TenantId, ProjectId), Fault> {
+pub(super) fn place(words: &mut Words) -> Result<(TenantId, ProjectId), Fault> {
     let word = words.next("TENANT/PROJECT")?;
     let form = || word.fault(format!("{:?} is no TENANT/PROJECT: write it like acme/ml", word.text));
     let (tenant, project) = word.text.split_once('/').ok_or_else(form)?;
@@ -236,14 +241,17 @@ fn mode(words: &mut Words) -> Result<Mode, Fault> {
     }
 }
 
-fn instance(parser: &mut Parser, words: &mut Words) -> Result<Command, Fault> {
+fn instance(parser: &mut Parser, words: &mut Words) -> Result<Act, Fault> {
     let instance: InstanceId = words.value("the instance")?;
     let (tenant, project) = place(words)?;
     let (platform, gpus) = (words.value("the platform")?, gpus(words)?);
     let (mode, agent) = (mode(words)?, words.named_value("agent")?);
     parser.instances.insert(instance.clone(), (gpus, agent.clone()));
     let registration = Registration { instance, tenant, project, platform, mode, gpus, agent, hold: None };
-    Ok(Command::RegisterInstance(registration))
+    let command = Command::RegisterInstance(registration);
+    let Some(hold) = words.named("hold") else { return Ok(command.into()) };
+    parser.knows(&hold)?;
+    Ok(Act::Named(Box::new(Named { makes: None, uses: Some(hold.text), command })))
 }
 
 fn usage(parser: &mut Parser, words: &mut Words, at: Instant) -> Result<Use, Fault> {
@@ -357,7 +365,7 @@ fn rerate(words: &mut Words, at: Instant, block: Option<Block>) -> Result<Comman
 }
 
 /// Reads the text of a step.
-fn toml<T: DeserializeOwned>(words: &Words, block: Option<Block>) -> Result<T, Fault> {
+pub(super) fn toml<T: DeserializeOwned>(words: &Words, block: Option<Block>) -> Result<T, Fault> {
     let Some(block) = block else {
         return Err(words.fault("its text is missing: end the line with <<TOML, and the text with TOML"));
     };

@@ -7,12 +7,14 @@
 mod estimate;
 mod explain;
 mod invoice;
+mod quota;
 mod rerate;
 mod terms;
 
 pub(crate) use estimate::Estimate;
 pub(crate) use explain::{ChargeExplained, InvoiceLineExplained};
 pub(crate) use invoice::{Invoice, InvoiceLine, Tax};
+pub(crate) use quota::{Bound, Drift, Limits, ListedInstance, QuotaItem, QuotaRules, StopTarget};
 pub(crate) use rerate::{RerateDraft, ReratePreview};
 pub(crate) use terms::{Component, Payment, Terms};
 

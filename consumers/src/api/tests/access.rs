@@ -45,18 +45,21 @@ fn every_role_is_answered_as_the_matrix_says() {
             ("finance", server.key(key_of(Role::Finance, "", &[])).await, "acme"),
             ("planner", server.key(key_of(Role::Planner, "", &[])).await, "acme"),
             ("trader", server.key(key_of(Role::Trader, "", &[])).await, "acme"),
+            ("compute", server.key(key_of(Role::Compute, "", &[])).await, "acme"),
             ("agent", server.key(key_of(Role::Agent, "node-1", &[])).await, "acme"),
             ("customer", customer.clone(), "acme"),
             ("of beta", customer.clone(), "beta"),
             ("of none", customer, "nobody"),
         ];
-        let mut found = format!("{:<6}{:<62}", "", "");
+        let mut found = format!("{:<7}{:<61}", "", "");
         columns.iter().for_each(|(name, ..)| found.push_str(&format!("{name:>11}")));
         for (method, path) in operations(&server).await {
-            found.push_str(&format!("\n{method:<6}{path:<62}"));
+            found.push_str(&format!("\n{method:<7}{path:<61}"));
             for (_, credential, tenant) in &columns {
                 let path = path.replace("{tenant}", tenant).replace("{instance}", "i-1");
                 let path = path.replace("{reservation}", "r-1");
+                let path = path.replace("{hold}", "1").replace("{lease}", "1").replace("{request}", "1");
+                let path = path.replace("{project}", "ml");
                 let path = path.replace("{hour}", "2026-01-01T00:00:00Z").replace("{line}", "1");
                 let path =
                     path.replace("{number}", "1").replace("{position}", "1").replace("{key}", "aaaaaaaaaaaa");

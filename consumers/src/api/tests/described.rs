@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::testing::{request, with_server};
 
-const ROUTES: [&str; 60] = [
+const ROUTES: [&str; 92] = [
+    "DELETE /v1/tenants/{tenant}/spend-caps",
     "GET /healthz",
     "GET /metrics",
     "GET /readyz",
@@ -19,8 +20,12 @@ const ROUTES: [&str; 60] = [
     "GET /v1/ledger/digest",
     "GET /v1/ledger/head",
     "GET /v1/ledger/transfers",
+    "GET /v1/preemptions",
     "GET /v1/quarantine",
     "GET /v1/quarantine/{position}",
+    "GET /v1/quota-requests",
+    "GET /v1/quotas/drift",
+    "GET /v1/quotas/rules",
     "GET /v1/rate-cards",
     "GET /v1/spot-prices",
     "GET /v1/tenants",
@@ -29,6 +34,9 @@ const ROUTES: [&str; 60] = [
     "GET /v1/tenants/{tenant}/charges",
     "GET /v1/tenants/{tenant}/contracts",
     "GET /v1/tenants/{tenant}/credits",
+    "GET /v1/tenants/{tenant}/groups",
+    "GET /v1/tenants/{tenant}/holds",
+    "GET /v1/tenants/{tenant}/holds/{hold}",
     "GET /v1/tenants/{tenant}/instances",
     "GET /v1/tenants/{tenant}/instances/{instance}",
     "GET /v1/tenants/{tenant}/instances/{instance}/charges/{hour}",
@@ -37,9 +45,15 @@ const ROUTES: [&str; 60] = [
     "GET /v1/tenants/{tenant}/invoices/{number}",
     "GET /v1/tenants/{tenant}/invoices/{number}/lines/{line}",
     "GET /v1/tenants/{tenant}/invoices/{number}/status",
+    "GET /v1/tenants/{tenant}/leases",
+    "GET /v1/tenants/{tenant}/leases/{lease}",
     "GET /v1/tenants/{tenant}/metering",
+    "GET /v1/tenants/{tenant}/quota-requests",
+    "GET /v1/tenants/{tenant}/quota-requests/{request}",
+    "GET /v1/tenants/{tenant}/quotas",
     "GET /v1/tenants/{tenant}/reservations",
     "GET /v1/tenants/{tenant}/reservations/{reservation}",
+    "GET /v1/tenants/{tenant}/spend-caps",
     "GET /v1/tenants/{tenant}/transfers",
     "GET /v1/tenants/{tenant}/unused",
     "GET /v1/tenants/{tenant}/usage",
@@ -48,6 +62,8 @@ const ROUTES: [&str; 60] = [
     "POST /v1/keys",
     "POST /v1/keys/{key}:revoke",
     "POST /v1/quarantine/{position}:replay",
+    "POST /v1/quotas:check",
+    "POST /v1/quotas:reconcile",
     "POST /v1/rate-cards",
     "POST /v1/rerates",
     "POST /v1/rerates:preview",
@@ -57,6 +73,12 @@ const ROUTES: [&str; 60] = [
     "POST /v1/tenants/{tenant}/credit-notes",
     "POST /v1/tenants/{tenant}/credits",
     "POST /v1/tenants/{tenant}/estimates",
+    "POST /v1/tenants/{tenant}/groups",
+    "POST /v1/tenants/{tenant}/holds",
+    "POST /v1/tenants/{tenant}/holds/{hold}:commit",
+    "POST /v1/tenants/{tenant}/holds/{hold}:release",
+    "POST /v1/tenants/{tenant}/holds/{hold}:renew",
+    "POST /v1/tenants/{tenant}/holds/{hold}:resize",
     "POST /v1/tenants/{tenant}/instances",
     "POST /v1/tenants/{tenant}/instances/{instance}:change-mode",
     "POST /v1/tenants/{tenant}/instances/{instance}:start",
@@ -65,10 +87,20 @@ const ROUTES: [&str; 60] = [
     "POST /v1/tenants/{tenant}/invoices",
     "POST /v1/tenants/{tenant}/invoices/{number}:pay",
     "POST /v1/tenants/{tenant}/invoices/{number}:void",
+    "POST /v1/tenants/{tenant}/leases",
+    "POST /v1/tenants/{tenant}/leases/{lease}:refresh",
+    "POST /v1/tenants/{tenant}/leases/{lease}:return",
+    "POST /v1/tenants/{tenant}/projects/{project}:place",
+    "POST /v1/tenants/{tenant}/quota-requests",
+    "POST /v1/tenants/{tenant}/quota-requests/{request}:decide",
+    "POST /v1/tenants/{tenant}/quotas:check",
+    "POST /v1/tenants/{tenant}/quotas:set",
     "POST /v1/tenants/{tenant}/reservations",
     "POST /v1/tenants/{tenant}/reservations/{reservation}:amend",
     "POST /v1/tenants/{tenant}/tax",
     "POST /v1/usage:ingest",
+    "PUT /v1/quotas/rules",
+    "PUT /v1/tenants/{tenant}/spend-caps",
 ];
 
 #[test]
@@ -86,7 +118,7 @@ fn every_route_is_described_and_every_description_has_a_route() {
                     .as_array()
                     .map(|all| all.iter().filter_map(|parameter| parameter["name"].as_str()).collect())
                     .unwrap_or_default();
-                assert_eq!(names.contains(&"idempotency-key"), method == "post", "{method} {path}");
+                assert_eq!(names.contains(&"idempotency-key"), method != "get", "{method} {path}");
                 for part in
                     path.split(['/', ':']).filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
                 {
@@ -99,6 +131,10 @@ fn every_route_is_described_and_every_description_has_a_route() {
                     .replace("{key}", "aaaaaaaaaaaa")
                     .replace("{position}", "1")
                     .replace("{reservation}", "r-1")
+                    .replace("{hold}", "1")
+                    .replace("{lease}", "1")
+                    .replace("{request}", "1")
+                    .replace("{project}", "ml")
                     .replace("{hour}", "2026-01-01T00:00:00Z")
                     .replace("{line}", "1");
                 let answer = server.send(request(&method.to_uppercase(), &filled, &[], Body::empty())).await;
@@ -122,6 +158,38 @@ fn every_route_is_described_and_every_description_has_a_route() {
         {
             assert!(document["components"]["schemas"][reference].is_object(), "{reference} is not described");
         }
+    });
+}
+
+/// An example can be sent as it stands: what it names may not be there, but its form is right.
+#[test]
+fn every_example_can_be_read() {
+    with_server(async |server| {
+        server.with_customers().await;
+        let document = server.get("/openapi.json").await.expect(StatusCode::OK).json();
+        let mut seen = 0;
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+                let Some(name) = schema["$ref"].as_str().and_then(|it| it.rsplit('/').next()) else {
+                    continue;
+                };
+                let example = &document["components"]["schemas"][name]["example"];
+                if example.is_null() {
+                    continue;
+                }
+                seen += 1;
+                let filled = path.replace("{tenant}", "acme").replace("{project}", "ml");
+                let filled =
+                    ["{hold}", "{lease}", "{request}"].iter().fold(filled, |it, part| it.replace(part, "1"));
+                let headers = [("content-type", "application/json")];
+                let body = Body::from(example.to_string());
+                let answer = server.send(request(&method.to_uppercase(), &filled, &headers, body)).await;
+                let unread = matches!(answer.status.as_u16(), 400 | 415 | 422 | 500..);
+                assert!(!unread, "{method} {path}: {}", answer.text());
+            }
+        }
+        assert_eq!(seen, 15, "an example is missing, or there is a new one");
     });
 }
 

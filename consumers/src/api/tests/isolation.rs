@@ -8,7 +8,44 @@ use crate::api::access::ROUTES;
 use crate::testing::{Server, instance, key_of, record, with_server};
 
 /// What must never be in an answer to acme: ids that are beta's alone.
-const OF_BETA: [&str; 5] = ["beta", "b-secret", "hidden-project", "b-reserved", "b-credit"];
+const OF_BETA: [&str; 6] = ["beta", "b-secret", "hidden-project", "b-reserved", "b-credit", "b-group"];
+/// What a customer can change itself, at its own tenant's paths.
+const OWN_CHANGES: [&str; 2] = ["/v1/tenants/{tenant}/quota-requests", "/v1/tenants/{tenant}/spend-caps"];
+
+/// Both tenants have a limit, a group, a hold, a lease, a spend cap and a request. Answers with the numbers of
+/// the hold, the lease and the request of each.
+async fn quota_of_both(server: &Server) -> [[u64; 3]; 2] {
+    let mut numbers = [[0; 3]; 2];
+    for ((tenant, initial), numbers) in [("acme", "a"), ("beta", "b")].into_iter().zip(&mut numbers) {
+        let path = |rest: &str| format!("/v1/tenants/{tenant}/{rest}");
+        let node = format!("tenants/{tenant}");
+        let gpus = json!({"node": node, "resource": "compute.instance.gpu.h100", "class": "on_demand"});
+        let with = |more: serde_json::Value| {
+            let mut body = gpus.clone();
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            body
+        };
+        let set = with(json!({"limits": {"nominal": 100}}));
+        server.post(&path("quotas:set"), set).await.expect(StatusCode::OK);
+        let group = json!({"group": format!("{initial}-group")});
+        server.post(&path("groups"), group.clone()).await.expect(StatusCode::CREATED);
+        server.post(&path("projects/ml:place"), group).await.expect(StatusCode::OK);
+        let cap = json!({"period": "monthly", "amount": "1000", "currency": "USD", "enforcement": "soft"});
+        let headers = [("content-type", "application/json")];
+        let put = crate::testing::request("PUT", &path("spend-caps"), &headers, cap.to_string().into());
+        server.send(put).await.expect(StatusCode::OK);
+        let item = json!({"resource": "compute.instance.gpu.h100", "class": "on_demand", "amount": 2});
+        let hold = json!({"project": "ml", "items": [item], "ttl_seconds": 86_400});
+        let made = server.post(&path("holds"), hold).await.expect(StatusCode::CREATED).json();
+        let lease = with(json!({"holder": format!("{initial}-secret"), "wants": 3}));
+        let leased = server.post(&path("leases"), lease).await.expect(StatusCode::CREATED).json();
+        let more = with(json!({"wanted": 200, "justification": format!("{initial}-secret")}));
+        let asked = server.post(&path("quota-requests"), more).await.expect(StatusCode::CREATED).json();
+        let number = |answer: &serde_json::Value, name: &str| answer[name].as_u64().unwrap();
+        *numbers = [number(&made, "hold"), number(&leased, "lease"), number(&asked, "request")];
+    }
+    numbers
+}
 
 /// Both tenants have usage, transfers, charges, credit, a reservation and an invoice; answers with acme's key.
 async fn two_tenants(server: &Server) -> String {
@@ -50,7 +87,13 @@ async fn two_tenants(server: &Server) -> String {
 fn a_customer_sees_its_own_and_nothing_else() {
     with_server(async |server| {
         let key = two_tenants(&server).await;
+        let [[hold, lease, request], _] = quota_of_both(&server).await;
         let server = server.guarded();
+        let numbered = [
+            format!("/v1/tenants/acme/holds/{hold}"),
+            format!("/v1/tenants/acme/leases/{lease}"),
+            format!("/v1/tenants/acme/quota-requests/{request}"),
+        ];
         let own = [
             "/v1/tenants/acme",
             "/v1/tenants/acme/balance",
@@ -75,13 +118,23 @@ fn a_customer_sees_its_own_and_nothing_else() {
             "/v1/tenants/acme/transfers",
             "/v1/tenants/acme/unused",
             "/v1/tenants/acme/usage",
+            "/v1/tenants/acme/quotas",
+            "/v1/tenants/acme/groups",
+            "/v1/tenants/acme/spend-caps",
+            "/v1/tenants/acme/holds",
+            "/v1/tenants/acme/leases",
+            "/v1/tenants/acme/quota-requests",
+            "/v1/tenants/acme/quota-requests?status=pending",
         ];
+        let own: Vec<&str> = own.into_iter().chain(numbered.iter().map(String::as_str)).collect();
         // Whoever adds a route that a customer can read adds it here.
         for (method, route, _) in ROUTES.iter().filter(|it| it.1.starts_with("/v1/tenants/{tenant}")) {
             let route =
                 route.replace("{tenant}", "acme").replace("{instance}", "i-1").replace("{number}", "1");
             let route = route.replace("{reservation}", "a-reserved").replace("{line}", "1");
-            let route = route.replace("{hour}", "2026-01-01T00:00:00Z");
+            let route = route.replace("{hour}", "2026-01-01T00:00:00Z").replace("{hold}", &hold.to_string());
+            let route =
+                route.replace("{lease}", &lease.to_string()).replace("{request}", &request.to_string());
             let listed = own.iter().any(|path| path.split('?').next() == Some(route.as_str()));
             assert!(*method != "GET" || listed, "{route} is not looked at");
         }
@@ -109,6 +162,10 @@ fn a_customer_sees_its_own_and_nothing_else() {
             "/v1/ledger/digest",
             "/v1/quarantine",
             "/v1/keys",
+            "/v1/preemptions",
+            "/v1/quota-requests",
+            "/v1/quotas/drift",
+            "/v1/quotas/rules",
             "/metrics",
         ] {
             server.get_with(path, &key).await.expect_problem(403, "forbidden");
@@ -122,6 +179,7 @@ fn a_customer_sees_its_own_and_nothing_else() {
 fn filters_and_page_tokens_open_nothing() {
     with_server(async |server| {
         let key = two_tenants(&server).await;
+        quota_of_both(&server).await;
         // Tokens of beta's lists and of the lists over all, as the operator gets them.
         let mut tokens = Vec::new();
         for path in [
@@ -131,6 +189,10 @@ fn filters_and_page_tokens_open_nothing() {
             "/v1/tenants/beta/reservations",
             "/v1/tenants/beta/unused",
             "/v1/ledger/transfers",
+            "/v1/tenants/beta/quotas",
+            "/v1/tenants/beta/holds",
+            "/v1/tenants/beta/leases",
+            "/v1/quota-requests",
         ] {
             let page = server.get(&format!("{path}?page_size=1")).await.expect(StatusCode::OK).json();
             tokens.push(page["next_page_token"].as_str().unwrap().to_owned());
@@ -146,6 +208,12 @@ fn filters_and_page_tokens_open_nothing() {
                 "credits",
                 "reservations",
                 "unused",
+                "quotas",
+                "groups",
+                "holds",
+                "leases",
+                "spend-caps",
+                "quota-requests",
             ] {
                 let path = format!("/v1/tenants/acme/{list}?page_token={token}");
                 server.get_with(&path, &key).await.expect_problem(400, "page_token_invalid");
@@ -212,8 +280,12 @@ fn no_spelling_of_a_path_leads_to_another_tenant() {
         server.get_with("/v1/tenants/acm%65/balance", &key).await.expect_problem(404, "tenant_unknown");
         // Nor does it change anything, anywhere: neither its own things nor another's.
         // An estimate changes nothing: it is a question with a body, and asked in tests of its own.
-        let changing = |it: &&(&str, &str, _)| it.0 == "POST" && !it.1.ends_with("/estimates");
-        for (_, route, _) in ROUTES.iter().filter(changing) {
+        // Nor does the question what would fit. What a customer can change is asked in a test of its own.
+        let changing = |it: &&(&str, &str, _)| {
+            let question = it.1.ends_with("/estimates") || it.1.ends_with("{tenant}/quotas:check");
+            it.0 != "GET" && !question && !OWN_CHANGES.contains(&it.1)
+        };
+        for (method, route, _) in ROUTES.iter().filter(changing) {
             for (tenant, instance, reservation) in [
                 ("acme", "i-1", "a-reserved"),
                 ("beta", "b-secret", "b-reserved"),
@@ -222,10 +294,99 @@ fn no_spelling_of_a_path_leads_to_another_tenant() {
                 let path = route.replace("{tenant}", tenant).replace("{instance}", instance);
                 let path = path.replace("{reservation}", reservation).replace("{number}", "1");
                 let path = path.replace("{key}", "aaaaaaaaaaaa").replace("{position}", "1");
+                let path = path.replace("{hold}", "1").replace("{lease}", "1").replace("{request}", "1");
+                let path = path.replace("{project}", "ml");
                 let body = json!({"at": "2026-02-05T00:00:00Z"}).to_string();
-                server.send_with("POST", &path, &key, body).await.expect_problem(403, "forbidden");
+                server.send_with(method, &path, &key, body).await.expect_problem(403, "forbidden");
             }
         }
+    });
+}
+
+#[test]
+fn quota_of_another_tenant_is_as_unknown_as_none() {
+    with_server(async |server| {
+        let key = two_tenants(&server).await;
+        let [_, [hold, lease, request]] = quota_of_both(&server).await;
+        // Whoever reaches all tenants still finds nothing of one below the path of another.
+        let detail = |problem: serde_json::Value| problem["detail"].as_str().unwrap().to_owned();
+        let json_headers = [("content-type", "application/json")];
+        for (kind, number, actions) in [
+            ("holds", hold, [":commit", ":release", ":renew", ":resize"].as_slice()),
+            ("leases", lease, &[":refresh", ":return"]),
+            ("quota-requests", request, &[":decide"]),
+        ] {
+            let code = match kind {
+                "holds" => "hold_unknown",
+                "leases" => "lease_unknown",
+                _ => "request_unknown",
+            };
+            for action in [""].iter().chain(actions) {
+                let body = match *action {
+                    ":renew" => json!({"ttl_seconds": 60}),
+                    ":resize" => json!({"items": []}),
+                    ":refresh" => json!({"wants": 1, "known_version": 1, "in_use": 0}),
+                    _ => json!({"granted": 7, "reason": "no"}),
+                };
+                let mut found = Vec::new();
+                for number in [number, 999_999] {
+                    let path = format!("/v1/tenants/acme/{kind}/{number}{action}");
+                    let answer = if action.is_empty() {
+                        server.get(&path).await
+                    } else {
+                        server.post_as(&path, &json_headers, body.to_string()).await
+                    };
+                    let said = detail(answer.expect_problem(404, code));
+                    found.push(said.replace(&number.to_string(), "N"));
+                }
+                assert_eq!(found[0], found[1], "{kind} {action}");
+            }
+        }
+        // What has ended is not told either.
+        let ended = format!("/v1/tenants/beta/holds/{hold}:release");
+        server.post(&ended, json!({})).await.expect(StatusCode::OK);
+        for action in [":commit", ":release"] {
+            let path = format!("/v1/tenants/acme/holds/{hold}{action}");
+            server.post(&path, json!({})).await.expect_problem(404, "hold_unknown");
+        }
+        server.get(&format!("/v1/tenants/acme/holds/{hold}")).await.expect_problem(404, "hold_unknown");
+
+        let server = server.guarded();
+        let ask = |node: &str| {
+            json!({"node": node, "resource": "compute.instance.gpu.h100", "class": "on_demand", "wanted": 300,
+                "justification": "more"})
+        };
+        let post = async |path: &str, body: serde_json::Value| {
+            server.send_with("POST", path, &key, body.to_string()).await
+        };
+        // A customer asks for itself, and is who asks.
+        let path = "/v1/tenants/acme/quota-requests";
+        let asked = post(path, ask("tenants/acme")).await.expect(StatusCode::CREATED).json();
+        let shown = format!("{path}/{}", asked["request"]);
+        let shown = server.get_with(&shown, &key).await.expect(StatusCode::OK).json();
+        assert!(shown["requested_by"].as_str().unwrap().starts_with("key/"), "{shown}");
+        let mut claimed = ask("tenants/acme");
+        claimed["requested_by"] = json!("the boss");
+        post(path, claimed).await.expect_problem(422, "body_invalid");
+        for node in ["tenants/beta", "tenants/beta/groups/b-group", "tenants/nobody"] {
+            post(path, ask(node)).await.expect_problem(404, "quota_node_unknown");
+        }
+        for tenant in ["beta", "nobody"] {
+            let path = format!("/v1/tenants/{tenant}/quota-requests");
+            post(&path, ask("tenants/acme")).await.expect_problem(404, "tenant_unknown");
+            let path = format!("/v1/tenants/{tenant}/quotas:check");
+            post(&path, json!({"project": "ml", "items": []})).await.expect_problem(404, "tenant_unknown");
+            let path = format!("/v1/tenants/{tenant}/spend-caps?period=monthly");
+            server.send_with("DELETE", &path, &key, "").await.expect_problem(404, "tenant_unknown");
+            server.send_with("PUT", &path, &key, "{}").await.expect_problem(404, "tenant_unknown");
+        }
+        server
+            .send_with("DELETE", "/v1/tenants/acme/spend-caps?period=monthly", &key, "")
+            .await
+            .expect(StatusCode::OK);
+        post(&format!("{path}/{request}:decide"), json!({"granted": 1, "reason": "mine"}))
+            .await
+            .expect_problem(403, "forbidden");
     });
 }
 

@@ -34,7 +34,7 @@ fn a_key_lives_from_its_creation_to_its_end() {
         for shown in [&list, &one] {
             assert!(!shown.text().contains(secret) && !shown.text().contains("hash"), "{}", shown.text());
         }
-        let shown = json!({"id": id, "name": "ci", "role": "customer", "tenant": "acme", "scopes": ["read"],
+        let shown = json!({"id": id, "name": "ci", "role": "customer", "tenant": "acme", "scopes": ["read", "write"],
             "created_at": "2026-01-01T02:01:00Z", "expires_at": "2026-04-01T00:00:00Z", "active": true});
         assert_eq!(list.json()["rows"], json!([shown]));
 
@@ -103,7 +103,7 @@ fn what_makes_no_key() {
             (json!({"role": "customer", "tenant": "nobody"}), 404, "tenant_unknown"),
             (json!({"role": "finance", "tenant": "acme"}), 422, "key_grant_invalid"),
             (json!({"role": "agent"}), 422, "key_grant_invalid"),
-            (json!({"role": "customer", "tenant": "acme", "scopes": ["write"]}), 422, "key_grant_invalid"),
+            (json!({"role": "customer", "tenant": "acme", "scopes": ["ingest"]}), 422, "key_grant_invalid"),
             (json!({"role": "planner", "expires_at": "2026-01-01T02:01:00Z"}), 422, "key_grant_invalid"),
             (json!({"role": "planner", "expires_at": "2037-01-01T00:00:00Z"}), 422, "key_grant_invalid"),
             (json!({"role": "planner", "name": "\u{7}"}), 422, "text_invalid"),

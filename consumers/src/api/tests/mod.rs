@@ -10,4 +10,5 @@ mod isolation;
 mod keys;
 mod lists;
 mod quarantine;
+mod quotas;
 mod rerating;

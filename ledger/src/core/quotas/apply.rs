@@ -79,8 +79,7 @@ pub(crate) fn apply(
             return Ok(hold_detail(quotas, *hold));
         }
         QuotaEvent::HoldReleased { hold } => {
-            let released = Ended { state: HoldState::Released, at, position: number };
-            end_hold(quotas, *hold, released)?;
+            end_hold(quotas, *hold, HoldState::Released, at, number)?;
             quotas.holds.promote(&mut quotas.tree, number).map_err(broken)?;
             return Ok(Detail::Hold { hold: *hold, state: HoldState::Released, expires_at: at });
         }
@@ -179,7 +178,16 @@ fn lease_detail(quotas: &Quotas, lease: LeaseId) -> Detail {
 }
 
 /// Ends a hold; money that the caps kept for it since their last review is free again.
-pub(super) fn end_hold(quotas: &mut Quotas, id: HoldId, ended: Ended) -> Result<Hold> {
+pub(super) fn end_hold(
+    quotas: &mut Quotas,
+    id: HoldId,
+    state: HoldState,
+    at: Instant,
+    position: u64,
+) -> Result<Hold> {
+    let node = quotas.holds.get(id).map(|hold| hold.node);
+    let node = node.ok_or_else(|| Inconsistent::new("the end of a hold that is not there"))?;
+    let ended = Ended { state, at, position, node };
     let hold = quotas.holds.end(&mut quotas.tree, id, ended).map_err(broken)?;
     quotas.preemptions.remove(&Target::Hold(id));
     if !hold.burn.is_zero() {
@@ -251,7 +259,7 @@ fn set_nominal(
 
 fn reviewed(quotas: &mut Quotas, review: &Review, position: u64, at: Instant) -> Result<()> {
     for hold in &review.expired {
-        end_hold(quotas, *hold, Ended { state: HoldState::Expired, at, position })?;
+        end_hold(quotas, *hold, HoldState::Expired, at, position)?;
     }
     for lease in &review.lapsed {
         quotas.leases.lapse(&mut quotas.tree, *lease, at).map_err(broken)?;

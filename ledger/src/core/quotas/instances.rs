@@ -1,7 +1,7 @@
 //! What instances take of quota: from acceptance until they are seen stopped.
 
 use hourglass_quota::Class;
-use hourglass_quota::hold::{Ended, HoldState};
+use hourglass_quota::hold::HoldState;
 use hourglass_quota::tree::{Counter, Fit};
 use hourglass_units::{Amount, Instant, ProjectId, TenantId, gpu_resource};
 
@@ -27,10 +27,7 @@ pub(crate) fn register(state: &mut State, ix: InstanceIx, it: &Registration, at:
     let resource = gpu_resource(&it.platform);
     let held = match it.hold {
         None => Amount::ZERO,
-        Some(id) => {
-            let ended = Ended { state: HoldState::Taken, at, position };
-            end_hold(&mut state.quotas, id, ended)?.burn
-        }
+        Some(id) => end_hold(&mut state.quotas, id, HoldState::Taken, at, position)?.burn,
     };
     let (node, key) = holding_for(state, (&it.tenant, &it.project), &resource, class)?;
     state.quotas.tree.add(node, Counter::Committed, &[(key, u64::from(it.gpus))]).map_err(broken)?;

@@ -132,6 +132,11 @@ impl Quotas {
         self.preemptions.values()
     }
 
+    /// The order to stop something, while it has not.
+    pub fn preemption(&self, target: &Target) -> Option<&Preemption> {
+        self.preemptions.get(target)
+    }
+
     /// The last comparison with the compute API.
     pub fn reconciled(&self) -> Option<&Reconciliation> {
         self.reconciled.as_ref()
