@@ -855,7 +855,7 @@ impl Tree {
     /// The nodes whose pools are not what their children share: none, whatever happened.
     pub fn unsound(&self) -> Vec<NodeIx> {
         let mut sums: BTreeMap<(NodeIx, u16), Share> = BTreeMap::new();
-        for node in &self.nodes {
+        for node in &self.nodes.all {
             let Some(parent) = node.parent else { continue };
             for slot in &node.slots {
                 let (sum, share) = (sums.entry((parent, slot.key.0)).or_default(), slot.share());
@@ -865,7 +865,7 @@ impl Tree {
                 sum.borrowing = sum.borrowing.saturating_add(share.borrowing);
             }
         }
-        let kept = (0..).zip(&self.nodes).flat_map(|(ix, node): (NodeIx, &Node)| {
+        let kept = self.iter().flat_map(|(ix, node): (NodeIx, &Node)| {
             node.pools.iter().map(move |(resource, pool)| ((ix, *resource), *pool))
         });
         let kept: BTreeMap<_, _> = kept.filter(|(_, pool)| *pool != Share::default()).collect();
