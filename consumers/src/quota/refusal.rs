@@ -279,3 +279,74 @@ fn spend_to_wire(denied: &SpendDenied, region: &str) -> v1::QuotaDenial {
         ..v1::QuotaDenial::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hourglass_quota::NodeName;
+    use hourglass_quota::cap::{CapPeriod, SpendDenial};
+    use hourglass_units::Amount;
+
+    use super::*;
+
+    fn denied(rejection: QuotaRejection) -> (Code, RetryType, v1::QuotaDenial, String) {
+        let refusal = Refusal::of_rejection(rejection.into(), "eu");
+        let (code, retry, details) = (refusal.code, refusal.retry, refusal.details.clone());
+        let Some(Details::QuotaFailure(failure)) = details.map(|details| *details) else {
+            panic!("no failure")
+        };
+        let quota = failure.violations[0].quota.clone();
+        (code, retry, refusal.into_denial().unwrap(), quota)
+    }
+
+    #[test]
+    fn money_that_is_wanting_is_told_as_money() {
+        let amount = |text: &str| Amount::parse(text).unwrap();
+        let (code, retry, denial, quota) = denied(QuotaRejection::SpendDenied(Box::new(SpendDenied {
+            node: "tenants/acme/projects/ml".parse().unwrap(),
+            currency: "USD".parse().unwrap(),
+            denial: SpendDenial {
+                period: CapPeriod::Monthly,
+                limit: amount("100"),
+                spent: amount("90.5"),
+                held: amount("8"),
+                asked: amount("2.75"),
+            },
+        })));
+        assert_eq!(
+            (code, retry, quota.as_str()),
+            (Code::ResourceExhausted, RetryType::UnitOfWork, "spend.monthly")
+        );
+        let text = str::to_owned;
+        let spend = v1::SpendDenial {
+            cap: text("monthly"),
+            currency: text("USD"),
+            limit: text("100"),
+            spent: text("90.5"),
+            held: text("8"),
+            asked: text("2.75"),
+        };
+        let expected = v1::QuotaDenial {
+            node: text("tenants/acme/projects/ml"),
+            region: text("eu"),
+            spend: Some(spend),
+            ..v1::QuotaDenial::default()
+        };
+        assert_eq!(denial, expected);
+    }
+
+    #[test]
+    fn what_is_lent_out_may_be_asked_for_again() {
+        let denial = Denial {
+            node: Some(NodeName::Tenant("acme".parse().unwrap())),
+            key: None,
+            limit: Bound::Unlimited,
+            borrowed: 0,
+            used: 0,
+            held: 0,
+            asked: 1,
+            fits: 0,
+        };
+        let (code, retry, denial, _) = denied(QuotaRejection::NeedsReclaim { denial: Box::new(denial) });
+        assert_eq!((code, retry, denial.limit), (Code::ResourceExhausted, RetryType::Call, u64::MAX));
+    }
+}
