@@ -38,9 +38,15 @@ struct Waiting {
 
 enum What {
     /// Answered without the cell.
-    Nothing(Option<Response>),
+    Nothing(Option<Box<Response>>),
     Check(Pending<Checked>),
     Hold(Pending, Echo),
+}
+
+impl What {
+    fn answered(refusal: Refusal) -> Self {
+        Self::Nothing(Some(Box::new(refusal.into_response())))
+    }
 }
 
 /// What became of one of the line.
@@ -137,8 +143,8 @@ impl Session {
             let v1::SessionRequest { tag, request } = next;
             let what = match self.begin(request).await {
                 Ok(Ok(what)) => what,
-                Ok(Err(error)) => What::Nothing(Some(self.service.refused(error).await.into_response())),
-                Err(refusal) => What::Nothing(Some(refusal.into_response())),
+                Ok(Err(error)) => What::answered(self.service.refused(error).await),
+                Err(refusal) => What::answered(refusal),
             };
             self.line.push_back(Waiting { tag, what });
             if self.line.len() >= REQUESTS_UNDER_WAY_MAX {
@@ -203,9 +209,10 @@ async fn first(line: &mut VecDeque<Waiting>) -> (u64, Became) {
 fn poll_first(line: &mut VecDeque<Waiting>, context: &mut Context<'_>) -> Poll<(u64, Became)> {
     let Some(Waiting { tag, what }) = line.front_mut() else { return Poll::Pending };
     let became = match what {
-        What::Nothing(response) => {
-            response.take().map_or(Became::Failed(CellError::Closed), Became::Answered)
-        }
+        What::Nothing(response) => match response.take() {
+            Some(response) => Became::Answered(*response),
+            None => Became::Failed(CellError::Closed),
+        },
         What::Check(pending) => match ready!(Pin::new(pending).poll(context)) {
             Ok(checked) => Became::Checked(checked),
             Err(error) => Became::Failed(error),
