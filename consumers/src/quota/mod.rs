@@ -1,9 +1,9 @@
 //! Quota, over gRPC.
 //!
-//! * [`QuotaService`] serves `hourglass.v1.QuotaService`: a compute service asks what may run, holds it
+//! * `QuotaService` serves `hourglass.v1.QuotaService`: a compute service asks what may run, holds it
 //!   and gives it back; checkers far away lease a share. A [session](REQUESTS_UNDER_WAY_MAX) has many
 //!   requests under way on one stream.
-//! * [`Allowances`] and [`Operations`] serve `nebius.quotas.v1.QuotaAllowanceService` and
+//! * `Allowances` and `Operations` serve `nebius.quotas.v1.QuotaAllowanceService` and
 //!   `nebius.common.v1.OperationService`, so that a stock client of the Nebius API lists and sets quotas.
 //!
 //! # What it guarantees
