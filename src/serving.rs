@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use hourglass_consumers::api::{self, ApiConfig};
-use hourglass_consumers::usage::grpc;
+use hourglass_consumers::grpc;
 use hourglass_ledger::cell::{Cell, CellHandle};
 use tokio::net::TcpListener;
 use tokio::sync::watch;

@@ -2,6 +2,8 @@
 //!
 //! * [`api`] serves HTTP: resources, reports, ingestion, health, and the OpenAPI document.
 //! * [`usage`] takes usage in, as protobuf, CloudEvents or JSON over HTTP and as a gRPC stream.
+//! * [`grpc`] serves gRPC, all services on one port.
+//! * [`quota`] answers who asks what may run, and clients of the public Nebius API about quotas.
 //! * [`auth`] says who asks, and what each role may do.
 //! * [`billing`] holds the reports that HTTP and the command line share.
 //! * [`finance`] writes the book in the formats of accountants' tools.
@@ -26,7 +28,9 @@ pub mod auth;
 pub mod billing;
 pub mod feed;
 pub mod finance;
+pub mod grpc;
 pub mod nats;
+pub mod quota;
 #[cfg(test)]
 mod testing;
 pub mod usage;

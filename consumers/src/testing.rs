@@ -56,6 +56,16 @@ pub(crate) fn with_config<F: Future<Output = ()>>(
     wrap: impl FnOnce(Box<dyn Store>) -> Box<dyn Store>,
     test: impl FnOnce(Server) -> F,
 ) {
+    with_cell("eu", config, wrap, test);
+}
+
+/// As [`with_config`], of a region.
+pub(crate) fn with_cell<F: Future<Output = ()>>(
+    region: &str,
+    config: ApiConfig,
+    wrap: impl FnOnce(Box<dyn Store>) -> Box<dyn Store>,
+    test: impl FnOnce(Server) -> F,
+) {
     let directory = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(directory.path(), SqliteOptions { durable: false }).unwrap();
     let clock = Arc::new(TestClock(AtomicI64::new(0)));
@@ -63,7 +73,7 @@ pub(crate) fn with_config<F: Future<Output = ()>>(
     let cell =
         Cell::start(wrap(Box::new(store)), clock.clone(), CellOptions::sole("test"), |_, _| {}).unwrap();
     let handle = cell.handle();
-    let open = Command::OpenCell { region: "eu".parse().unwrap(), policy: Policy::default() };
+    let open = Command::OpenCell { region: region.parse().unwrap(), policy: Policy::default() };
     // A store that fails may fail this too: then the test says so.
     let _opened = handle.submit_blocking(open);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

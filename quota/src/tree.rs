@@ -41,6 +41,13 @@ impl KeyIx {
         self.1
     }
 
+    /// One number for both parts. Resources keep theirs, so it names the key for ever.
+    pub fn number(self) -> u32 {
+        let class = Class::ALL.iter().position(|class| *class == self.1).unwrap_or(0);
+        let classes = u32::try_from(Class::ALL.len()).unwrap_or(u32::MAX);
+        u32::from(self.0).saturating_mul(classes).saturating_add(u32::try_from(class).unwrap_or(0))
+    }
+
     /// Whether both are of one resource.
     pub fn is_same_resource(self, other: Self) -> bool {
         self.0 == other.0
@@ -451,6 +458,15 @@ impl Tree {
     /// Whether a new resource could be mentioned.
     pub fn has_room_for(&self, resource: &ResourceName) -> bool {
         self.resource_ix.contains_key(resource) || self.resources.len() < RESOURCES_MAX
+    }
+
+    /// The key with a [number](KeyIx::number), where its resource was ever mentioned.
+    pub fn numbered(&self, number: u32) -> Option<KeyIx> {
+        let number = usize::try_from(number).ok()?;
+        let resource = number.checked_div(Class::ALL.len())?;
+        let class = Class::ALL.get(number.checked_rem(Class::ALL.len())?)?;
+        self.resources.get(resource)?;
+        Some(KeyIx(u16::try_from(resource).ok()?, *class))
     }
 
     /// What a number stands for.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hourglass_consumers::api::ApiConfig;
+use hourglass_consumers::grpc::SERVICES;
 use hourglass_ledger::cell::{CellError, CellHandle, CellOptions};
 use hourglass_ledger::core::{Command, Policy};
 use hourglass_units::Region;
@@ -68,7 +69,7 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
         eprintln!("hourglass serves region {region} as {holder}");
         eprintln!("  HTTP     http://{http}   (/readyz tells who writes)");
         if let Some(grpc) = grpc {
-            eprintln!("  gRPC     {grpc}   hourglass.v1.UsageService");
+            eprintln!("  gRPC     {grpc}   {}", SERVICES.join(", "));
         }
     })
 }

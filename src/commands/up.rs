@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hourglass_consumers::api::ApiConfig;
+use hourglass_consumers::grpc::SERVICES;
 use hourglass_ledger::core::{Command, Policy};
 use hourglass_units::Region;
 
@@ -76,7 +77,7 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
         eprintln!("hourglass is up; the ledger is in {data}");
         eprintln!("  HTTP     http://{http}   (browse http://{http}/docs)");
         if let Some(grpc) = grpc {
-            eprintln!("  gRPC     {grpc}   hourglass.v1.UsageService");
+            eprintln!("  gRPC     {grpc}   {}", SERVICES.join(", "));
         }
         if !guarded {
             eprintln!(

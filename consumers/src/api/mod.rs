@@ -35,7 +35,7 @@ mod keys;
 mod ledger;
 mod metrics;
 mod observe;
-mod page;
+pub(crate) mod page;
 mod prices;
 mod problem;
 mod quarantine;

@@ -18,7 +18,7 @@ use super::problem::Problem;
 use crate::billing::report::AsOf;
 
 /// Rows of a page where the caller does not say.
-pub(super) const PAGE_SIZE_DEFAULT: usize = 100;
+pub(crate) const PAGE_SIZE_DEFAULT: usize = 100;
 /// Bytes by which a token is bound to its list.
 const BINDING_LENGTH: usize = 16;
 
@@ -67,12 +67,7 @@ impl PageRequest {
     }
 
     fn token(&self, as_of: &AsOf, after: String) -> String {
-        let token = Token { until: as_of.position, time: as_of.time.clone(), after };
-        // A struct of strings and a number has no value that JSON lacks.
-        let token = serde_json::to_vec(&token).unwrap_or_default();
-        let mut bytes = binding(&self.list, &token).to_vec();
-        bytes.extend(token);
-        URL_SAFE_NO_PAD.encode(bytes)
+        sealed(&self.list, as_of, after)
     }
 
     /// A page of rows of the store.
@@ -135,6 +130,21 @@ pub(super) fn behind<T>(
 pub(super) fn invalid() -> Problem {
     let detail = "this is no page token of this list with these filters: start again without one";
     Problem::bad_request("page_token_invalid", detail)
+}
+
+/// The token of the page behind a row.
+pub(crate) fn sealed(list: &str, as_of: &AsOf, after: String) -> String {
+    let token = Token { until: as_of.position, time: as_of.time.clone(), after };
+    // A struct of strings and a number has no value that JSON lacks.
+    let token = serde_json::to_vec(&token).unwrap_or_default();
+    let mut bytes = binding(list, &token).to_vec();
+    bytes.extend(token);
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The row behind which a token's page begins; `None` where it is no token of this list.
+pub(crate) fn row_before(list: &str, token: &str) -> Option<String> {
+    opened(list, token).map(|token| token.after)
 }
 
 /// Ties a token to its list. It keeps no secret: all that a token says is where to go on reading.

@@ -48,7 +48,7 @@ pub use operator::is_loopback_url;
 pub const CREDENTIAL_BYTES_MAX: usize = 8 << 10;
 
 /// Who asks.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Principal {
     /// Stable: idempotency keys are chosen within it.
     name: Arc<str>,

@@ -10,88 +10,51 @@
 //!   batches before it are answered. Its status says where it is kept.
 //! * A batch in which an agent speaks for another one is refused and not kept, and ends the stream with
 //!   `PERMISSION_DENIED` in the same way.
-//! * The credential of an open stream is looked at again every [`CREDENTIAL_CHECK`].
+//! * The credential of an open stream is looked at again every
+//!   [`CREDENTIAL_CHECK`](crate::grpc::CREDENTIAL_CHECK).
 //! * On shutdown a stream is not read on, its batches are answered, and it ends with `UNAVAILABLE`:
 //!   the agent sends what has no answer again.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
-use hourglass_ledger::cell::{CellError, CellHandle};
+use hourglass_ledger::cell::CellHandle;
 use hourglass_ledger::core::usage::{BATCH_BYTES_MAX, UsageBatch};
-use hourglass_ledger::core::{Command, Detail, Rejection};
+use hourglass_ledger::core::{Command, Detail};
 use hourglass_proto::v1;
 use hourglass_units::AgentId;
 use prost::Message;
 use prost::bytes::{Buf, Bytes};
-use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder, Streaming};
-use tonic::codegen::http::header::AUTHORIZATION;
 use tonic::codegen::{BoxFuture, Service, http};
+use tonic::server::NamedService;
 use tonic::{Request, Response, Status};
 
 use super::reading::{Format, ReadError, numbered};
-use crate::api::ApiConfig;
-use crate::auth::{Authenticator, Denied, Principal};
+use crate::grpc::{Gate, credentials, denied, status};
 
 /// Most batches of one stream that wait for their commit.
 pub const BATCHES_UNDER_WAY_MAX: usize = 16;
-/// Most streams of one connection.
-pub const STREAMS_MAX: u32 = 64;
-/// How often a silent connection is asked whether it still lives.
-pub const KEEPALIVE: Duration = Duration::from_secs(30);
-
-/// How often an open stream's credential is looked at again: so long a revocation takes on it.
-pub const CREDENTIAL_CHECK: Duration = Duration::from_secs(5);
-
 /// The path of the one method.
 const PUBLISH: &str = "/hourglass.v1.UsageService/Publish";
 
-/// Serves until `shutdown`, then answers what is under way.
-pub async fn serve_grpc(
-    listener: TcpListener,
-    cell: CellHandle,
-    config: ApiConfig,
-    shutdown: impl Future<Output = ()>,
-) -> std::io::Result<()> {
-    serve_checking(listener, cell, config, CREDENTIAL_CHECK, shutdown).await
-}
-
-/// Looks at the credentials of open streams again every so often.
-pub(super) async fn serve_checking(
-    listener: TcpListener,
-    cell: CellHandle,
-    config: ApiConfig,
-    check_every: Duration,
-    shutdown: impl Future<Output = ()>,
-) -> std::io::Result<()> {
-    let (stop, stopped) = watch::channel(false);
-    let authenticator = Authenticator::new(&config);
-    let service = UsageService { cell, authenticator, check_every, stopped };
-    let shutdown = async move {
-        shutdown.await;
-        let _streams = stop.send(true);
-    };
-    tonic::transport::Server::builder()
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .serve_with_incoming_shutdown(service, TcpListenerStream::new(listener), shutdown)
-        .await
-        .map_err(std::io::Error::other)
-}
-
+/// Takes usage in.
 #[derive(Clone)]
-struct UsageService {
-    cell: CellHandle,
-    authenticator: Authenticator,
-    check_every: Duration,
-    stopped: watch::Receiver<bool>,
+pub(crate) struct UsageService(Gate);
+
+impl UsageService {
+    pub(crate) const fn new(gate: Gate) -> Self {
+        Self(gate)
+    }
+}
+
+impl NamedService for UsageService {
+    const NAME: &'static str = "hourglass.v1.UsageService";
 }
 
 /// One call, and whose it is.
@@ -115,11 +78,9 @@ impl Service<http::Request<Body>> for UsageService {
         let service = self.clone();
         Box::pin(async move {
             if request.uri().path() != PUBLISH {
-                return Ok(Status::unimplemented("this server has hourglass.v1.UsageService").into_http());
+                return Ok(Status::unimplemented("hourglass.v1.UsageService has Publish").into_http());
             }
-            // Only what proves who asks is kept for as long as the stream lives.
-            let given = request.headers().get_all(AUTHORIZATION).iter();
-            let headers: http::HeaderMap = given.map(|value| (AUTHORIZATION, value.clone())).collect();
+            let headers = credentials(request.headers());
             let call = match service.sender(&headers).await {
                 Ok(sender) => Call { service, headers, sender },
                 Err(denied) => return Ok(denied.into_http()),
@@ -134,13 +95,8 @@ impl Service<http::Request<Body>> for UsageService {
 impl UsageService {
     /// For which agent the caller speaks; `None` where for any.
     async fn sender(&self, headers: &http::HeaderMap) -> Result<Option<AgentId>, Status> {
-        let principal: Result<Principal, Denied> = self.authenticator.authenticate(&self.cell, headers).await;
-        let sender = principal.and_then(|principal| principal.ingests().map(Option::<&AgentId>::cloned));
-        sender.map_err(|denied| match denied {
-            Denied::Missing | Denied::Invalid(_) => Status::unauthenticated(denied.detail()),
-            Denied::Forbidden { .. } => Status::permission_denied(denied.detail()),
-            Denied::Cell(error) => status(error),
-        })
+        let principal = self.0.principal(headers).await?;
+        principal.ingests().map(Option::<&AgentId>::cloned).map_err(denied)
     }
 }
 
@@ -162,10 +118,8 @@ type Answer = Result<v1::Watermark, Status>;
 /// Reads the stream and answers it, until either side ends it.
 async fn publish(call: Call, mut batches: Streaming<Bytes>, answers: mpsc::Sender<Answer>) {
     let Call { service, headers, sender } = call;
-    let (cell, mut stopped) = (service.cell.clone(), service.stopped.clone());
-    let first = tokio::time::Instant::now() + service.check_every;
-    let mut checks = tokio::time::interval_at(first, service.check_every);
-    checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let cell = service.0.cell().clone();
+    let (mut stopped, mut checks) = (service.0.stopped(), service.0.checks());
     // Commands enter the cell's queue in the order of the stream, and answers leave in it.
     let mut under_way: FuturesOrdered<BoxFuture<v1::Watermark, Status>> = FuturesOrdered::new();
     let mut reading = true;
@@ -178,7 +132,7 @@ async fn publish(call: Call, mut batches: Streaming<Bytes>, answers: mpsc::Sende
                     return;
                 }
             }
-            () = stop(&mut stopped), if reading => {
+            () = stopped.wait(), if reading => {
                 reading = false;
                 under_way.push_back(Box::pin(async {
                     Err(Status::unavailable("the server shuts down: send what has no answer again"))
@@ -219,11 +173,6 @@ async fn publish(call: Call, mut batches: Streaming<Bytes>, answers: mpsc::Sende
             else => return,
         }
     }
-}
-
-/// Waits until the server shuts down, or is gone.
-async fn stop(stopped: &mut watch::Receiver<bool>) {
-    let _either = stopped.wait_for(|stopped| *stopped).await;
 }
 
 /// The answer to a batch in which an agent speaks for another one.
@@ -267,19 +216,6 @@ async fn refuse(cell: CellHandle, original: Bytes, error: ReadError) -> Answer {
                 format!("{reason}: {detail}; the message is kept in quarantine at position {position}");
             Err(Status::invalid_argument(kept))
         }
-    }
-}
-
-/// The status by which an agent knows whether to send again.
-fn status(error: CellError) -> Status {
-    let text = error.to_string();
-    match error {
-        CellError::Unavailable(_) | CellError::Deposed | CellError::StandingBy { .. } | CellError::Closed => {
-            Status::unavailable(text)
-        }
-        CellError::Rejected(Rejection::SuspenseFull) => Status::resource_exhausted(text),
-        CellError::Rejected(rejection) if rejection.is_retryable() => Status::unavailable(text),
-        CellError::Rejected(_) => Status::failed_precondition(text),
     }
 }
 

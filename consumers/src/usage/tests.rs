@@ -290,7 +290,7 @@ async fn serve(
         let _told: Result<(), _> = stopped.await;
     };
     let served =
-        tokio::spawn(super::grpc::serve_checking(listener, server.cell.clone(), config, CHECK, shutdown));
+        tokio::spawn(crate::grpc::serve_checking(listener, server.cell.clone(), config, CHECK, shutdown));
     (address, stop, served)
 }
 

@@ -22,9 +22,11 @@ mod decider;
 mod standby;
 mod status;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -387,11 +389,18 @@ fn refuse_all(work: &mut mpsc::Receiver<Work>, error: &CellError) -> Option<Turn
 impl CellHandle {
     /// Submits a command and waits until its outcome is durable.
     pub async fn submit(&self, submission: impl Into<Submission>) -> Result<Outcome, CellError> {
+        self.enqueue(submission).await?.await
+    }
+
+    /// Submits a command and answers, once it has its place in the queue, with where its outcome will
+    /// be: for callers who want several commands under way, in an order of their own. Outcomes, and
+    /// what [`Self::enqueue_read`] saw, come in the order of their places.
+    pub async fn enqueue(&self, submission: impl Into<Submission>) -> Result<Pending, CellError> {
         let (answer, outcome) = oneshot::channel();
         let submission = submission.into();
         submission.prepare();
         self.queue.send(Work::Command(Box::new(submission), answer)).await.map_err(|_| CellError::Closed)?;
-        outcome.await.map_err(|_| CellError::Closed)?
+        Ok(Pending(outcome))
     }
 
     /// Submits a command and answers with where its outcome will be: for callers without a runtime,
@@ -416,9 +425,17 @@ impl CellHandle {
         &self,
         read: impl FnOnce(&State) -> T + Send + 'static,
     ) -> Result<T, CellError> {
+        self.enqueue_read(read).await?.await
+    }
+
+    /// As [`Self::read`], and answers as soon as the read has its place in the queue.
+    pub async fn enqueue_read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> Result<Pending<T>, CellError> {
         let (work, answer) = read_work(read);
         self.queue.send(work).await.map_err(|_| CellError::Closed)?;
-        answer.await.map_err(|_| CellError::Closed)?
+        Ok(Pending(answer))
     }
 
     /// As [`Self::read`], for callers without a runtime.
@@ -455,14 +472,23 @@ impl CellHandle {
     }
 }
 
-/// An outcome to come.
+/// An outcome to come, or what a read will have seen. As a future it may be polled again by another
+/// task, and dropped.
 #[must_use]
-pub struct Pending(oneshot::Receiver<Result<Outcome, CellError>>);
+pub struct Pending<T = Outcome>(oneshot::Receiver<Result<T, CellError>>);
 
-impl Pending {
+impl<T> Pending<T> {
     /// Blocks until the outcome is durable.
-    pub fn wait(self) -> Result<Outcome, CellError> {
+    pub fn wait(self) -> Result<T, CellError> {
         self.0.blocking_recv().map_err(|_| CellError::Closed)?
+    }
+}
+
+impl<T> Future for Pending<T> {
+    type Output = Result<T, CellError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|answer| answer.map_err(|_| CellError::Closed)?)
     }
 }
 

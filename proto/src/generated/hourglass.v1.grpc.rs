@@ -319,8 +319,9 @@ pub mod quota_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// A call that makes or changes a hold, or makes a lease, carries an idempotency
-    /// key, and may be sent again with it until an answer comes.
+    /// A call that makes a hold or a lease carries an idempotency key, and may be sent again
+    /// with it until an answer comes; one that changes a hold may carry one. A key is the
+    /// caller's own within a method, the same on a session as in a single call.
     #[derive(Debug, Clone)]
     pub struct QuotaServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -568,9 +569,10 @@ pub mod quota_service_client {
                 .insert(GrpcMethod::new("hourglass.v1.QuotaService", "GetHold"));
             self.inner.unary(req, path, codec).await
         }
-        /// Many requests under way on one stream. Answers come in any order; the tag
-        /// says to which request. Requests that must follow one another are sent one
-        /// after the other's answer.
+        /// Many requests under way on one stream. The cell decides them in the order in
+        /// which they were sent. Answers may come in any order; the tag says to which
+        /// request. The stream ends with UNAVAILABLE when the server shuts down, once what
+        /// was read is answered: send the rest again elsewhere.
         pub async fn session(
             &mut self,
             request: impl tonic::IntoStreamingRequest<
@@ -740,9 +742,10 @@ pub mod quota_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// Many requests under way on one stream. Answers come in any order; the tag
-        /// says to which request. Requests that must follow one another are sent one
-        /// after the other's answer.
+        /// Many requests under way on one stream. The cell decides them in the order in
+        /// which they were sent. Answers may come in any order; the tag says to which
+        /// request. The stream ends with UNAVAILABLE when the server shuts down, once what
+        /// was read is answered: send the rest again elsewhere.
         async fn session(
             &self,
             request: tonic::Request<tonic::Streaming<crate::v1::SessionRequest>>,
@@ -771,8 +774,9 @@ pub mod quota_service_server {
             tonic::Status,
         >;
     }
-    /// A call that makes or changes a hold, or makes a lease, carries an idempotency
-    /// key, and may be sent again with it until an answer comes.
+    /// A call that makes a hold or a lease carries an idempotency key, and may be sent again
+    /// with it until an answer comes; one that changes a hold may carry one. A key is the
+    /// caller's own within a method, the same on a session as in a single call.
     #[derive(Debug)]
     pub struct QuotaServiceServer<T> {
         inner: Arc<T>,

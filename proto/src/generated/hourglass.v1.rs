@@ -196,7 +196,7 @@ impl ::prost::Name for AsOf {
 pub struct CheckRequest {
     #[prost(message, optional, tag = "1")]
     pub scope: ::core::option::Option<QuotaScope>,
-    /// 1 to 16 items, each resource and class once.
+    /// 1 to 16 items, each resource once and so in one class.
     #[prost(message, repeated, tag = "2")]
     pub items: ::prost::alloc::vec::Vec<QuotaItem>,
 }
@@ -220,6 +220,10 @@ pub struct CheckResponse {
     pub denial: ::core::option::Option<QuotaDenial>,
     #[prost(message, optional, tag = "3")]
     pub as_of: ::core::option::Option<AsOf>,
+    /// It fits only once quota that is lent out has been taken back: a hold would be
+    /// PENDING at first.
+    #[prost(bool, tag = "4")]
+    pub after_reclaim: bool,
 }
 impl ::prost::Name for CheckResponse {
     const NAME: &'static str = "CheckResponse";
@@ -240,10 +244,10 @@ pub struct ReserveRequest {
     pub idempotency_key: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub scope: ::core::option::Option<QuotaScope>,
-    /// 1 to 16 items, each resource and class once.
+    /// 1 to 16 items, each resource once and so in one class.
     #[prost(message, repeated, tag = "3")]
     pub items: ::prost::alloc::vec::Vec<QuotaItem>,
-    /// How long the hold lasts unless it is committed or renewed, 1 to 3,600 s.
+    /// How long the hold lasts unless it is committed or renewed, 1 s to 24 h.
     #[prost(uint32, tag = "4")]
     pub ttl_seconds: u32,
 }
@@ -258,9 +262,12 @@ impl ::prost::Name for ReserveRequest {
     }
 }
 /// What was held runs now. The hold no longer expires; its amounts count as used
-/// until it is released. Only a hold in the state HELD can be committed.
+/// until it is released. Only a hold in the state HELD can be committed: one that is
+/// PENDING is renewed until it is HELD.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CommitRequest {
+    /// As in ReserveRequest, but it may be empty: a commit that is repeated changes
+    /// nothing.
     #[prost(string, tag = "1")]
     pub idempotency_key: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
@@ -280,6 +287,7 @@ impl ::prost::Name for CommitRequest {
 /// compute service has seen the end of what ran, not when it asked for it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseRequest {
+    /// As in CommitRequest.
     #[prost(string, tag = "1")]
     pub idempotency_key: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
@@ -298,12 +306,14 @@ impl ::prost::Name for ReleaseRequest {
 /// Let a hold that is pending or held last longer.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RenewRequest {
+    /// As in ReserveRequest, but it may be empty: then a renewal that is repeated is one
+    /// more renewal.
     #[prost(string, tag = "1")]
     pub idempotency_key: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub hold: u64,
     /// From the moment the cell decides, not from the end of the time before;
-    /// 1 to 3,600 s.
+    /// 1 s to 24 h.
     #[prost(uint32, tag = "3")]
     pub ttl_seconds: u32,
 }
@@ -321,12 +331,13 @@ impl ::prost::Name for RenewRequest {
 /// new ones do not fit the hold stays as it was.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ResizeRequest {
+    /// As in RenewRequest.
     #[prost(string, tag = "1")]
     pub idempotency_key: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub hold: u64,
     /// All items of the hold from now on, not the difference: 1 to 16, each
-    /// resource and class once.
+    /// resource once and so in one class.
     #[prost(message, repeated, tag = "3")]
     pub items: ::prost::alloc::vec::Vec<QuotaItem>,
 }
@@ -342,10 +353,12 @@ impl ::prost::Name for ResizeRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HoldResponse {
-    /// The hold as it is after the request.
+    /// The hold as it is after the request. What the request did not name (the scope,
+    /// and the items where it is no Reserve or Resize) is left out; GetHold tells it.
     #[prost(message, optional, tag = "1")]
     pub hold: ::core::option::Option<Hold>,
-    /// The request had been applied before, under the same idempotency key.
+    /// The request had been applied before: under the same idempotency key, or the hold
+    /// was committed or had ended already.
     #[prost(bool, tag = "2")]
     pub already_applied: bool,
 }
@@ -374,7 +387,8 @@ impl ::prost::Name for GetHoldRequest {
         "type.googleapis.com/hourglass.v1.GetHoldRequest".into()
     }
 }
-/// Amounts that are kept for one caller.
+/// Amounts that are kept for one caller. One that has ended is remembered for a day,
+/// and has no items any more.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Hold {
     /// Given by the cell and never used twice.
@@ -386,8 +400,8 @@ pub struct Hold {
     pub items: ::prost::alloc::vec::Vec<QuotaItem>,
     #[prost(enumeration = "HoldState", tag = "4")]
     pub state: i32,
-    /// Milliseconds since the Unix epoch, UTC. 0 where nothing expires: the hold is
-    /// committed or released.
+    /// Milliseconds since the Unix epoch, UTC. When it expires, or did. 0 where it does
+    /// not: the hold is committed, released or taken.
     #[prost(int64, tag = "5")]
     pub expires_unix_ms: i64,
     /// The log position whose commit made the hold as it is here.
@@ -420,12 +434,14 @@ pub struct QuotaDenial {
     #[prost(string, tag = "4")]
     pub region: ::prost::alloc::string::String,
     /// All amounts are in the unit of the resource, as in QuotaItem.
+    /// The largest number where the node has no limit of its own and lent quota is what
+    /// is in the way.
     #[prost(uint64, tag = "5")]
     pub limit: u64,
     /// Committed, leased, and what runs without a hold.
     #[prost(uint64, tag = "6")]
     pub used: u64,
-    /// Held and not committed.
+    /// Held and not committed, or waiting for lent quota.
     #[prost(uint64, tag = "7")]
     pub held: u64,
     /// What the refused request would have added.
@@ -439,6 +455,9 @@ pub struct QuotaDenial {
     /// amounts above are 0.
     #[prost(message, optional, tag = "10")]
     pub spend: ::core::option::Option<SpendDenial>,
+    /// What of `used` and `held` lies above the limit, borrowed of its siblings.
+    #[prost(uint64, tag = "11")]
+    pub borrowed: u64,
 }
 impl ::prost::Name for QuotaDenial {
     const NAME: &'static str = "QuotaDenial";
@@ -454,7 +473,7 @@ impl ::prost::Name for QuotaDenial {
 /// the currency, such as `1250.00`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SpendDenial {
-    /// The name of the cap.
+    /// The name of the cap: `monthly`, `total` or `prepaid`.
     #[prost(string, tag = "1")]
     pub cap: ::prost::alloc::string::String,
     /// ISO 4217.
@@ -594,7 +613,7 @@ pub struct AcquireLeaseRequest {
     /// The project may be empty: the share is one of the whole tenant.
     #[prost(message, optional, tag = "2")]
     pub scope: ::core::option::Option<QuotaScope>,
-    /// The checker's own id. The identity that the transport proved must be equal.
+    /// The checker's name for itself, 1 to 1,024 characters.
     #[prost(string, tag = "3")]
     pub holder: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
@@ -630,12 +649,12 @@ pub struct RefreshLeaseRequest {
     /// before.
     #[prost(uint64, tag = "2")]
     pub wants: u64,
-    /// The last version that the holder has put into effect. What a smaller version
-    /// takes away is free for others once it is confirmed here and `in_use` is down
-    /// to it, or once the lease has expired.
+    /// The last version that the holder has put into effect: it uses no more than that
+    /// one allows. What a smaller version takes away is counted for the holder until it,
+    /// or a later one, is named here, or until the larger one has expired.
     #[prost(uint64, tag = "3")]
     pub known_version: u64,
-    /// How much is in use as the request is sent.
+    /// How much is in use as the request is sent, for people.
     #[prost(uint64, tag = "4")]
     pub in_use: u64,
 }
@@ -671,7 +690,7 @@ pub struct LeaseResponse {
     #[prost(message, optional, tag = "1")]
     pub lease: ::core::option::Option<Lease>,
     /// The request had been applied before: the lease was acquired under the same
-    /// idempotency key, or returned already.
+    /// idempotency key (and is told as it was then), or returned already.
     #[prost(bool, tag = "2")]
     pub already_applied: bool,
 }
@@ -797,6 +816,8 @@ pub enum HoldState {
     Released = 4,
     /// Neither committed nor renewed in time, and so given back. Final.
     Expired = 5,
+    /// An instance took it over, and holds its amounts until it stops. Final.
+    Taken = 6,
 }
 impl HoldState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -811,6 +832,7 @@ impl HoldState {
             Self::Committed => "HOLD_STATE_COMMITTED",
             Self::Released => "HOLD_STATE_RELEASED",
             Self::Expired => "HOLD_STATE_EXPIRED",
+            Self::Taken => "HOLD_STATE_TAKEN",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -822,6 +844,7 @@ impl HoldState {
             "HOLD_STATE_COMMITTED" => Some(Self::Committed),
             "HOLD_STATE_RELEASED" => Some(Self::Released),
             "HOLD_STATE_EXPIRED" => Some(Self::Expired),
+            "HOLD_STATE_TAKEN" => Some(Self::Taken),
             _ => None,
         }
     }
@@ -833,8 +856,8 @@ pub enum LeaseState {
     Active = 1,
     /// Given back by its holder. Final.
     Returned = 2,
-    /// Not refreshed in time. The safe capacity still counts as used, and the
-    /// holder has to acquire anew.
+    /// Not refreshed in time. The safe capacity still counts as used. A refresh makes
+    /// it active again, with what fits by then.
     Expired = 3,
 }
 impl LeaseState {
