@@ -203,6 +203,7 @@ fn release(holds: &mut Holds, tree: &mut Tree, oldest: &mut u64) {
                 // Long before the next ones: what ended is not what is measured.
                 at: Instant::from_unix_ms(i64::try_from(id.0).expect("a time") * TTL_MS).expect("a time"),
                 position: id.0,
+                node: 0,
             };
             holds.end(tree, id, ended).expect("an end");
             return;

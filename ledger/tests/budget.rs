@@ -36,7 +36,6 @@ enum Manners {
 
 /// An instance, as it really is.
 struct Machine {
-    project: &'static str,
     gpus: u32,
     /// When it really starts, or did.
     starts: i64,
@@ -202,7 +201,6 @@ impl World {
                 // It boots for a while, and the cell hears of it later.
                 let starts = self.core.now + self.chance.within(0, 2 * MINUTE);
                 let machine = Machine {
-                    project,
                     gpus,
                     starts,
                     stops: None,
@@ -241,18 +239,13 @@ impl World {
             }
             let machine = self.machines.get_mut(&name).unwrap();
             let until = machine.stops.unwrap_or(now).min(now);
-            if until - machine.reported_until >= 10 * MINUTE || machine.stops.is_some_and(|it| it <= now) {
-                if until > machine.reported_until {
-                    let late = if self.chance.one_in(3) { self.chance.within(0, LATE_MS_MAX) } else { 0 };
-                    self.reports.push((
-                        now + late,
-                        name.clone(),
-                        machine.gpus,
-                        machine.reported_until,
-                        until,
-                    ));
-                    machine.reported_until = until;
-                }
+            let is_last = machine.stops.is_some_and(|it| it <= now);
+            let is_due = until - machine.reported_until >= 10 * MINUTE || is_last;
+            if is_due && until > machine.reported_until {
+                let late = if self.chance.one_in(3) { self.chance.within(0, LATE_MS_MAX) } else { 0 };
+                let report = (now + late, name.clone(), machine.gpus, machine.reported_until, until);
+                self.reports.push(report);
+                machine.reported_until = until;
             }
             let stopped = machine.stops.filter(|stops| *stops <= now && machine.start_seen);
             if let Some(stops) = stopped.filter(|stops| *stops > machine.starts)

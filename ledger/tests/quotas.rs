@@ -12,9 +12,9 @@ use hourglass_ledger::core::{
     Answer, Command, Detail, Event, Policy, Recorded, Registration, Rejection, State, apply,
 };
 use hourglass_ledger::log::StoredEvent;
+use hourglass_ledger::store::Store;
 use hourglass_ledger::store::postgres::{PostgresOptions, PostgresStore};
 use hourglass_ledger::store::sqlite::{SqliteOptions, SqliteReader, SqliteStore};
-use hourglass_ledger::store::{Reader, Store};
 use hourglass_ledger::verify::{Report, verify};
 use hourglass_quota::hold::{HoldError, HoldState};
 use hourglass_quota::{Bound, Class, HoldId, LeaseId, Limits, NodeName};
@@ -147,7 +147,8 @@ fn q1_a_claim_waits_and_every_way_back_grants_it() {
         let (tenant, group) = ("acme".parse().unwrap(), "g".parse().unwrap());
         core.run(quota(QuotaCommand::CreateGroup { tenant, group, parent: None })).unwrap();
     };
-    let ways: [(&str, fn(&mut Core, HoldId)); 5] = [
+    type Way = fn(&mut Core, HoldId);
+    let ways: [(&str, Way); 5] = [
         ("released", |core, lent| {
             core.run(quota(QuotaCommand::Release { hold: lent })).unwrap();
         }),

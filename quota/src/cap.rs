@@ -152,7 +152,7 @@ pub struct Cap {
     pub added: Amount,
     /// How many of its thresholds were crossed in the window.
     pub crossed: u8,
-    /// Whether things were told to stop because of it, and nothing may start until a review finds room.
+    /// Whether things were told to stop because of it.
     pub exhausted: bool,
 }
 
@@ -182,7 +182,7 @@ impl Cap {
         let fresh = now.ms_since(at) <= BILLING_INTERVAL_MS;
         let worst = self.figures.worst().and_then(|worst| worst.checked_add(self.added));
         let fits = worst.and_then(|worst| worst.checked_add(burn)).is_some_and(|worst| worst <= limit);
-        if fresh && fits && !self.exhausted {
+        if fresh && fits {
             return Ok(());
         }
         let held = self.figures.exposed.checked_add(self.added).unwrap_or(self.figures.exposed);

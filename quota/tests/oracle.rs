@@ -243,7 +243,7 @@ impl World {
 
     fn end(&mut self, id: HoldId, state: HoldState) {
         self.position += 1;
-        let ended = Ended { state, at: at(self.now), position: self.position };
+        let ended = Ended { state, at: at(self.now), position: self.position, node: 0 };
         self.holds.end(&mut self.tree, id, ended).unwrap();
         self.model.takings.remove(&id.0).unwrap();
     }

@@ -80,7 +80,7 @@ impl Teams {
     }
 
     fn release(&mut self, id: HoldId) {
-        let ended = Ended { state: HoldState::Released, at: at(0), position: 0 };
+        let ended = Ended { state: HoldState::Released, at: at(0), position: 0, node: 0 };
         self.holds.end(&mut self.tree, id, ended).unwrap();
         self.holds.promote(&mut self.tree, 0).unwrap();
     }
@@ -287,7 +287,7 @@ fn q3_a_hold_ends_once_and_says_how() {
     assert_eq!(teams.holds.usable(id, at(1_000)), Err(HoldError::Expired { hold: id, at: at(1_000) }));
     assert_eq!(teams.holds.expired(at(999)).count(), 0);
     assert_eq!(teams.holds.expired(at(1_000)).collect::<Vec<_>>(), [id]);
-    let ended = |state| Ended { state, at: at(2_000), position: 9 };
+    let ended = |state| Ended { state, at: at(2_000), position: 9, node: 0 };
     teams.holds.end(&mut teams.tree, id, ended(HoldState::Expired)).unwrap();
     assert!(teams.holds.end(&mut teams.tree, id, ended(HoldState::Released)).is_err());
     assert!(teams.holds.commit(&mut teams.tree, id, 9).is_err());

@@ -15,10 +15,10 @@ use crate::core::rejection::Rejection;
 use crate::core::state::State;
 
 /// How long what is preempted for quota has until it must have stopped, in milliseconds.
-pub(crate) const QUOTA_NOTICE_MS: i64 = hourglass_quota::cap::NOTICE_MS_MIN;
+pub const QUOTA_NOTICE_MS: i64 = hourglass_quota::cap::NOTICE_MS_MIN;
 /// An instance whose creation or stop is younger than this is not compared with a listing, in
 /// milliseconds: the one may have seen it before the other.
-pub(crate) const RECONCILE_GRACE_MS: i64 = 120_000;
+pub const RECONCILE_GRACE_MS: i64 = 120_000;
 
 /// Finds what is due.
 pub(super) fn review(state: &State, now: Instant) -> Result<Review, Rejection> {
