@@ -281,7 +281,9 @@ fn end_of(scenario: &Scenario, by_http: bool) -> (Played, String, Value) {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let served = serve_http(listener, handle.clone(), ApiConfig::default(), std::future::pending());
         runtime.spawn(served);
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        // A connection a request: one that the server closes meanwhile would fail the next on it.
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).max_idle_connections(0);
+        let agent = agent.build().new_agent();
         let mut door = Http { cell: handle.clone(), direct: Direct(handle.clone()), agent, url };
         let played = play(scenario, &handle, &clock, &mut door);
         runtime.shutdown_timeout(std::time::Duration::from_secs(5));
