@@ -740,6 +740,7 @@ impl Life {
             | Act::Reserve(..)
             | Act::Amend(..)
             | Act::Rerate(..)
+            | Act::Quota(..)
             | Act::VoidUsage(..) => false,
             _ => true,
         }
@@ -909,7 +910,7 @@ proptest! {
         let since: Vec<Option<Instant>> = (0..).zip(&unsaid).map(|(i, back)| life.may_run_since(i, *back)).collect();
         let bounds: Vec<Amount> = capped().iter().map(|(tenant, project, window)| {
             let (state, project) = (&life.bench.state, project.as_ref());
-            let exposure = exposed(state, tenant, project, *window, |_| until, |ix| since[ix as usize]).unwrap();
+            let exposure = exposed(state, tenant, project, *window, |_| until, |ix| since.get(ix as usize).copied().flatten()).unwrap();
             assert!(exposure.bounded);
             let spent = spent(state, tenant, project, *window).unwrap();
             let due = falling_due(state, tenant, project, *window, until).unwrap();
