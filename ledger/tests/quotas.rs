@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hourglass_ledger::cell::{CellError, Submission};
-use hourglass_ledger::core::quotas::{Ask, QuotaCommand, QuotaEvent, QuotaRejection, Review, Target};
+use hourglass_ledger::core::quotas::{Ask, Cause, QuotaCommand, QuotaEvent, QuotaRejection, Review, Target};
 use hourglass_ledger::core::rows::EventRows;
 use hourglass_ledger::core::{
-    Answer, Command, Detail, Event, Policy, Recorded, Registration, Rejection, State, apply,
+    Answer, Command, Detail, Event, Mode, Policy, Recorded, Registration, Rejection, State, apply,
 };
 use hourglass_ledger::log::StoredEvent;
 use hourglass_ledger::store::Store;
@@ -19,7 +19,7 @@ use hourglass_ledger::verify::{Report, verify};
 use hourglass_quota::hold::{HoldError, HoldState};
 use hourglass_quota::{Bound, Class, HoldId, LeaseId, Limits, NodeName};
 use hourglass_test_servers::Postgres;
-use hourglass_units::{Amount, Currency, ResourceName};
+use hourglass_units::{Amount, Currency, Price, ResourceName};
 
 use super::cell::{BEGIN, Mortal, sqlite, start_cell};
 use super::support::{Core, MINUTE, at, card, ms, open_cell, open_tenant, registration, start, stop};
@@ -422,4 +422,110 @@ fn q1_q3_what_may_be_is_no_finding() {
     let report = verify_core(&core);
     assert_eq!(report.findings, []);
     assert!(report.checks.contains(&"Q-1") && report.checks.contains(&"Q-3"));
+}
+
+/// A hold is for one project, one class, one size.
+#[test]
+fn q1_an_instance_takes_over_only_its_own_hold() {
+    let mut core = lent();
+    let spot = || Mode::Spot { bid: None, limit: Some(Price::from_nanos(1).unwrap()) };
+    let (hold, _) = hold_of(&core.run(reserve("web", Class::OnDemand, 4)).unwrap());
+    let it =
+        Registration { project: "web".parse().unwrap(), hold: Some(hold), ..registration("i-1", "acme", 4) };
+    for (what, other) in [
+        ("larger", Registration { gpus: 5, ..it.clone() }),
+        ("smaller", Registration { gpus: 3, ..it.clone() }),
+        ("another project's", Registration { project: "ml".parse().unwrap(), ..it.clone() }),
+        ("another class", Registration { mode: spot(), ..it.clone() }),
+    ] {
+        let refused = core.run(Command::RegisterInstance(other));
+        let mismatch = matches!(refused, Err(Rejection::Quota(QuotaRejection::HoldMismatch { .. })));
+        assert!(mismatch, "{what}: {refused:?}");
+    }
+    core.run(Command::RegisterInstance(it)).unwrap();
+    assert_eq!(taken(&core.state, "tenants/acme", Class::OnDemand), 4, "counted once");
+    let again = Registration { hold: Some(hold), ..registration("i-2", "acme", 4) };
+    let taken = core.run(Command::RegisterInstance(again));
+    assert!(
+        matches!(taken, Err(Rejection::Quota(QuotaRejection::Hold(HoldError::Taken { .. })))),
+        "{taken:?}"
+    );
+}
+
+/// What is lent is not taken back for a lease: it grows when the loan is over.
+#[test]
+fn q1_a_lease_does_not_take_back_what_is_lent() {
+    let mut core = lent();
+    let (borrowed, _) = hold_of(&core.run(reserve("ml", Class::Preemptible, 6)).unwrap());
+    let acquire = quota(QuotaCommand::AcquireLease {
+        node: "tenants/acme/projects/web".parse().unwrap(),
+        resource: h100(),
+        class: Class::OnDemand,
+        holder: "far".to_owned(),
+        wants: 2,
+        safe_capacity: 0,
+    });
+    let Detail::Lease { lease, capacity: 2, .. } = core.run(acquire).unwrap().detail else {
+        panic!("no lease")
+    };
+    let refresh = |core: &mut Core, known_version| {
+        let wants = 8;
+        let refresh = quota(QuotaCommand::RefreshLease { lease, wants, known_version, in_use: 2 });
+        match core.run(refresh).unwrap().detail {
+            Detail::Lease { capacity, .. } => capacity,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(refresh(&mut core, 1), 2);
+    core.run(quota(QuotaCommand::Release { hold: borrowed })).unwrap();
+    assert_eq!(refresh(&mut core, 2), 8);
+}
+
+/// What starts again although its quota was lent meanwhile runs without a hold, until the loan is over.
+#[test]
+fn q1_what_starts_again_does_not_take_what_is_lent() {
+    let begin = ms(BEGIN);
+    let mut core = lent();
+    let it = Registration { project: "web".parse().unwrap(), ..registration("i-1", "acme", 8) };
+    core.run(Command::RegisterInstance(it)).unwrap();
+    core.run(start("i-1", begin)).unwrap();
+    core.run(stop("i-1", begin + 1)).unwrap();
+    let (borrowed, _) = hold_of(&core.run(reserve("ml", Class::Preemptible, 8)).unwrap());
+    core.run(start("i-1", begin + 2)).unwrap();
+    let counted = |core: &Core| {
+        let tree = core.state.quotas().tree();
+        let node = tree.find(&"tenants/acme/projects/web".parse().unwrap()).unwrap();
+        let taken = tree.standing(node, tree.key(&h100(), Class::OnDemand).unwrap()).taken;
+        (taken.committed, taken.unheld)
+    };
+    core.run(Command::Tick).unwrap();
+    assert_eq!(counted(&core), (0, 8));
+    core.run(quota(QuotaCommand::Review)).unwrap();
+    let told: Vec<_> = core.state.quotas().preemptions().map(|it| it.target.clone()).collect();
+    assert_eq!(told, [Target::Hold(borrowed)], "what it needs is taken back");
+    core.run(quota(QuotaCommand::Release { hold: borrowed })).unwrap();
+    core.run(Command::Tick).unwrap();
+    assert_eq!(counted(&core), (8, 0));
+}
+
+/// A limit that drains stops the newest until what is left is within it; another one lets all run on.
+#[test]
+fn q1_a_lowered_limit_drains_the_newest() {
+    for drain in [true, false] {
+        let mut core = Core::open(ms(BEGIN), Policy::default(), &[("acme", Currency::USD)]);
+        for id in ["i-1", "i-2", "i-3"] {
+            core.now += 1;
+            core.run(Command::RegisterInstance(registration(id, "acme", 4))).unwrap();
+        }
+        core.run(limit("tenants/acme", Class::OnDemand, Limits { drain, ..nominal(7) })).unwrap();
+        let reviewed = core.run(quota(QuotaCommand::Review));
+        let told: Vec<_> =
+            core.state.quotas().preemptions().map(|it| (it.target.clone(), it.cause)).collect();
+        let instance = |id: &str| (Target::Instance(id.parse().unwrap()), Cause::Quota);
+        if drain {
+            assert_eq!(told, [instance("i-2"), instance("i-3")]);
+        } else {
+            assert!(reviewed.is_err() && told.is_empty());
+        }
+    }
 }

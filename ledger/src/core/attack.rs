@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hourglass_pricing::settle::{Item, ItemKey};
-use hourglass_quota::hold::HoldState;
-use hourglass_quota::{Bound, Class, Limits, NodeName};
+use hourglass_quota::hold::{Ended, HoldState};
+use hourglass_quota::tree::{Counter, Fit};
+use hourglass_quota::{Bound, Class, HoldId, Limits, NodeName};
 use hourglass_units::{
     Amount, Currency, Hour, InstanceId, Instant, Interval, Price, ProjectId, Quantity, ReservationId,
     TenantId,
@@ -606,11 +607,64 @@ impl QuotaOracle {
             let (_, held) = state.reservations.find(&reservation).unwrap();
             assert!(gpus <= held.reservation.draft().gpus, "{reservation} is overbooked");
         }
+        if matches!(recorded.event, super::Event::Ticked) {
+            check_ticked(state);
+        }
         // Whoever waits really has to: what is lent is not back, or a limit was lowered.
         let (mut holds, mut tree) = (state.quotas().holds().clone(), tree.clone());
         holds.promote(&mut tree, 0).unwrap();
         assert!(holds == *state.quotas().holds(), "it waits for nothing: {:?}", recorded.event);
     }
+}
+
+/// Nobody is inside a reservation that is over, nor runs unheld where there is room.
+fn check_ticked(state: &State) {
+    for (_, instance) in state.instances.iter() {
+        let Some(holding) = instance.holding else { continue };
+        if let (Class::Reserved, Some(Mode::Reserved { reservation })) =
+            (holding.key.class(), instance.modes.assigned_last())
+        {
+            let (_, held) = state.reservations.find(reservation).unwrap();
+            assert!(held.reservation.interval().end() > state.now(), "{} is inside no more", instance.id);
+        }
+        if holding.unheld {
+            let (items, mut tree) =
+                ([(holding.key, u64::from(instance.gpus))], state.quotas().tree().clone());
+            tree.remove(holding.node, Counter::Unheld, &items).unwrap();
+            assert_ne!(tree.fit(holding.node, &items), Ok(Fit::Now), "{} could have a hold", instance.id);
+        }
+    }
+}
+
+/// The check can fail: a counter that is off by one, another one, a hold that its events know otherwise.
+#[test]
+fn q1_q3_what_does_not_add_up_is_found() {
+    let mut life = Life::new(TERMS[0]);
+    for (project, amount) in [(1, 3), (3, 5)] {
+        life.act(&Act::Quota(Quota::Hold(project, 0, amount, 300)));
+    }
+    let sound = &life.bench.state;
+    assert_eq!(life.quotas.watch.at_end(sound), []);
+    let (id, hold) = sound.quotas().holds().iter().next().map(|(id, hold)| (id, hold.clone())).unwrap();
+    let found = |change: &dyn Fn(&mut super::quotas::Quotas)| -> Vec<&'static str> {
+        let mut state = sound.clone();
+        change(&mut state.quotas);
+        let mut checks: Vec<_> =
+            life.quotas.watch.at_end(&state).into_iter().map(|(check, _)| check).collect();
+        checks.dedup();
+        checks
+    };
+    let one = [(hold.items[0].0, 1)];
+    assert_eq!(found(&|it| it.tree.add(hold.node, Counter::Held, &one).unwrap()), ["Q-1"]);
+    assert_eq!(found(&|it| it.tree.remove(hold.node, Counter::Held, &one).unwrap()), ["Q-1"]);
+    let moved = (Counter::Held, Counter::Committed);
+    assert_eq!(found(&|it| it.tree.recount(hold.node, moved, &hold.items).unwrap()), ["Q-1"]);
+    let ended = Ended { state: HoldState::Expired, at: sound.now(), position: 1, node: hold.node };
+    assert_eq!(found(&|it| drop(it.holds.end(&mut it.tree, id, ended).unwrap())), ["Q-3"]);
+    let other = HoldId(1 << 40);
+    assert_eq!(found(&|it| it.holds.take(&mut it.tree, other, hold.clone()).unwrap()), ["Q-3"]);
+    assert_eq!(found(&|it| it.holds.commit(&mut it.tree, id, 1).unwrap()), ["Q-3"]);
+    assert_eq!(found(&|it| it.holds.renew(id, sound.now(), 1).unwrap()), ["Q-3"]);
 }
 
 /// What is posted is what settling everything anew gives, and each credit is what was drawn from it.
