@@ -15,12 +15,14 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use hourglass_ledger::cell::{Cell, CellError, CellHandle, CellOptions, Clock, LEASE_MIN, Submission};
 use hourglass_ledger::core::quotas::{Ask, QuotaCommand, QuotaRejection};
-use hourglass_ledger::core::{Command, Detail, IdempotencyKey, Outcome, Policy, Rejection, State};
+use hourglass_ledger::core::{
+    Command, Detail, IdempotencyKey, Outcome, Policy, Position, Recorded, Rejection, State,
+};
 use hourglass_ledger::snapshot::Snapshot;
 use hourglass_ledger::store::faulty::{Faults, FaultyStore};
 use hourglass_ledger::store::postgres::{PostgresOptions, PostgresStore};
@@ -116,7 +118,7 @@ struct Shape {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Lie {
     Nothing,
-    /// Each so-manieth denial of a reservation is told as a grant.
+    /// Each so-manieth denial is told as a grant.
     DeniedAsGranted(u64),
     /// Each so-manieth release is told as done, and never sent.
     ReleaseNotSent(u64),
@@ -156,6 +158,10 @@ struct Lab {
     cells: Mutex<BTreeMap<u64, CellHandle>>,
     started: Condvar,
     requests: Mutex<BTreeMap<u64, Standing>>,
+    /// Whoever writes here keeps clients from beginning anything; what is under way goes on.
+    pause: RwLock<()>,
+    /// Which reservation was asked under which key.
+    keys: Mutex<BTreeMap<IdempotencyKey, u64>>,
     /// Counts what may be lied about.
     chances_to_lie: AtomicU64,
     failed_attempts: AtomicU64,
@@ -191,9 +197,16 @@ struct Client<'a> {
 impl Client<'_> {
     fn run(mut self) {
         for turn in 0..self.lab.shape.operations {
-            let (op, command) = self.draw();
             let key = IdempotencyKey::new(&format!("client {}", self.number), &turn.to_string());
-            let token = self.lab.recorder.invoke(self.number, op.clone());
+            let (op, command, token) = {
+                let _may_begin = self.lab.pause.read().unwrap();
+                let (op, command) = self.draw();
+                if let QuotaOp::Reserve { id, .. } = op {
+                    self.lab.keys.lock().unwrap().insert(key, id);
+                }
+                let token = self.lab.recorder.invoke(self.number, op.clone());
+                (op, command, token)
+            };
             let heard = match (&op, self.lab.shape.lie) {
                 (QuotaOp::Release { .. }, Lie::ReleaseNotSent(every)) if self.lab.lies(every) => {
                     Some((QuotaAnswer::Done, None))
@@ -267,30 +280,26 @@ impl Client<'_> {
     }
 
     fn record(&self, op: &QuotaOp, token: Token, heard: Option<(QuotaAnswer, Option<HoldId>)>) {
-        let mut then = match (op, heard) {
-            (QuotaOp::Reserve { .. }, None) => Some(Standing::Unknown),
-            (QuotaOp::Reserve { .. }, Some((_, Some(hold)))) => Some(Standing::Held(hold)),
-            (QuotaOp::Reserve { .. }, Some((_, None))) => Some(Standing::Nothing),
-            _ => None,
-        };
-        match heard {
-            None => self.lab.recorder.crash(token),
-            Some((QuotaAnswer::Denied, None)) if matches!(self.lab.shape.lie, Lie::DeniedAsGranted(every) if self.lab.lies(every)) =>
-            {
-                self.lab.recorder.complete(token, QuotaAnswer::Granted);
+        let told = match (heard, self.lab.shape.lie) {
+            (None, _) => None,
+            (Some((QuotaAnswer::Denied, _)), Lie::DeniedAsGranted(every)) if self.lab.lies(every) => {
+                Some(QuotaAnswer::Granted)
             }
-            Some((answer, _)) => self.lab.recorder.complete(token, answer),
+            (Some((answer, _)), _) => Some(answer),
+        };
+        match told {
+            None => self.lab.recorder.crash(token),
+            Some(answer) => self.lab.recorder.complete(token, answer),
         }
         let mut requests = self.lab.requests();
-        if let (QuotaOp::Release { id }, Some(_), Some(Standing::Held(hold))) =
-            (op, heard, requests.get(&op.id()).copied())
-        {
-            debug_assert_eq!(*id, op.id());
-            then = Some(Standing::Over(hold));
-        }
-        if let Some(then) = then {
-            requests.insert(op.id(), then);
-        }
+        let then = match (op, heard, requests.get(&op.id())) {
+            (QuotaOp::Reserve { .. }, None, _) => Standing::Unknown,
+            (QuotaOp::Reserve { .. }, Some((_, Some(hold))), _) => Standing::Held(hold),
+            (QuotaOp::Reserve { .. }, Some((_, None)), _) => Standing::Nothing,
+            (QuotaOp::Release { .. }, Some(_), Some(Standing::Held(hold))) => Standing::Over(*hold),
+            _ => return,
+        };
+        requests.insert(op.id(), then);
     }
 }
 
@@ -304,6 +313,8 @@ fn heard(op: &QuotaOp, outcome: Result<Outcome, Rejection>) -> (QuotaAnswer, Opt
         Ok(outcome) => match outcome.answer().detail {
             Detail::Hold { hold, state, .. } => {
                 assert_ne!(state, HoldState::Pending, "nothing is lent here");
+                // The release of what has run out changes nothing, and says so.
+                let done = if state == HoldState::Expired { QuotaAnswer::Refused } else { done };
                 (done, matches!(op, QuotaOp::Reserve { .. }).then_some(hold))
             }
             ref other => panic!("{op:?}: {other:?}"),
@@ -598,7 +609,7 @@ impl World<'_> {
     /// moment on, and given back by a review.
     fn let_holds_run_out(&mut self, told: &Receiver<Told>) {
         let lab = self.lab;
-        let watched: Vec<(u64, [Token; 2])> = {
+        let mut watched: Vec<(u64, [Token; 2])> = {
             // Nobody reserves meanwhile: what is reserved later outlasts this.
             let requests = lab.requests();
             let may_be_held = |standing: &Standing| {
@@ -614,54 +625,75 @@ impl World<'_> {
             watched
         };
         let now = lab.clock.now();
+        // For a while holds are past their time and still count.
+        for _ in 0..lab.shape.clients {
+            self.hear(told);
+        }
+        // An expiry that seems to be under way for long makes the search for an order hard, so it meets
+        // only what is under way already.
+        let _paused = lab.pause.write().unwrap();
         loop {
-            let due = self.read(move |state| state.quotas().is_due(now));
-            let asked = watched.iter().any(|(id, _)| lab.requests().get(id) == Some(&Standing::Asked));
-            if due {
+            while self.read(move |state| state.quotas().is_due(now)) {
                 // It may be done by the time it is heard.
                 drop(self.submit(&quota(QuotaCommand::Review)));
-            } else if !asked {
-                break;
             }
-            if asked {
-                self.hear(told);
+            let answered = |id: u64| lab.requests().get(&id) != Some(&Standing::Asked);
+            let known: Vec<_> = watched.extract_if(.., |(id, _)| answered(*id)).collect();
+            self.settle(known, now);
+            if watched.is_empty() {
+                return;
             }
+            self.hear(told);
         }
-        for (id, [lapse, expire]) in watched {
-            let standing = lab.requests().get(&id).copied();
-            let hold = match standing {
-                Some(Standing::Held(hold) | Standing::Over(hold)) => hold,
-                // It may be held, and run out.
-                Some(Standing::Unknown) => continue,
-                _ => {
-                    [lapse, expire].into_iter().for_each(|token| lab.recorder.withdraw(token));
-                    continue;
-                }
-            };
-            let end = self.read(move |state| {
-                match (state.quotas().holds().get(hold), state.quotas().holds().ended(hold)) {
-                    (Some(it), _) if it.state == HoldState::Committed || it.expires_at > now => End::Lives,
-                    (None, Some(it)) if it.state == HoldState::Released => End::Released,
-                    (None, Some(it)) if it.state == HoldState::Expired => End::Expired,
-                    _ => End::Unknown,
-                }
-            });
+    }
+
+    /// Notes which of these holds ran out, and that the others did not.
+    fn settle(&mut self, watched: Vec<(u64, [Token; 2])>, now: Instant) {
+        let lab = self.lab;
+        let taken = self.holds_in_the_log();
+        let hold_of = |id: u64| match lab.requests().get(&id) {
+            Some(Standing::Held(hold) | Standing::Over(hold)) => Some(*hold),
+            // If it is stored later still, it is seen to run out next time; nobody knows its name, so nobody
+            // can ask meanwhile.
+            Some(Standing::Unknown) => taken.get(&id).copied(),
+            _ => None,
+        };
+        let holds: Vec<Option<HoldId>> = watched.iter().map(|(id, _)| hold_of(*id)).collect();
+        let ends = self.read({
+            let holds = holds.clone();
+            move |state| holds.iter().map(|hold| hold.map(|it| end_of(state, it, now))).collect::<Vec<_>>()
+        });
+        for (((id, [lapse, expire]), hold), end) in watched.into_iter().zip(holds).zip(ends) {
             match end {
-                End::Lives => [lapse, expire].into_iter().for_each(|token| lab.recorder.withdraw(token)),
-                // Before or after its time was over.
-                End::Released => lab.recorder.withdraw(expire),
-                End::Expired => {
-                    self.tally.ran_out += 1;
-                    [lapse, expire]
-                        .into_iter()
-                        .for_each(|token| lab.recorder.complete(token, QuotaAnswer::Expired));
+                None | Some(End::Lives | End::ReleasedBefore) => {
+                    [lapse, expire].into_iter().for_each(|token| lab.recorder.withdraw(token));
                 }
-                End::Unknown => {}
+                Some(End::ReleasedAfter) => lab.recorder.withdraw(expire),
+                Some(End::Expired) => {
+                    let tokens = [lapse, expire].into_iter();
+                    tokens.for_each(|token| lab.recorder.complete(token, QuotaAnswer::Expired));
+                    self.tally.ran_out += 1;
+                }
+                Some(End::Unclear) => {}
             }
-            if matches!(end, End::Released | End::Expired) {
+            if let (Some(hold), Some(End::ReleasedAfter | End::ReleasedBefore | End::Expired)) = (hold, end) {
                 lab.requests().insert(id, Standing::Over(hold));
             }
         }
+    }
+
+    /// The holds that are in the log, by the reservation that took them: also those whose client gave up.
+    fn holds_in_the_log(&mut self) -> BTreeMap<u64, HoldId> {
+        let events = self.ask(|cell| {
+            let events = cell.reader().events(Position::ZERO, usize::MAX);
+            events.map_err(|error| CellError::Unavailable(error.to_string()))
+        });
+        let keys = self.lab.keys.lock().unwrap();
+        let holds = events.unwrap().into_iter().filter_map(|event| {
+            let (key, _) = Recorded::decode(&event.payload).unwrap().key?;
+            Some((*keys.get(&key)?, HoldId(event.position.number())))
+        });
+        holds.collect()
     }
 
     /// all heals, time passes, and nothing of what was held is left.
@@ -688,13 +720,28 @@ impl World<'_> {
     }
 }
 
-/// What became of a hold by the time that it was to run out.
+/// What became of a hold whose time was to be over at an instant.
 #[derive(Clone, Copy)]
 enum End {
+    /// It is committed, or was taken later.
     Lives,
-    Released,
+    /// Released before its time was over.
+    ReleasedBefore,
+    /// Released after; it was committed, or its time was over.
+    ReleasedAfter,
     Expired,
-    Unknown,
+    /// A commit that arrived late, or one that was lost.
+    Unclear,
+}
+
+fn end_of(state: &State, hold: HoldId, now: Instant) -> End {
+    match (state.quotas().holds().get(hold), state.quotas().holds().ended(hold)) {
+        (Some(it), _) if it.state == HoldState::Committed || it.expires_at > now => End::Lives,
+        (None, Some(it)) if it.state == HoldState::Expired => End::Expired,
+        (None, Some(it)) if it.state == HoldState::Released && it.at < now => End::ReleasedBefore,
+        (None, Some(it)) if it.state == HoldState::Released => End::ReleasedAfter,
+        _ => End::Unclear,
+    }
 }
 
 /// Records a history; what is wrong on purpose apart, the books are sound and nothing is left at its end.
@@ -706,6 +753,8 @@ fn record(seed: u64, shape: Shape, place: Place) -> History<QuotaOp, QuotaAnswer
         cells: Mutex::default(),
         started: Condvar::new(),
         requests: Mutex::default(),
+        pause: RwLock::default(),
+        keys: Mutex::default(),
         chances_to_lie: AtomicU64::new(0),
         failed_attempts: AtomicU64::new(0),
     };
