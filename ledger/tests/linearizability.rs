@@ -34,7 +34,7 @@ use hourglass_test_history::{History, QuotaAnswer, QuotaModel, QuotaOp, Recorder
 use hourglass_test_servers::Postgres;
 use hourglass_units::{Currency, Instant};
 
-use super::cell::{BEGIN, Mortal, sqlite};
+use super::cell::{BEGIN, Mortal, sqlite, start_cell};
 use super::simulation::from_environment;
 use super::standby::{OwnClock, wait_for, writes};
 use super::support::{Chance, MINUTE, card, ms, open_cell, open_tenant};
@@ -878,4 +878,94 @@ fn answers_that_lie_are_caught() {
 #[test]
 fn commits_that_lie_are_caught() {
     is_caught(Lie::CommitNotStored(20));
+}
+
+/// Holds back one commit, once it is armed, and stores it when the next one comes.
+struct Late {
+    inner: Box<dyn Store>,
+    armed: Arc<AtomicBool>,
+    held: Option<Commit>,
+}
+
+impl Store for Late {
+    fn acquire(&mut self, acquire: &Acquire) -> Result<Head, AcquireError> {
+        self.inner.acquire(acquire)
+    }
+    fn commit(&mut self, commit: &Commit) -> Result<(), CommitError> {
+        if let Some(held) = self.held.take() {
+            // Nobody waits for its outcome any more.
+            drop(self.inner.commit(&held));
+        }
+        if self.armed.swap(false, Ordering::SeqCst) {
+            self.held = Some(commit.clone());
+            return Err(CommitError::Unknown("the connection broke".to_owned()));
+        }
+        self.inner.commit(commit)
+    }
+    fn release(&mut self, epoch: u64, now: Instant) -> Result<(), StoreError> {
+        self.inner.release(epoch, now)
+    }
+    fn write_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        self.inner.write_snapshot(snapshot)
+    }
+    fn reader(&self) -> Arc<dyn Reader> {
+        self.inner.reader()
+    }
+}
+
+/// A release, and a reservation that fits because of it, are in one commit of unknown outcome. Who asks for
+/// the reservation again must not hear that it does not fit, and have it a moment later.
+#[test]
+fn q2_a_denial_after_a_lost_commit_stays_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let armed = Arc::new(AtomicBool::new(false));
+    let store = Late { inner: sqlite(directory.path()), armed: Arc::clone(&armed), held: None };
+    let cell = start_cell(Box::new(store));
+    let handle = cell.handle();
+    for command in tree() {
+        let _done = handle.submit_blocking(command).unwrap();
+    }
+    let submission = |command: &QuotaCommand, key: &str| Submission {
+        command: quota(command.clone()),
+        key: Some(IdempotencyKey::new("client", key)),
+        at: None,
+    };
+    let (tenant, project) = ("acme".parse().unwrap(), "train".parse().unwrap());
+    let reserve = QuotaCommand::Reserve { tenant, project, items: asks(&[(GPU, 8)]), ttl_ms: TTL };
+    let first = handle.submit_blocking(submission(&reserve, "first")).unwrap();
+    let release = QuotaCommand::Release { hold: HoldId(first.answer().position.number()) };
+
+    // Both are decided in one batch, because the deciding thread waits until both are there.
+    let (both_are_there, wait) = channel::<()>();
+    let (waits, is_waiting) = channel();
+    let pending = std::thread::scope(|scope| {
+        let reader = handle.clone();
+        scope.spawn(move || {
+            let waited = reader.read_blocking(move |_| {
+                waits.send(()).unwrap();
+                wait.recv().unwrap();
+            });
+            // It shares their commit, and so their fate.
+            assert!(matches!(waited, Err(CellError::Unavailable(_))), "{waited:?}");
+        });
+        is_waiting.recv_timeout(PATIENCE).unwrap();
+        armed.store(true, Ordering::SeqCst);
+        let pending = [(&release, "release"), (&reserve, "second")]
+            .map(|(command, key)| handle.submit_later(submission(command, key)).unwrap());
+        both_are_there.send(()).unwrap();
+        pending
+    });
+    for pending in pending {
+        assert!(matches!(pending.wait(), Err(CellError::Unavailable(_))), "its outcome is not known");
+    }
+    // Each asks again until it has an answer, the reservation first.
+    let ask_again = |command: &QuotaCommand, key: &str| {
+        let mut answers = (0..10).map(|_| handle.submit_blocking(submission(command, key)));
+        answers.find(|answer| !matches!(answer, Err(CellError::Unavailable(_)))).unwrap()
+    };
+    let second = ask_again(&reserve, "second");
+    let _released = ask_again(&release, "release").unwrap();
+    let held = handle.read_blocking(|state| state.quotas().holds().iter().count()).unwrap();
+    assert_eq!(held, usize::from(second.is_ok()), "the client heard {second:?}");
+    cell.close();
 }
