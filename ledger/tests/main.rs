@@ -10,6 +10,7 @@ mod budget;
 mod cell;
 mod decoders;
 mod invoices;
+mod linearizability;
 mod metering;
 mod oracle;
 mod postgres;

@@ -46,13 +46,13 @@ impl Store for Shared {
 }
 
 /// A process's own clock, which the test sets.
-struct OwnClock(AtomicI64);
+pub(crate) struct OwnClock(AtomicI64);
 
 impl OwnClock {
-    fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self(AtomicI64::new(ms(BEGIN))))
     }
-    fn advance(&self, ms: i64) {
+    pub(crate) fn advance(&self, ms: i64) {
         self.0.fetch_add(ms, Ordering::SeqCst);
     }
 }
@@ -68,13 +68,13 @@ fn candidate(store: &Shared, name: &str, clock: &Arc<OwnClock>) -> Cell {
     Cell::start(Box::new(store.clone()), Arc::clone(clock) as Arc<dyn Clock>, options, |_, _| {}).unwrap()
 }
 
-fn writes(handle: &CellHandle) -> bool {
+pub(crate) fn writes(handle: &CellHandle) -> bool {
     handle.status().writable.load(Ordering::Acquire) == 1
 }
 
 /// Waits for a condition; another thread brings it about.
 #[expect(clippy::disallowed_methods, reason = "looks again a little later, up to a deadline")]
-fn wait_for(what: &str, done: impl Fn() -> bool) {
+pub(crate) fn wait_for(what: &str, done: impl Fn() -> bool) {
     for _ in 0..1_200 {
         if done() {
             return;

@@ -20,6 +20,8 @@ pub(super) struct Committer<'a> {
     pub(super) epoch: u64,
     /// Until when nobody else can have taken over.
     pub(super) lease_until: Instant,
+    /// Whether a commit of unknown outcome may arrive yet.
+    pub(super) in_doubt: bool,
     /// To the thread that keeps snapshots, where the store can do that beside commits.
     pub(super) snapshots: Option<SyncSender<Snapshot>>,
 }
@@ -65,8 +67,9 @@ impl Committer<'_> {
     fn commit(&mut self, commit: &Commit, renew: bool) -> Result<(), CellError> {
         let nothing = commit.events.is_empty() && commit.cursors.is_empty();
         // While the lease runs nobody else can have written, so what was read is the latest. A process
-        // that was frozen past its lease must ask before it answers.
-        if nothing && !renew && self.clock.now() < self.lease_until {
+        // that was frozen past its lease must ask before it answers. So must one that does not know what
+        // became of its last commit: who was part of that must not be denied what it may still be given.
+        if nothing && !renew && !self.in_doubt && self.clock.now() < self.lease_until {
             return Ok(());
         }
         let _span = tracing::info_span!(
@@ -83,17 +86,21 @@ impl Committer<'_> {
         match stored {
             Ok(()) => {
                 self.lease_until = commit.lease_until;
+                // The log has gone on past where the other one would have been appended.
+                self.in_doubt &= commit.events.is_empty();
                 self.count(commit, micros);
                 Ok(())
             }
             // Nobody took over: a commit of ours that was given up for lost arrived after all, and what
             // was decided without it stands on a state that is old.
             Err(CommitError::Deposed { position, epoch }) if epoch == self.epoch => {
+                self.in_doubt = false;
                 let what = format!("an earlier commit arrived late: the log is at position {position}");
                 Err(CellError::Unavailable(what))
             }
             Err(CommitError::Deposed { .. }) => Err(CellError::Deposed),
             Err(error @ (CommitError::NotStored(_) | CommitError::Unknown(_))) => {
+                self.in_doubt |= matches!(error, CommitError::Unknown(_));
                 Err(CellError::Unavailable(error.to_string()))
             }
         }

@@ -336,6 +336,7 @@ impl Runner {
             failed_generation: Arc::clone(&decider.failed_generation),
             epoch: turn.epoch,
             lease_until: turn.lease_until,
+            in_doubt: false,
             snapshots,
         };
         let candidate = options.role == WriterRole::Candidate;
