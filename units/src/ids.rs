@@ -181,6 +181,10 @@ id! {
     Region, "region"
 }
 id! {
+    /// An InfiniBand fabric: instances of one gang share it.
+    Fabric, "fabric"
+}
+id! {
     /// The name that all versions of a rate card, or of a contract, share.
     RateCardName, "rate card name"
 }

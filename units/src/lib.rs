@@ -39,7 +39,7 @@ mod time;
 pub use coverage::{Coverage, Pieces};
 pub use currency::{Currency, UnknownCurrency};
 pub use ids::{
-    AgentId, BidId, CreditId, GroupId, ID_LENGTH_MAX, IdError, InstanceId, Platform, ProjectId, RateCardName,
+    AgentId, BidId, CreditId, Fabric, GroupId, ID_LENGTH_MAX, IdError, InstanceId, Platform, ProjectId, RateCardName,
     Region, ReservationId, TenantId,
 };
 pub use money::{

@@ -24,14 +24,26 @@ const NETWORK: [&str; 3] = ["axum", "tonic", "async-nats"];
 /// Beyond the network: storage, waiting, logging and chance.
 const IMPURE: [&str; 8] = ["axum", "tonic", "async-nats", "sqlx", "tokio", "tracing", "rand", "uuid"];
 
-const LAYERS: [Layer; 12] = [
+const LAYERS: [Layer; 14] = [
     Layer { name: "hourglass-units", may_use: &[], never: &IMPURE },
     Layer { name: "hourglass-proto", may_use: &[], never: &["axum", "async-nats", "sqlx"] },
     Layer { name: "hourglass-pricing", may_use: &["hourglass-units"], never: &IMPURE },
     Layer { name: "hourglass-quota", may_use: &["hourglass-units"], never: &IMPURE },
+    Layer { name: "hourglass-capacity", may_use: &["hourglass-units"], never: &IMPURE },
+    Layer {
+        name: "hourglass-compute",
+        may_use: &["hourglass-units", "hourglass-proto"],
+        never: &["axum", "async-nats", "sqlx"],
+    },
     Layer {
         name: "hourglass-ledger",
-        may_use: &["hourglass-units", "hourglass-pricing", "hourglass-quota", "hourglass-proto"],
+        may_use: &[
+            "hourglass-units",
+            "hourglass-pricing",
+            "hourglass-quota",
+            "hourglass-capacity",
+            "hourglass-proto",
+        ],
         never: &NETWORK,
     },
     Layer {
@@ -40,7 +52,9 @@ const LAYERS: [Layer; 12] = [
             "hourglass-units",
             "hourglass-pricing",
             "hourglass-quota",
+            "hourglass-capacity",
             "hourglass-proto",
+            "hourglass-compute",
             "hourglass-ledger",
         ],
         never: &[],
@@ -57,22 +71,26 @@ const LAYERS: [Layer; 12] = [
     Layer { name: "xtask", may_use: &[], never: &IMPURE },
 ];
 
-const BELOW_THE_BINARY: [&str; 7] = [
+const BELOW_THE_BINARY: [&str; 9] = [
     "hourglass-units",
     "hourglass-pricing",
     "hourglass-quota",
+    "hourglass-capacity",
     "hourglass-proto",
+    "hourglass-compute",
     "hourglass-ledger",
     "hourglass-consumers",
     "hourglass-agent",
 ];
 
 /// What the benchmarks measure, and the servers that they start.
-const USED_BY_BENCHMARKS: [&str; 7] = [
+const USED_BY_BENCHMARKS: [&str; 9] = [
     "hourglass-units",
     "hourglass-quota",
     "hourglass-pricing",
+    "hourglass-capacity",
     "hourglass-proto",
+    "hourglass-compute",
     "hourglass-ledger",
     "hourglass-consumers",
     "hourglass-test-servers",
@@ -237,11 +255,13 @@ mod tests {
     use super::*;
 
     /// The layers as they should be, one line a crate: each uses all that it may.
-    const SOUND: [(&str, &str); 12] = [
+    const SOUND: [(&str, &str); 14] = [
         ("hourglass-units", "1 chrono v0.4.45|alloc,std"),
         ("hourglass-proto", "1 prost v0.14.6|derive,std"),
         ("hourglass-pricing", "1 hourglass-units v0.1.0 (here)|"),
         ("hourglass-quota", "1 hourglass-units v0.1.0 (here)|"),
+        ("hourglass-capacity", "1 hourglass-units v0.1.0 (here)|"),
+        ("hourglass-compute", "1 hourglass-proto v0.1.0 (here)|"),
         ("hourglass-ledger", "1 hourglass-units v0.1.0 (here)|\n1 sqlx v0.9.0|sqlite\n2 sqlx-core v0.9.0|"),
         ("hourglass-consumers", "1 hourglass-ledger v0.1.0 (here)|testing (*)\n1 axum v0.8.1|"),
         ("hourglass-agent", "1 hourglass-proto v0.1.0 (here)|\n1 async-nats v0.51.0|"),

@@ -1,0 +1,4 @@
+//! Capacity: what there is, what is promised, and who runs on the rest.
+//!
+//! Pure data and decisions. Nothing here knows a clock, a log or a network; the ledger's core brings
+//! time and positions, and writes down what was decided.

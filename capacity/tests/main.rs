@@ -1,0 +1,3 @@
+//! Capacity from outside.
+
+#![cfg(test)]

@@ -1,0 +1,1 @@
+//! The compute API of a GPU cloud: a client, and a simulator.
