@@ -319,9 +319,9 @@ mod tests {
             &["hourglass-units needs chrono without its feature `now`, which is on"],
         );
         check(
-            "hourglass-capacity",
+            "hourglass-newcomer",
             "",
-            &["hourglass-capacity has no place: add it to LAYERS, with the crates that it may use"],
+            &["hourglass-newcomer has no place: add it to LAYERS, with the crates that it may use"],
         );
     }
 
