@@ -1,4 +1,9 @@
 //! The committing thread: makes batches durable, then lets their answers go.
+//!
+//! A commit of unknown outcome may land at any time after it was given up for lost, so whatever is decided
+//! next could stand on a state that is about to change. It is settled before anything else is answered:
+//! the writer takes the lease again, from itself. That begins an epoch under which the lost commit can
+//! land no more, and the head that it answers with tells whether it has.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,20 +12,22 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use hourglass_units::Instant;
 
 use super::status::{COMMIT_EVENTS, COMMIT_MICROSECONDS};
-use super::{Batch, CellError, CellStatus, Clock};
+use super::{Batch, CellError, CellOptions, CellStatus, Clock, WriterRole};
 use crate::snapshot::Snapshot;
-use crate::store::{Commit, CommitError, Snapshots, Store, StoreError};
+use crate::store::{Acquire, AcquireError, Commit, CommitError, Head, Snapshots, Store, StoreError};
 
 /// Owns the store for one turn as the writer.
 pub(super) struct Committer<'a> {
     pub(super) store: &'a mut dyn Store,
     pub(super) clock: &'a dyn Clock,
     pub(super) status: &'a CellStatus,
+    pub(super) options: &'a CellOptions,
     pub(super) failed_generation: Arc<AtomicU64>,
-    pub(super) epoch: u64,
+    /// The deciding thread reads it, this one changes it.
+    pub(super) epoch: Arc<AtomicU64>,
     /// Until when nobody else can have taken over.
     pub(super) lease_until: Instant,
-    /// Whether a commit of unknown outcome may arrive yet.
+    /// Whether a commit of unknown outcome may land yet.
     pub(super) in_doubt: bool,
     /// To the thread that keeps snapshots, where the store can do that beside commits.
     pub(super) snapshots: Option<SyncSender<Snapshot>>,
@@ -39,9 +46,12 @@ impl Committer<'_> {
                     if *error == CellError::Deposed {
                         self.status.writable.store(0, Ordering::Release);
                     }
-                    self.failed_generation.store(generation, Ordering::Release);
                 })
             };
+            // What was decided on top of it is of another epoch, even where it turned out to be stored.
+            if result.is_err() || commit.epoch != self.epoch() {
+                self.failed_generation.fetch_max(generation, Ordering::AcqRel);
+            }
             releases.into_iter().for_each(|release| release(result.as_ref().copied()));
             if let (Ok(()), Some(snapshot)) = (result, snapshot) {
                 self.keep(snapshot);
@@ -50,10 +60,14 @@ impl Committer<'_> {
         // Its last snapshot may be on its way still.
         self.snapshots = None;
         if self.status.writable.swap(0, Ordering::AcqRel) == 1
-            && let Err(error) = self.store.release(self.epoch, self.clock.now())
+            && let Err(error) = self.store.release(self.epoch(), self.clock.now())
         {
             tracing::warn!(%error, "the lease was not given back; it ends by itself");
         }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
     fn keep(&mut self, snapshot: Snapshot) {
@@ -65,11 +79,14 @@ impl Committer<'_> {
     }
 
     fn commit(&mut self, commit: &Commit, renew: bool) -> Result<(), CellError> {
+        if self.in_doubt {
+            self.settle()?;
+            return Err(CellError::Unavailable("an earlier commit had to be settled first".to_owned()));
+        }
         let nothing = commit.events.is_empty() && commit.cursors.is_empty();
         // While the lease runs nobody else can have written, so what was read is the latest. A process
-        // that was frozen past its lease must ask before it answers. So must one that does not know what
-        // became of its last commit: who was part of that must not be denied what it may still be given.
-        if nothing && !renew && !self.in_doubt && self.clock.now() < self.lease_until {
+        // that was frozen past its lease must ask before it answers.
+        if nothing && !renew && self.clock.now() < self.lease_until {
             return Ok(());
         }
         let _span = tracing::info_span!(
@@ -86,23 +103,41 @@ impl Committer<'_> {
         match stored {
             Ok(()) => {
                 self.lease_until = commit.lease_until;
-                // The log has gone on past where the other one would have been appended.
-                self.in_doubt &= commit.events.is_empty();
                 self.count(commit, micros);
                 Ok(())
             }
-            // Nobody took over: a commit of ours that was given up for lost arrived after all, and what
-            // was decided without it stands on a state that is old.
-            Err(CommitError::Deposed { position, epoch }) if epoch == self.epoch => {
-                self.in_doubt = false;
-                let what = format!("an earlier commit arrived late: the log is at position {position}");
-                Err(CellError::Unavailable(what))
-            }
             Err(CommitError::Deposed { .. }) => Err(CellError::Deposed),
-            Err(error @ (CommitError::NotStored(_) | CommitError::Unknown(_))) => {
-                self.in_doubt |= matches!(error, CommitError::Unknown(_));
-                Err(CellError::Unavailable(error.to_string()))
+            Err(error @ CommitError::NotStored(_)) => Err(CellError::Unavailable(error.to_string())),
+            Err(error @ CommitError::Unknown(_)) => {
+                self.in_doubt = true;
+                let head = self.settle()?;
+                match commit.events.last() {
+                    Some(last) if last.hash == head.hash => {
+                        self.count(commit, micros);
+                        Ok(())
+                    }
+                    _ => Err(CellError::Unavailable(error.to_string())),
+                }
             }
+        }
+    }
+
+    /// Begins an epoch of its own, so that nothing of an earlier one can land any more. Answers with the
+    /// head, which is certain from then on.
+    fn settle(&mut self) -> Result<Head, CellError> {
+        let now = self.clock.now();
+        let (holder, lease_until) = (self.options.holder.clone(), self.options.lease_from(now));
+        let holder_is_gone = self.options.role == WriterRole::Sole;
+        match self.store.acquire(&Acquire { holder, now, lease_until, holder_is_gone }) {
+            Ok(head) => {
+                tracing::warn!(epoch = head.epoch, position = %head.position, "the outcome of a commit was settled");
+                (self.in_doubt, self.lease_until) = (false, lease_until);
+                self.epoch.store(head.epoch, Ordering::Release);
+                self.status.epoch.store(head.epoch, Ordering::Relaxed);
+                Ok(head)
+            }
+            Err(AcquireError::Held { .. }) => Err(CellError::Deposed),
+            Err(AcquireError::Store(error)) => Err(CellError::Unavailable(error.to_string())),
         }
     }
 

@@ -26,7 +26,8 @@ pub(super) struct Decider {
     /// Batches up to this generation failed; the committing thread says so.
     pub(super) failed_generation: Arc<AtomicU64>,
     generation: u64,
-    epoch: u64,
+    /// The committing thread changes it.
+    pub(super) epoch: Arc<AtomicU64>,
     /// Events and bytes appended since the last snapshot.
     since_snapshot: (u64, u64),
 }
@@ -40,7 +41,7 @@ impl Decider {
             options: runner.options.clone(),
             failed_generation: Arc::default(),
             generation: 1,
-            epoch: turn.epoch,
+            epoch: Arc::new(AtomicU64::new(turn.epoch)),
             since_snapshot: (0, 0),
         }
     }
@@ -91,7 +92,7 @@ impl Decider {
 
     fn open_batch(&self, loaded: &Loaded) -> Batch {
         let commit = Commit {
-            epoch: self.epoch,
+            epoch: self.epoch.load(Ordering::Acquire),
             after: loaded.state.position(),
             after_hash: loaded.chain_hash,
             lease_until: self.options.lease_from(self.clock.now()),
@@ -147,7 +148,8 @@ impl Decider {
         }
         let unavailable = |error: String| CellError::Unavailable(error);
         let head = self.reader.head().map_err(|error| unavailable(error.to_string()))?;
-        if head.epoch != self.epoch {
+        // Under our own name it is our own epoch, or one that the committing thread does not know of yet.
+        if head.epoch != self.epoch.load(Ordering::Acquire) && head.holder != self.options.holder {
             self.status.writable.store(0, Ordering::Release);
             return Err(CellError::Deposed);
         }
@@ -184,7 +186,7 @@ impl Decider {
                         return Err(error);
                     }
                 };
-                let stored = StoredEvent::chain(chain_hash, position, self.epoch, now, &recorded);
+                let stored = StoredEvent::chain(chain_hash, position, batch.commit.epoch, now, &recorded);
                 *chain_hash = stored.hash;
                 *bytes = bytes.saturating_add(stored.payload.len());
                 batch.commit.events.push(stored);

@@ -6,10 +6,12 @@
 //!
 //! * No answer leaves before the commit that it depends on is durable. That holds for rejections and
 //!   reads too: both may have seen what is not committed yet.
-//! * When a commit fails, or its outcome is not known, every answer of its batch, and of batches
-//!   decided on top of it, is [`CellError::Unavailable`]; the state is dropped and loaded again from
-//!   the log. No guess survives. A caller that repeats its request under the same idempotency key
-//!   gets the first answer if the commit did happen.
+//! * When a commit fails every answer of its batch, and of batches decided on top of it, is
+//!   [`CellError::Unavailable`]; the state is dropped and loaded again from the log. No guess survives.
+//!   A caller that repeats its request under the same idempotency key gets the first answer if the
+//!   commit did happen.
+//! * When the outcome of a commit is not known, it is settled before anything else is answered: the
+//!   writer begins a new epoch, under which what was lost cannot land any more.
 //! * A cell that was deposed writes no more under its epoch: the head of the log says whose turn it
 //!   is, and every commit compares it.
 //!
@@ -333,8 +335,9 @@ impl Runner {
             store: store.as_mut(),
             clock: clock.as_ref(),
             status: status.as_ref(),
+            options,
             failed_generation: Arc::clone(&decider.failed_generation),
-            epoch: turn.epoch,
+            epoch: Arc::clone(&decider.epoch),
             lease_until: turn.lease_until,
             in_doubt: false,
             snapshots,

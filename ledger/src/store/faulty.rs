@@ -20,8 +20,8 @@ pub struct Faults {
     pub lost: u64,
     /// It is stored, and the caller is told that it is not known.
     pub answer_lost: u64,
-    /// The caller is told that it is not known, and it is stored when the next commit comes: a server
-    /// can go on with what a broken connection left to it.
+    /// The caller is told that it is not known, and it arrives when the next commit or take-over comes, or
+    /// after it: a server can go on with what a broken connection left to it.
     pub late: u64,
     /// Another writer takes over first.
     pub deposed: u64,
@@ -32,8 +32,10 @@ pub struct FaultyStore {
     inner: Box<dyn Store>,
     faults: Faults,
     draws: u64,
-    /// The commit that is stored late.
+    /// The commit that arrives late.
     held: Option<Commit>,
+    /// Whether it was asked to commit anything yet: before that a writer cannot start at all.
+    is_in_use: bool,
     /// Faults that happened.
     pub injected: Arc<std::sync::atomic::AtomicU64>,
 }
@@ -41,7 +43,7 @@ pub struct FaultyStore {
 impl FaultyStore {
     /// Stands before `inner`.
     pub fn new(inner: Box<dyn Store>, faults: Faults, seed: u64) -> Self {
-        Self { inner, faults, draws: seed, held: None, injected: Arc::default() }
+        Self { inner, faults, draws: seed, held: None, is_in_use: false, injected: Arc::default() }
     }
 
     /// Whether one chance in `of` came up.
@@ -57,18 +59,31 @@ impl FaultyStore {
         }
         hit
     }
-}
 
-impl Store for FaultyStore {
-    fn acquire(&mut self, acquire: &Acquire) -> Result<Head, AcquireError> {
-        self.inner.acquire(acquire)
-    }
-
-    fn commit(&mut self, commit: &Commit) -> Result<(), CommitError> {
+    fn held_arrives(&mut self) {
         if let Some(held) = self.held.take() {
             // Nobody waits for its outcome any more.
             let _late = self.inner.commit(&held);
         }
+    }
+}
+
+impl Store for FaultyStore {
+    fn acquire(&mut self, acquire: &Acquire) -> Result<Head, AcquireError> {
+        let lost = StoreError("injected: an answer about the lease was lost".to_owned());
+        if self.is_in_use && self.draw(self.faults.lost) {
+            return Err(lost.into());
+        }
+        if self.held.is_some() && self.draw(2) {
+            self.held_arrives();
+        }
+        let taken = self.inner.acquire(acquire)?;
+        if self.is_in_use && self.draw(self.faults.answer_lost) { Err(lost.into()) } else { Ok(taken) }
+    }
+
+    fn commit(&mut self, commit: &Commit) -> Result<(), CommitError> {
+        self.is_in_use = true;
+        self.held_arrives();
         if self.draw(self.faults.refused) {
             return Err(CommitError::NotStored("injected: refused".to_owned()));
         }
