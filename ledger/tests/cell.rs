@@ -179,15 +179,40 @@ fn b3_a_ledger_that_grows_meanwhile_is_sound() {
     cell.close();
 }
 
-/// Tells once that a commit's outcome is not known, and stores it just before the next one.
-struct LateOnce {
-    inner: Box<dyn Store>,
-    held: Option<Commit>,
-    armed: Arc<AtomicBool>,
+/// When a commit lands that was given up for lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lands {
+    /// Before its writer asks for the lease again.
+    First,
+    /// When so many more commits have come, and just before the next.
+    AfterCommits(u32),
 }
 
-impl Store for LateOnce {
+/// Holds back one commit, once it is armed: its outcome is not known.
+pub(crate) struct Late {
+    inner: Box<dyn Store>,
+    lands: Lands,
+    armed: Arc<AtomicBool>,
+    held: Option<Commit>,
+}
+
+impl Late {
+    pub(crate) fn new(inner: Box<dyn Store>, lands: Lands) -> (Box<Self>, Arc<AtomicBool>) {
+        let armed = Arc::new(AtomicBool::new(false));
+        (Box::new(Self { inner, lands, armed: Arc::clone(&armed), held: None }), armed)
+    }
+
+    /// Nobody waits for its outcome any more.
+    fn land(&mut self) {
+        drop(self.held.take().map(|held| self.inner.commit(&held)));
+    }
+}
+
+impl Store for Late {
     fn acquire(&mut self, acquire: &Acquire) -> Result<Head, AcquireError> {
+        if self.lands == Lands::First {
+            self.land();
+        }
         self.inner.acquire(acquire)
     }
     fn commit(&mut self, commit: &Commit) -> Result<(), CommitError> {
@@ -195,8 +220,9 @@ impl Store for LateOnce {
             self.held = Some(commit.clone());
             return Err(CommitError::Unknown("the connection broke".to_owned()));
         }
-        if let Some(held) = self.held.take() {
-            self.inner.commit(&held).unwrap();
+        match &mut self.lands {
+            Lands::AfterCommits(more) if *more > 0 && self.held.is_some() => *more -= 1,
+            _ => self.land(),
         }
         self.inner.commit(commit)
     }
@@ -211,22 +237,35 @@ impl Store for LateOnce {
     }
 }
 
-/// The head moved, but nobody took over: the cell loads its state again and goes on.
+/// The writer settles what became of it, and goes on.
 #[test]
-fn a_commit_that_arrives_late_does_not_depose_its_own_writer() {
-    let directory = tempfile::tempdir().unwrap();
-    let armed = Arc::new(AtomicBool::new(false));
-    let store = LateOnce { inner: sqlite(directory.path()), held: None, armed: Arc::clone(&armed) };
-    let cell = open(Box::new(store));
-    let handle = cell.handle();
-    let end = ms(BEGIN) + 10 * MINUTE;
-    armed.store(true, Ordering::SeqCst);
-    let submit = |key: &str, n: u64| handle.submit_blocking(submission(minute(n), key, end));
-    assert!(matches!(submit("a", 1), Err(CellError::Unavailable(_))));
-    assert!(matches!(submit("b", 2), Err(CellError::Unavailable(_))), "decided on a state that is old");
-    assert!(matches!(submit("a", 1), Ok(Outcome::AlreadyApplied(_))), "it was stored after all");
-    assert!(matches!(submit("b", 2), Ok(Outcome::Applied(_))));
-    cell.close();
+fn a_commit_of_unknown_outcome_is_settled_at_once() {
+    let check = |lands,
+                 first_heard: fn(&Result<Outcome, CellError>) -> bool,
+                 repeated: fn(&Outcome) -> bool| {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, armed) = Late::new(sqlite(directory.path()), lands);
+        let cell = open(store);
+        let handle = cell.handle();
+        let epoch = || handle.status().epoch.load(Ordering::SeqCst);
+        let before = epoch();
+        armed.store(true, Ordering::SeqCst);
+        let submit =
+            |key: &str, n: u64| handle.submit_blocking(submission(minute(n), key, ms(BEGIN) + 10 * MINUTE));
+        let first = submit("a", 1);
+        assert!(first_heard(&first), "{lands:?}: {first:?}");
+        assert_eq!(epoch(), before + 1, "{lands:?}");
+        assert!(matches!(submit("b", 2), Ok(Outcome::Applied(_))), "{lands:?}: the writer is not deposed");
+        assert!(repeated(&submit("a", 1).unwrap()), "{lands:?}");
+        assert!(matches!(submit("a", 1), Ok(Outcome::AlreadyApplied(_))), "{lands:?}");
+        cell.close();
+    };
+    let is_stored = |first: &Result<Outcome, CellError>| matches!(first, Ok(Outcome::Applied(_)));
+    check(Lands::First, is_stored, |again| matches!(again, Outcome::AlreadyApplied(_)));
+    for more in 0..3 {
+        let is_lost = |first: &Result<Outcome, CellError>| matches!(first, Err(CellError::Unavailable(_)));
+        check(Lands::AfterCommits(more), is_lost, |again| matches!(again, Outcome::Applied(_)));
+    }
 }
 
 /// B-3: a closed cell leaves a snapshot, and the next one starts from it as it would from the log.

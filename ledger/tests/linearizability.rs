@@ -34,7 +34,7 @@ use hourglass_test_history::{History, QuotaAnswer, QuotaModel, QuotaOp, Recorder
 use hourglass_test_servers::Postgres;
 use hourglass_units::{Currency, Instant};
 
-use super::cell::{BEGIN, Mortal, sqlite, start_cell};
+use super::cell::{BEGIN, Lands, Late, Mortal, sqlite, start_cell};
 use super::simulation::from_environment;
 use super::standby::{OwnClock, wait_for, writes};
 use super::support::{Chance, MINUTE, card, ms, open_cell, open_tenant};
@@ -399,7 +399,7 @@ impl Store for Gated {
         let _open = self.gate.lock().unwrap();
         self.commits += 1;
         match self.lie {
-            Lie::CommitNotStored(every) if self.commits % every == 0 => Ok(()),
+            Lie::CommitNotStored(every) if self.commits.is_multiple_of(every) => Ok(()),
             _ => self.inner.commit(commit),
         }
     }
@@ -880,55 +880,17 @@ fn commits_that_lie_are_caught() {
     is_caught(Lie::CommitNotStored(20));
 }
 
-/// Holds back one commit, once it is armed, and stores it when so many more have come.
-struct Late {
-    inner: Box<dyn Store>,
-    armed: Arc<AtomicBool>,
-    held: Option<Commit>,
-    lands_after: u32,
-}
-
-impl Store for Late {
-    fn acquire(&mut self, acquire: &Acquire) -> Result<Head, AcquireError> {
-        self.inner.acquire(acquire)
-    }
-    fn commit(&mut self, commit: &Commit) -> Result<(), CommitError> {
-        if self.held.is_some() {
-            match self.lands_after.checked_sub(1) {
-                Some(left) => self.lands_after = left,
-                // Nobody waits for its outcome any more.
-                None => drop(self.held.take().map(|held| self.inner.commit(&held))),
-            }
-        }
-        if self.armed.swap(false, Ordering::SeqCst) {
-            self.held = Some(commit.clone());
-            return Err(CommitError::Unknown("the connection broke".to_owned()));
-        }
-        self.inner.commit(commit)
-    }
-    fn release(&mut self, epoch: u64, now: Instant) -> Result<(), StoreError> {
-        self.inner.release(epoch, now)
-    }
-    fn write_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
-        self.inner.write_snapshot(snapshot)
-    }
-    fn reader(&self) -> Arc<dyn Reader> {
-        self.inner.reader()
-    }
-}
-
 /// A release, and a reservation that fits because of it, are in one commit of unknown outcome. Who asks for
 /// the reservation again must not hear that it does not fit, and have it a moment later.
 #[test]
 fn q2_a_denial_after_a_lost_commit_stays_one() {
-    (0..4).for_each(a_denial_stays_one);
+    (0..4).map(Lands::AfterCommits).for_each(a_denial_stays_one);
 }
 
-fn a_denial_stays_one(lands_after: u32) {
+fn a_denial_stays_one(lands: Lands) {
     let directory = tempfile::tempdir().unwrap();
-    let armed = Arc::new(AtomicBool::new(false));
-    let store = Late { inner: sqlite(directory.path()), armed: Arc::clone(&armed), held: None, lands_after };
-    let cell = start_cell(Box::new(store));
+    let (store, armed) = Late::new(sqlite(directory.path()), lands);
+    let cell = start_cell(store);
     let handle = cell.handle();
     for command in tree() {
         let _done = handle.submit_blocking(command).unwrap();
@@ -974,6 +936,6 @@ fn a_denial_stays_one(lands_after: u32) {
     let second = ask_again(&reserve, "second");
     let _released = ask_again(&release, "release").unwrap();
     let held = handle.read_blocking(|state| state.quotas().holds().iter().count()).unwrap();
-    assert_eq!(held, usize::from(second.is_ok()), "{lands_after}: the client heard {second:?}");
+    assert_eq!(held, usize::from(second.is_ok()), "{lands:?}: the client heard {second:?}");
     cell.close();
 }
