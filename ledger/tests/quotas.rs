@@ -452,6 +452,29 @@ fn q1_an_instance_takes_over_only_its_own_hold() {
     );
 }
 
+/// An instance that was accepted and never ran gives its quota back too, and nothing of it is billed.
+#[test]
+fn q3_an_instance_that_never_ran_gives_its_quota_back() {
+    let mut core = lent();
+    core.run(Command::RegisterInstance(Registration {
+        project: "web".parse().unwrap(),
+        ..registration("i-1", "acme", 4)
+    }))
+    .unwrap();
+    assert_eq!(taken(&core.state, "tenants/acme", Class::OnDemand), 4);
+    let accepted = core.now;
+    core.now = accepted + MINUTE;
+    let refused = core.run(stop("i-1", accepted - 1));
+    assert!(matches!(refused, Err(Rejection::StopsBeforeStart { .. })), "{refused:?}");
+    core.run(stop("i-1", accepted + MINUTE)).unwrap();
+    assert_eq!(taken(&core.state, "tenants/acme", Class::OnDemand), 0);
+    assert!(matches!(core.run(stop("i-1", accepted + MINUTE)), Err(Rejection::NotRunning { .. })));
+    // It may run yet.
+    core.run(start("i-1", accepted + MINUTE)).unwrap();
+    assert_eq!(taken(&core.state, "tenants/acme", Class::OnDemand), 4);
+    assert_eq!(verify_core(&core).findings, []);
+}
+
 /// What is lent is not taken back for a lease: it grows when the loan is over.
 #[test]
 fn q1_a_lease_does_not_take_back_what_is_lent() {

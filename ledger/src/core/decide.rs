@@ -485,7 +485,9 @@ fn stop(
     check_text("the cause", cause)?;
     let instance = find(state, id)?;
     check_time(cell.policy, at, now)?;
-    match instance.running_since() {
+    // What was accepted and never ran holds quota all the same.
+    let since = instance.running_since().or_else(|| instance.holding.map(|holding| holding.since));
+    match since {
         None => Err(Rejection::NotRunning { instance: id.clone() }),
         Some(since) if at < since => Err(Rejection::StopsBeforeStart { instance: id.clone(), since, at }),
         Some(_) => Ok(Event::InstanceStopped { instance: id.clone(), at, cause: cause.to_owned() }),
