@@ -85,7 +85,7 @@ pub(crate) fn set_up_at(
             project: format!("project-{}", n / 50 % 4).parse().expect("a project"),
             platform: platform(n / 200),
             mode: match model(n / 800) {
-                PurchaseModel::Spot => Mode::Spot { bid: None, limit: None },
+                PurchaseModel::Spot => Mode::SPOT,
                 _ => Mode::OnDemand,
             },
             gpus: GPUS,

@@ -188,7 +188,7 @@ impl World {
         }
         let limit = Some(Price::from_nanos(1_500_000_000).unwrap());
         let spot = held.is_none() && self.chance.one_in(3);
-        let mode = if spot { Mode::Spot { bid: None, limit } } else { Mode::OnDemand };
+        let mode = if spot { Mode::Spot { bid: None, limit, fabric: None } } else { Mode::OnDemand };
         let hold = held.map(|(hold, ..)| hold);
         let it = Registration {
             project: project.parse().unwrap(),
@@ -409,8 +409,10 @@ fn a_new_month_lets_things_start_again_and_a_cap_says_what_is_missing() {
 fn spot_without_a_limit_has_no_place_under_a_hard_cap() {
     let caps = vec![(None, hard(CapPeriod::Monthly, Some("1000")))];
     let mut world = World::new(1, Manners::Obey, &caps, None);
-    let spot =
-        |limit| Registration { mode: Mode::Spot { bid: None, limit }, ..registration("i-1", "acme", 1) };
+    let spot = |limit| Registration {
+        mode: Mode::Spot { bid: None, limit, fabric: None },
+        ..registration("i-1", "acme", 1)
+    };
     let refused = world.core.run(Command::RegisterInstance(spot(None)));
     assert!(matches!(refused, Err(Rejection::Quota(QuotaRejection::CostUnbounded { .. }))), "{refused:?}");
     world.core.run(Command::RegisterInstance(spot(Price::from_nanos(2_000_000_000).ok()))).unwrap();

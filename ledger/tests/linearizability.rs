@@ -58,6 +58,8 @@ const LIMITS: [(&str, &str, u64); 5] = [
 const ATTEMPTS_MAX: usize = 10_000;
 /// As whom the passing of time is recorded.
 const CLOCK: u32 = 1_000;
+/// So many histories of a seed may be undecided: about one in a thousand is.
+const UNDECIDED_MAX: u32 = 3;
 /// Nothing takes so long unless it is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -825,9 +827,12 @@ fn record(seed: u64, shape: Shape, place: Place) -> History<QuotaOp, QuotaAnswer
 fn linearizable(first: u64, seeds: u64, shape: Shape, place: impl Fn() -> Place) {
     for seed in first..first + seeds {
         eprintln!("seed {seed}: HOURGLASS_FIRST_SEED={seed} HOURGLASS_HISTORIES=1 shows it alone");
-        let history = record(seed, shape, place());
-        if let Err(violation) = model().check(&history) {
-            panic!("seed {seed}: {violation}");
+        // A history in which too much happened at once says nothing: another one of the same seed does.
+        let mut undecided = 0;
+        while let Err(violation) = model().check(&record(seed, shape, place())) {
+            undecided += 1;
+            let again = matches!(violation, Violation::Undecided { .. }) && undecided < UNDECIDED_MAX;
+            assert!(again, "seed {seed}: {violation}");
         }
     }
 }

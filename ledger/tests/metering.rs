@@ -203,7 +203,7 @@ impl Bench {
         let agent = agent.map(|agent| AGENTS[agent]);
         let mut registration = registration(&name(instance), tenant, gpus);
         registration.agent = agent.map(|agent| agent.parse().unwrap());
-        registration.mode = if spot { Mode::Spot { bid: None, limit: None } } else { Mode::OnDemand };
+        registration.mode = if spot { Mode::SPOT } else { Mode::OnDemand };
         if self.core.run(Command::RegisterInstance(registration)).is_ok() {
             let (tenant, agent) = (tenant.to_owned(), agent.map(str::to_owned));
             let known = Known { tenant, spot, gpus, agent, runs: Vec::new() };

@@ -428,7 +428,7 @@ fn q1_q3_what_may_be_is_no_finding() {
 #[test]
 fn q1_an_instance_takes_over_only_its_own_hold() {
     let mut core = lent();
-    let spot = || Mode::Spot { bid: None, limit: Some(Price::from_nanos(1).unwrap()) };
+    let spot = || Mode::Spot { bid: None, limit: Some(Price::from_nanos(1).unwrap()), fabric: None };
     let (hold, _) = hold_of(&core.run(reserve("web", Class::OnDemand, 4)).unwrap());
     let it =
         Registration { project: "web".parse().unwrap(), hold: Some(hold), ..registration("i-1", "acme", 4) };

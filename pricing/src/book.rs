@@ -20,7 +20,7 @@ use crate::calendar::Calendar;
 use crate::card::{PurchaseModel, RateCard, Sku};
 use crate::contract::Contract;
 use crate::settle::Agreement;
-use crate::spot::SpotPrices;
+use crate::spot::{SpotPool, SpotPrices};
 use crate::terms::Sla;
 use crate::timeline::{CardVersion, PriceStep, PriceTimeline};
 
@@ -56,7 +56,7 @@ pub struct PriceBook {
     /// List prices of what was re-rated: re-ratings laid over `list`.
     rerated: BTreeMap<(Currency, Sku), PriceTimeline>,
     /// The market's prices.
-    spot: BTreeMap<(Currency, Sku), SpotPrices>,
+    spot: BTreeMap<SpotPool, SpotPrices>,
 }
 
 impl PriceBook {
@@ -182,21 +182,26 @@ impl PriceBook {
     }
 
     /// The prices of a spot pool, where it has any: they go before the list from their first on.
-    pub fn spot(&self, currency: Currency, sku: &Sku) -> Option<&SpotPrices> {
-        self.spot.get(&(currency, sku.clone()))
+    pub fn spot(&self, pool: &SpotPool) -> Option<&SpotPrices> {
+        self.spot.get(pool)
+    }
+
+    /// All pools of a SKU that have prices, that of no fabric first.
+    pub fn spots(&self, currency: Currency, sku: &Sku) -> impl Iterator<Item = (&SpotPool, &SpotPrices)> {
+        let first = SpotPool { currency, sku: sku.clone(), fabric: None };
+        self.spot.range(first..).take_while(move |(pool, _)| pool.currency == currency && pool.sku == *sku)
     }
 
     /// Whether a pool may have another price from an instant on, which is not before `earliest`: the
     /// past of a market never changes.
     pub fn check_spot(
         &self,
-        currency: Currency,
-        sku: &Sku,
+        pool: &SpotPool,
         from: Instant,
         price: Price,
         earliest: Instant,
     ) -> Result<(), PriceBookError> {
-        let sku = || sku.clone();
+        let (currency, sku) = (pool.currency, || pool.sku.clone());
         if sku().model != PurchaseModel::Spot {
             return Err(PriceBookError::NotSpot { sku: sku() });
         }
@@ -204,7 +209,7 @@ impl PriceBook {
         if listed.is_none_or(|listed| listed > from) {
             return Err(PriceBookError::PoolWithoutList { sku: sku(), currency, from });
         }
-        let last = self.spot(currency, &sku()).and_then(SpotPrices::last);
+        let last = self.spot(pool).and_then(SpotPrices::last);
         let earliest = last.map_or(earliest, |(last, _)| earliest.max(last.saturating_add_ms(1)));
         if from < earliest {
             return Err(PriceBookError::SpotInThePast { sku: sku(), price, from, earliest });
@@ -213,8 +218,8 @@ impl PriceBook {
     }
 
     /// Gives a pool a price that [`Self::check_spot`] found to fit.
-    pub fn set_spot(&mut self, currency: Currency, sku: &Sku, from: Instant, price: Price) {
-        self.spot.entry((currency, sku.clone())).or_default().push(from, price);
+    pub fn set_spot(&mut self, pool: SpotPool, from: Instant, price: Price) {
+        self.spot.entry(pool).or_default().push(from, price);
     }
 
     /// Whether a re-rating fits. `currency` is the tenant's, or the card's own where the list is
@@ -237,8 +242,8 @@ impl PriceBook {
             return Err(PriceBookError::ReratesTheFuture { card: id(), until, latest });
         }
         for (sku, prices) in card.prices() {
-            let pool = self.spot(currency, sku).and_then(SpotPrices::since);
-            if let Some(since) = pool.filter(|since| *since < interval.end()) {
+            let first = self.spots(currency, sku).filter_map(|(_, prices)| prices.since()).min();
+            if let Some(since) = first.filter(|since| *since < interval.end()) {
                 return Err(PriceBookError::ReratesTheMarket { card: id(), sku: sku.clone(), since });
             }
             let gap = |interval, what| {

@@ -52,5 +52,5 @@ pub use card::{
     PurchaseModel, RateCard, RateCardDraft, Sku, UnknownModel,
 };
 pub use contract::{Contract, ContractDraft, check_periods};
-pub use spot::SpotPrices;
+pub use spot::{SpotPool, SpotPrices};
 pub use timeline::{CardVersion, Components, PriceStep, PriceTimeline};

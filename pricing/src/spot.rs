@@ -1,7 +1,20 @@
 //! The price of a spot pool over time.
 
-use hourglass_units::{Instant, Interval, Price};
+use hourglass_units::{Currency, Fabric, Instant, Interval, Price};
 use serde::{Deserialize, Serialize};
+
+use crate::card::Sku;
+
+/// Which pool: spot GPUs of a SKU in one fabric, paid for in one currency.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SpotPool {
+    /// Of its prices.
+    pub currency: Currency,
+    /// Of the model spot.
+    pub sku: Sku,
+    /// What its GPUs are connected by; absent where the platform has one price in all fabrics.
+    pub fabric: Option<Fabric>,
+}
 
 /// A step function: each price holds until the next one. It only ever grows at its end.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

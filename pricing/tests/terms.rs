@@ -6,7 +6,7 @@ use hourglass_pricing::calendar::Calendar;
 use hourglass_pricing::terms::Terms;
 use hourglass_pricing::{
     CardVersion, Contract, ContractDraft, PriceBook, PriceDraft, PurchaseModel, RateCard, RateCardDraft,
-    Rerating, Sku, check_periods,
+    Rerating, Sku, SpotPool, check_periods,
 };
 use hourglass_units::{Amount, Currency, Instant, Interval, Price, TenantId};
 
@@ -352,13 +352,17 @@ fn agreements_are_those_in_force_in_each_period() {
     assert_eq!(Amount::ZERO.to_string(), "0");
 }
 
+fn pool(currency: Currency, sku: &Sku) -> SpotPool {
+    SpotPool { currency, sku: sku.clone(), fabric: None }
+}
+
 #[test]
 fn spot_prices_only_ever_grow_at_their_end() {
     let mut book = book();
     let spot = sku("h100", PurchaseModel::Spot);
     let one = Price::parse("1.2").unwrap();
     let check = |book: &PriceBook, sku: &Sku, from: &str, earliest: &str, expected: &str| {
-        let got = book.check_spot(Currency::USD, sku, at(from), one, at(earliest));
+        let got = book.check_spot(&pool(Currency::USD, sku), at(from), one, at(earliest));
         let got = got.map_or_else(|error| error.to_string(), |()| "taken".to_owned());
         assert!(got.contains(expected), "{got}");
     };
@@ -367,12 +371,17 @@ fn spot_prices_only_ever_grow_at_their_end() {
     check(&book, &spot, "2025-12", "2025", "has no USD list price at 2025-12-01");
     check(&book, &spot, "2026-02", "2026-03", "the earliest start allowed is 2026-03-01T00:00:00Z");
     check(&book, &spot, "2026-02", "2026-02", "taken");
-    assert_eq!(book.spot(Currency::USD, &spot), None);
-    book.set_spot(Currency::USD, &spot, at("2026-02"), one);
+    assert_eq!(book.spot(&pool(Currency::USD, &spot)), None);
+    book.set_spot(pool(Currency::USD, &spot), at("2026-02"), one);
     check(&book, &spot, "2026-02", "2026-02", "the earliest start allowed is 2026-02-01T00:00:00.001Z");
     check(&book, &spot, "2026-03", "2026-02", "taken");
-    assert_eq!(book.spot(Currency::USD, &spot).unwrap().last(), Some((at("2026-02"), one)));
-    assert_eq!(book.spot(Currency::EUR, &spot), None);
+    assert_eq!(book.spot(&pool(Currency::USD, &spot)).unwrap().last(), Some((at("2026-02"), one)));
+    assert_eq!(book.spot(&pool(Currency::EUR, &spot)), None);
+    let of_fabric = SpotPool { fabric: Some("fabric-1".parse().unwrap()), ..pool(Currency::USD, &spot) };
+    assert_eq!(book.spot(&of_fabric), None, "each fabric is a pool of its own");
+    book.set_spot(of_fabric.clone(), at("2026-01"), one);
+    assert_eq!(book.spots(Currency::USD, &spot).count(), 2);
+    assert_eq!(book.spots(Currency::EUR, &spot).count(), 0);
 
     let rerating = |sku: &Sku, from: &str, until: &str| Rerating {
         card: card("fix", 1, "2025", vec![price(sku, "2")]),

@@ -2,7 +2,7 @@
 
 use hourglass_ledger::core::{Command, InstanceView, Mode, Rejection, State};
 use hourglass_pricing::PurchaseModel;
-use hourglass_units::{BidId, InstanceId, Instant, Price, ReservationId, TenantId};
+use hourglass_units::{BidId, Fabric, InstanceId, Instant, Price, ReservationId, TenantId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -57,6 +57,9 @@ struct ChangeMode {
     /// With spot: its GPU-hours never cost more
     #[arg(long, value_parser = Price::parse)]
     limit: Option<Price>,
+    /// With spot: in the pool of which fabric
+    #[arg(long)]
+    fabric: Option<Fabric>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -108,10 +111,9 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
             };
             answer(format, &rows, |rows| text(rows))
         }
-        Action::Mode(ChangeMode { tenant, instance, model, at, reservation, bid, limit }) => {
-            let body =
-                json!({"at": at, "model": model, "reservation": reservation, "bid": bid, "limit": limit});
-            let mode = mode(model, reservation, bid, limit)?;
+        Action::Mode(ChangeMode { tenant, instance, model, at, reservation, bid, limit, fabric }) => {
+            let body = json!({"at": at, "model": model, "reservation": reservation, "bid": bid, "limit": limit, "fabric": fabric});
+            let mode = mode(model, reservation, (bid, limit, fabric))?;
             let says = format!("instance {instance} is sold {model} from {at} on");
             let command = Command::ChangeMode { instance: instance.clone(), mode, at };
             let change = change(&tenant, &instance, "change-mode", command, body);
@@ -165,15 +167,16 @@ fn check_whose(
 fn mode(
     model: PurchaseModel,
     reservation: Option<ReservationId>,
-    bid: Option<BidId>,
-    limit: Option<Price>,
+    spot: (Option<BidId>, Option<Price>, Option<Fabric>),
 ) -> Result<Mode, Failure> {
-    match (model, reservation, bid, limit) {
-        (PurchaseModel::OnDemand, None, None, None) => Ok(Mode::OnDemand),
-        (PurchaseModel::Reserved, Some(reservation), None, None) => Ok(Mode::Reserved { reservation }),
-        (PurchaseModel::Spot, None, bid, limit) => Ok(Mode::Spot { bid, limit }),
+    match (model, reservation, spot) {
+        (PurchaseModel::OnDemand, None, (None, None, None)) => Ok(Mode::OnDemand),
+        (PurchaseModel::Reserved, Some(reservation), (None, None, None)) => {
+            Ok(Mode::Reserved { reservation })
+        }
+        (PurchaseModel::Spot, None, (bid, limit, fabric)) => Ok(Mode::Spot { bid, limit, fabric }),
         _ => {
-            let how = "reserved needs --reservation and takes nothing else, spot takes --bid and --limit, \
+            let how = "reserved needs --reservation and takes nothing else, spot takes --bid, --limit and --fabric, \
                        on_demand none of them";
             Err(Failure::Usage(how.to_owned()))
         }

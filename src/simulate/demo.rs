@@ -56,7 +56,7 @@ pub fn workload(seed: u64) -> Result<Workload, DemoError> {
                     tenant: random.choice(TENANTS).unwrap_or_default().parse()?,
                     project: random.choice(PROJECTS).unwrap_or_default().parse()?,
                     platform: platform.parse()?,
-                    mode: if spot { Mode::Spot { bid: None, limit: None } } else { Mode::OnDemand },
+                    mode: if spot { Mode::SPOT } else { Mode::OnDemand },
                     gpus,
                     agent: Some(agent.clone()),
                     hold: None,

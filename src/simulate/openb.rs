@@ -142,7 +142,7 @@ pub fn read(
                 .parse()
                 .map_err(|error| named("its project", &error))?,
             platform: node.platform.clone(),
-            mode: if row.qos == "BE" { Mode::Spot { bid: None, limit: None } } else { Mode::OnDemand },
+            mode: if row.qos == "BE" { Mode::SPOT } else { Mode::OnDemand },
             gpus: row.num_gpu,
             agent: Some(node.agent.clone()),
             hold: None,

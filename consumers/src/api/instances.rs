@@ -8,8 +8,8 @@ use hourglass_ledger::core::{Command, InstanceView, Mode, Registration, Rejectio
 use hourglass_pricing::PurchaseModel;
 use hourglass_quota::HoldId;
 use hourglass_units::{
-    AgentId, BidId, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Platform, Price, ProjectId,
-    ReservationId, TenantId,
+    AgentId, BidId, Fabric, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Platform, Price,
+    ProjectId, ReservationId, TenantId,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -52,6 +52,10 @@ pub(super) struct InstanceDraft {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     limit: Option<Price>,
+    /// Of a spot instance: in the pool of which fabric; in that of the whole platform where absent.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    fabric: Option<Fabric>,
     /// GPUs that it holds.
     gpus: u32,
     /// The only agent whose reports count; any agent's do where absent.
@@ -107,6 +111,10 @@ pub(super) struct ModeDraft {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     limit: Option<Price>,
+    /// Of a spot instance: in the pool of which fabric; in that of the whole platform where absent.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    fabric: Option<Fabric>,
 }
 
 /// Usage that was reported and is not to count.
@@ -192,17 +200,27 @@ pub(super) struct ModeView {
     /// Its GPU-hours never cost more, a decimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<String>,
+    /// In the pool of which fabric.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fabric: Option<String>,
 }
 
 fn mode_view((from, mode): (Instant, Mode)) -> ModeView {
     let model = mode.model().as_str();
     let from = (from != INSTANT_MIN).then(|| from.to_string());
-    let (reservation, bid, limit) = match mode {
-        Mode::OnDemand => (None, None, None),
-        Mode::Reserved { reservation } => (Some(reservation.to_string()), None, None),
-        Mode::Spot { bid, limit } => (None, bid.map(|it| it.to_string()), limit.map(|it| it.to_string())),
+    let (reservation, bid, limit, fabric) = match mode {
+        Mode::OnDemand => (None, None, None, None),
+        Mode::Reserved { reservation } => (Some(reservation), None, None, None),
+        Mode::Spot { bid, limit, fabric } => (None, bid, limit, fabric),
     };
-    ModeView { from, model, reservation, bid, limit }
+    ModeView {
+        from,
+        model,
+        reservation: reservation.map(|it| it.to_string()),
+        bid: bid.map(|it| it.to_string()),
+        limit: limit.map(|it| it.to_string()),
+        fabric: fabric.map(|it| it.to_string()),
+    }
 }
 
 /// `[start, end)`.
@@ -257,13 +275,14 @@ pub(super) fn of_tenant<'a>(
 fn mode(
     model: PurchaseModel,
     reservation: Option<ReservationId>,
-    bid: Option<BidId>,
-    limit: Option<Price>,
+    spot: (Option<BidId>, Option<Price>, Option<Fabric>),
 ) -> Result<Mode, Problem> {
-    match (model, reservation, bid, limit) {
-        (PurchaseModel::OnDemand, None, None, None) => Ok(Mode::OnDemand),
-        (PurchaseModel::Reserved, Some(reservation), None, None) => Ok(Mode::Reserved { reservation }),
-        (PurchaseModel::Spot, None, bid, limit) => Ok(Mode::Spot { bid, limit }),
+    match (model, reservation, spot) {
+        (PurchaseModel::OnDemand, None, (None, None, None)) => Ok(Mode::OnDemand),
+        (PurchaseModel::Reserved, Some(reservation), (None, None, None)) => {
+            Ok(Mode::Reserved { reservation })
+        }
+        (PurchaseModel::Spot, None, (bid, limit, fabric)) => Ok(Mode::Spot { bid, limit, fabric }),
         _ => {
             let detail = "a reserved instance names its reservation, a spot instance may name a bid and a \
                           limit, an on-demand instance names none of them";
@@ -283,9 +302,20 @@ pub(super) async fn register_instance(
     Idempotency(name): Idempotency,
     Json(draft): Json<InstanceDraft>,
 ) -> Result<Response, Problem> {
-    let InstanceDraft { instance, project, platform, model, reservation, bid, limit, gpus, agent, hold } =
-        draft;
-    let mode = mode(model, reservation, bid, limit)?;
+    let InstanceDraft {
+        instance,
+        project,
+        platform,
+        model,
+        reservation,
+        bid,
+        limit,
+        fabric,
+        gpus,
+        agent,
+        hold,
+    } = draft;
+    let mode = mode(model, reservation, (bid, limit, fabric))?;
     let resource = format!("/v1/tenants/{tenant}/instances/{instance}");
     let registration = Registration { instance, tenant, project, platform, mode, gpus, agent, hold };
     let outcome = app.submit(Command::RegisterInstance(registration), name).await?;
@@ -421,8 +451,8 @@ pub(super) async fn stop_instance(change: Change, draft: StopDraft) -> Result<Re
     responses((status = 200, description = "Changed.", body = Done))
 )]
 pub(super) async fn change_mode(change: Change, draft: ModeDraft) -> Result<Response, Problem> {
-    let ModeDraft { at, model, reservation, bid, limit } = draft;
-    let mode = mode(model, reservation, bid, limit)?;
+    let ModeDraft { at, model, reservation, bid, limit, fabric } = draft;
+    let mode = mode(model, reservation, (bid, limit, fabric))?;
     let command = Command::ChangeMode { instance: change.id.clone(), mode, at };
     change.submit(command).await
 }

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use hourglass_ledger::core::Command;
-use hourglass_units::{Currency, Instant, Platform, Price};
+use hourglass_units::{Currency, Fabric, Instant, Platform, Price};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -28,6 +28,10 @@ pub(super) struct SpotPriceDraft {
     /// Per GPU-hour, a decimal.
     #[schema(value_type = String)]
     price: Price,
+    /// In which fabric; in the pool that is all of the platform where absent.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    fabric: Option<Fabric>,
     /// From when, RFC 3339: not in the past. From now on where absent.
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -44,8 +48,8 @@ pub(super) async fn set_spot_price(
     Idempotency(name): Idempotency,
     Json(draft): Json<SpotPriceDraft>,
 ) -> Result<Response, Problem> {
-    let SpotPriceDraft { platform, currency, price, from } = draft;
-    let outcome = app.submit(Command::SetSpotPrice { platform, currency, price, from }, name).await?;
+    let SpotPriceDraft { platform, currency, price, fabric, from } = draft;
+    let outcome = app.submit(Command::SetSpotPrice { platform, currency, price, fabric, from }, name).await?;
     Ok(done(&outcome, true, "/v1/spot-prices".to_owned()))
 }
 
@@ -73,5 +77,6 @@ pub(super) async fn list_spot_prices(
 
 /// Where a step stands in the list. Ids have no blank.
 fn key(row: &SpotRow) -> String {
-    format!("{} {} {}", row.currency, row.platform, row.from)
+    let fabric = row.fabric.as_deref().unwrap_or_default();
+    format!("{} {} {fabric} {}", row.currency, row.platform, row.from)
 }

@@ -16,6 +16,9 @@ pub struct SpotRow {
     pub platform: String,
     /// In which region.
     pub region: String,
+    /// In which fabric; absent in the pool that is all of the platform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fabric: Option<String>,
     /// Of the price, ISO 4217.
     pub currency: String,
     /// Per GPU-hour, a decimal.
@@ -36,14 +39,16 @@ pub fn spot_prices(state: &State) -> Vec<SpotRow> {
     }
     let mut rows = Vec::new();
     for (currency, sku) in pools {
-        let Some(prices) = state.prices().spot(currency, sku) else { continue };
-        rows.extend(steps_from(prices, state.now()).into_iter().map(|(from, price)| SpotRow {
-            platform: sku.platform.to_string(),
-            region: sku.region.to_string(),
-            currency: currency.to_string(),
-            price: price.to_string(),
-            from: from.to_string(),
-        }));
+        for (pool, prices) in state.prices().spots(currency, sku) {
+            rows.extend(steps_from(prices, state.now()).into_iter().map(|(from, price)| SpotRow {
+                platform: sku.platform.to_string(),
+                region: sku.region.to_string(),
+                fabric: pool.fabric.as_ref().map(ToString::to_string),
+                currency: currency.to_string(),
+                price: price.to_string(),
+                from: from.to_string(),
+            }));
+        }
     }
     rows
 }

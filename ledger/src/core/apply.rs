@@ -100,8 +100,8 @@ fn happen(
         Event::ReservationAmended { reservation, until } => {
             lifecycle::amend_reservation(state, reservation, *until, at)?;
         }
-        Event::SpotPriceSet { platform, currency, price, from } => {
-            rerating::set_spot(state, platform, *currency, *price, *from)?;
+        Event::SpotPriceSet { platform, currency, price, fabric, from } => {
+            rerating::set_spot(state, (platform, fabric.as_ref()), *currency, *price, *from)?;
         }
         Event::UsageAccepted(batch) => {
             accept(state, batch, rows)?;

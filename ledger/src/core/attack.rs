@@ -319,7 +319,11 @@ impl Life {
             Act::ChangeMode(i, mode, back) => {
                 let mode = match mode {
                     0 => Mode::OnDemand,
-                    1 => Mode::Spot { bid: None, limit: Some(Price::from_nanos(1_200_000_000).unwrap()) },
+                    1 => Mode::Spot {
+                        bid: None,
+                        limit: Some(Price::from_nanos(1_200_000_000).unwrap()),
+                        fabric: None,
+                    },
                     n => Mode::Reserved { reservation: format!("r-{}", n - 2).parse().unwrap() },
                 };
                 Command::ChangeMode { instance: id(i), mode, at: self.ago(back) }
@@ -328,6 +332,7 @@ impl Life {
                 platform: "h100".parse().unwrap(),
                 currency: Currency::USD,
                 price: Price::from_nanos(price * 300_000_000).unwrap(),
+                fabric: None,
                 from: None,
             },
             Act::Reserve(t, gpus, from, length, payment) => {
@@ -486,7 +491,11 @@ impl Life {
                 }
                 let mode = match mode {
                     0 => Mode::OnDemand,
-                    1 => Mode::Spot { bid: None, limit: Some(Price::from_nanos(1_200_000_000).unwrap()) },
+                    1 => Mode::Spot {
+                        bid: None,
+                        limit: Some(Price::from_nanos(1_200_000_000).unwrap()),
+                        fabric: None,
+                    },
                     _ => Mode::Reserved { reservation: format!("r-{}", p % 4).parse().unwrap() },
                 };
                 let instance = format!("j-{}", self.bench.state.instances.len()).parse().unwrap();

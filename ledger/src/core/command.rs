@@ -9,7 +9,7 @@ use hourglass_quota::hold::HoldState;
 use hourglass_quota::request::RequestStatus;
 use hourglass_quota::{HoldId, LeaseId, RequestId};
 use hourglass_units::{
-    AgentId, Amount, BidId, Currency, InstanceId, Instant, Month, Platform, Price, ProjectId, Region,
+    AgentId, Amount, BidId, Currency, Fabric, InstanceId, Instant, Month, Platform, Price, ProjectId, Region,
     ReservationId, TenantId,
 };
 use prost::bytes::Bytes;
@@ -102,6 +102,8 @@ pub enum Command {
         currency: Currency,
         /// Per GPU-hour.
         price: Price,
+        /// In which fabric; where absent, in the pool that is all of the platform.
+        fabric: Option<Fabric>,
         /// From when; from now on where absent.
         from: Option<Instant>,
     },
@@ -239,10 +241,15 @@ pub enum Mode {
         bid: Option<BidId>,
         /// Never above this price.
         limit: Option<Price>,
+        /// In the pool of which fabric; in that of the whole platform where absent.
+        fabric: Option<Fabric>,
     },
 }
 
 impl Mode {
+    /// At the price of the platform's one pool, whatever it is.
+    pub const SPOT: Self = Self::Spot { bid: None, limit: None, fabric: None };
+
     /// The purchase model that it is a case of.
     pub const fn model(&self) -> PurchaseModel {
         match self {

@@ -5,7 +5,9 @@
 
 use hourglass_pricing::calendar::Calendar;
 use hourglass_pricing::reservation::{Reservation, ReservationDraft};
-use hourglass_pricing::{Contract, ContractDraft, PurchaseModel, RateCard, Rerating, Sku, check_periods};
+use hourglass_pricing::{
+    Contract, ContractDraft, PurchaseModel, RateCard, Rerating, Sku, SpotPool, check_periods,
+};
 use hourglass_units::{
     Amount, Currency, Hour, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Platform, ReservationId,
     TenantId,
@@ -118,10 +120,12 @@ fn in_open_cell(
         Command::AmendReservation { tenant, reservation, until } => {
             amend(state, tenant, reservation, *until, now)?
         }
-        Command::SetSpotPrice { platform, currency, price, from } => {
+        Command::SetSpotPrice { platform, currency, price, fabric, from } => {
             let (from, sku) = (from.unwrap_or(now), sku(cell, platform, PurchaseModel::Spot));
-            state.prices.check_spot(*currency, &sku, from, *price, now)?;
-            Event::SpotPriceSet { platform: platform.clone(), currency: *currency, price: *price, from }
+            let pool = SpotPool { currency: *currency, sku, fabric: fabric.clone() };
+            state.prices.check_spot(&pool, from, *price, now)?;
+            let (platform, currency, fabric) = (platform.clone(), pool.currency, pool.fabric);
+            Event::SpotPriceSet { platform, currency, price: *price, fabric, from }
         }
         Command::VoidUsage { instance, from, until, reason } => {
             void_usage(state, instance, (*from, *until), reason)?
@@ -584,8 +588,8 @@ fn digest(command: &Command) -> [u8; 16] {
         }
         Command::Tick => add(b"tick"),
         Command::FinaliseInvoice { tenant, period } => add(&encoded(&("invoice", tenant, period))),
-        Command::SetSpotPrice { platform, currency, price, from } => {
-            add(&encoded(&("spot_price", platform, currency, price, from)));
+        Command::SetSpotPrice { platform, currency, price, fabric, from } => {
+            add(&encoded(&("spot_price", platform, currency, price, fabric, from)));
         }
         Command::ChangeMode { instance, mode, at } => add(&encoded(&("mode", instance, mode, at))),
         Command::Reserve { tenant, reservation } => add(&encoded(&("reserve", tenant, reservation))),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hourglass_pricing::reservation::{Payment, Reservation, ReservationDraft};
 use hourglass_pricing::settle::{Item, ItemKey, Rated, Source};
-use hourglass_pricing::{PurchaseModel, Sku};
+use hourglass_pricing::{PurchaseModel, Sku, SpotPool};
 use hourglass_units::{
     Amount, Currency, HOUR_MILLISECONDS, Hour, Instant, Interval, Month, Platform, Price, ProjectId,
     Quantity, TenantId,
@@ -236,7 +236,8 @@ fn lines(
         }
     } else {
         let prices = state.prices.timeline(&place.tenant, place.currency, &place.sku);
-        let pool = state.prices.spot(place.currency, &place.sku);
+        let pool = SpotPool { currency: place.currency, sku: place.sku.clone(), fabric: None };
+        let pool = state.prices.spot(&pool);
         let limit = match plan.mode {
             PlanMode::Spot { limit } => limit,
             PlanMode::OnDemand | PlanMode::Reserved { .. } => None,

@@ -8,7 +8,7 @@ use hourglass_pricing::reservation::Reservation;
 use hourglass_pricing::tax::Tax;
 use hourglass_pricing::{Contract, RateCard, Rerating};
 use hourglass_units::{
-    Amount, Currency, InstanceId, Instant, Interval, Platform, Price, Region, ReservationId, TenantId,
+    Amount, Currency, Fabric, InstanceId, Instant, Interval, Platform, Price, Region, ReservationId, TenantId,
 };
 use prost::bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -127,6 +127,8 @@ pub enum Event {
         currency: Currency,
         /// Per GPU-hour.
         price: Price,
+        /// In which fabric; where absent, in the pool that is all of the platform.
+        fabric: Option<Fabric>,
         /// From when.
         from: Instant,
     },

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use hourglass_pricing::{Component, PurchaseModel};
 use hourglass_units::{
-    AgentId, Amount, BidId, Currency, Hour, INSTANT_MIN, InstanceId, Instant, Interval, Month, Platform,
-    Price, ProjectId, Quantity, ReservationId, TenantId,
+    AgentId, Amount, BidId, Currency, Fabric, Hour, INSTANT_MIN, InstanceId, Instant, Interval, Month,
+    Platform, Price, ProjectId, Quantity, ReservationId, TenantId,
 };
 use serde::{Serialize, Serializer};
 
@@ -70,6 +70,9 @@ pub struct ModeExplained {
     /// Its GPU-hours never cost more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<Price>,
+    /// In the pool of which fabric.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fabric: Option<Fabric>,
 }
 
 /// One line: what is billed of it, at which price, and by whose word.
@@ -199,12 +202,12 @@ fn modes_within(modes: Vec<(Instant, Mode)>, window: Interval) -> Vec<ModeExplai
 
 fn explain_mode((from, mode): (Instant, Mode)) -> ModeExplained {
     let model = mode.model();
-    let (reservation, bid, limit) = match mode {
-        Mode::OnDemand => (None, None, None),
-        Mode::Reserved { reservation } => (Some(reservation), None, None),
-        Mode::Spot { bid, limit } => (None, bid, limit),
+    let (reservation, bid, limit, fabric) = match mode {
+        Mode::OnDemand => (None, None, None, None),
+        Mode::Reserved { reservation } => (Some(reservation), None, None, None),
+        Mode::Spot { bid, limit, fabric } => (None, bid, limit, fabric),
     };
-    ModeExplained { from: (from != INSTANT_MIN).then_some(from), model, reservation, bid, limit }
+    ModeExplained { from: (from != INSTANT_MIN).then_some(from), model, reservation, bid, limit, fabric }
 }
 
 fn new_line(state: &State, group: GroupIx, price: Price, part: PartExplained) -> Option<LineExplained> {

@@ -40,10 +40,10 @@ use hourglass_pricing::margin::{GpuHours, Margins, overage_rounding};
 use hourglass_pricing::rating::Tariff;
 use hourglass_pricing::settle::{Agreement, Item, ItemKey, OutOfRange, Source};
 use hourglass_pricing::terms::Terms;
-use hourglass_pricing::{PriceTimeline, PurchaseModel, Sku};
+use hourglass_pricing::{PriceTimeline, PurchaseModel, Sku, SpotPool};
 use hourglass_units::{
-    Amount, Coverage, Hour, INSTANT_MAX, INSTANT_MIN, Instant, Interval, Month, Platform, Price, ProjectId,
-    ResourceName, TenantId, gpu_resource,
+    Amount, Coverage, Fabric, Hour, INSTANT_MAX, INSTANT_MIN, Instant, Interval, Month, Platform, Price,
+    ProjectId, ResourceName, TenantId, gpu_resource,
 };
 
 use super::accounts::{Reach, items, rated};
@@ -81,6 +81,8 @@ pub(crate) struct Start<'a> {
     pub(crate) model: PurchaseModel,
     /// Of spot: never more than this.
     pub(crate) limit: Option<Price>,
+    /// Of spot: in the pool of which fabric.
+    pub(crate) fabric: Option<&'a Fabric>,
     /// How many GPUs it would hold.
     pub(crate) gpus: u32,
     /// From when.
@@ -186,7 +188,9 @@ pub(crate) fn burn(
             continue;
         }
         let spot = sku.model == PurchaseModel::Spot;
-        let pool = if spot { state.prices.spot(account.currency, sku) } else { None };
+        let (currency, fabric) = (account.currency, start.fabric.cloned());
+        let pool = spot.then(|| SpotPool { currency, sku: sku.clone(), fabric });
+        let pool = pool.and_then(|pool| state.prices.spot(&pool));
         let tariff = Tariff { prices, pool, limit: start.limit.filter(|_| spot) };
         let mut outlook = Outlook::new(state, tenant, project, within);
         outlook.add(start.project, sku, tariff, window, start.gpus)?;

@@ -1,6 +1,6 @@
 //! Charge groups: what is priced alike and stands on one invoice line.
 //!
-//! A group is `(tenant, project, SKU)`, or that within one reservation. It knows its prices over time,
+//! A group is `(tenant, project, SKU)`, or that within one reservation or one spot pool. It knows its prices over time,
 //! and for each segment of a billing period and each price a bucket with the quantity charged so far.
 //! Rating adds to a bucket; settlement turns buckets into what is owed, so neither accrual nor an
 //! invoice needs to look at an instance or a line.
@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 
 use hourglass_pricing::rating::Tariff;
-use hourglass_pricing::{PriceBook, PriceTimeline, PurchaseModel, Sku};
-use hourglass_units::{Currency, Hour, Interval, Month, Price, ProjectId, Quantity, TenantId};
+use hourglass_pricing::{PriceBook, PriceTimeline, PurchaseModel, Sku, SpotPool};
+use hourglass_units::{Currency, Fabric, Hour, Interval, Month, Price, ProjectId, Quantity, TenantId};
 use serde::{Deserialize, Serialize};
 
 use super::calendars::Calendars;
@@ -27,7 +27,7 @@ pub(crate) struct ChargeGroups {
     by_tenant: BTreeMap<TenantId, BTreeMap<GroupKey, GroupIx>>,
 }
 
-type GroupKey = (ProjectId, Sku, Option<ReservationIx>);
+type GroupKey = (ProjectId, Sku, Option<Fabric>, Option<ReservationIx>);
 
 /// What is priced alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub(crate) struct ChargeGroup {
     pub(crate) project: ProjectId,
     pub(crate) sku: Sku,
     pub(crate) currency: Currency,
+    /// Of spot: in the pool of which fabric.
+    pub(crate) fabric: Option<Fabric>,
     /// Out of which reservation.
     pub(crate) reservation: Option<ReservationIx>,
     /// Of the contract or the list, or the usage price of the reservation.
@@ -78,12 +80,17 @@ impl<'a> Rates<'a> {
         let group = self.groups.get(step.group)?;
         let prices = self.instead.and_then(|instead| instead.get(&step.group)).unwrap_or(&group.prices);
         let spot = group.sku.model == PurchaseModel::Spot;
-        let pool = if spot { self.prices.spot(group.currency, &group.sku) } else { None };
+        let pool = if spot { self.prices.spot(&group.spot_pool()) } else { None };
         Some(Tariff { prices, pool, limit: step.limit })
     }
 }
 
 impl ChargeGroup {
+    /// The pool that prices it where it is spot.
+    pub(crate) fn spot_pool(&self) -> SpotPool {
+        SpotPool { currency: self.currency, sku: self.sku.clone(), fabric: self.fabric.clone() }
+    }
+
     /// Adds to the bucket of the hour's segment and the price. `None` when the quantity leaves its
     /// range.
     pub(crate) fn charge(
@@ -177,13 +184,14 @@ impl ChargeGroups {
             return Some(*group);
         }
         let group = GroupIx::try_from(self.all.len()).ok()?;
-        let (project, sku, reservation) = key.clone();
+        let (project, sku, fabric, reservation) = key.clone();
         self.all.push(ChargeGroup {
             tenant: tenant.clone(),
             project,
             prices: resolve(&sku),
             sku,
             currency,
+            fabric,
             reservation,
             buckets: Vec::new(),
             recent: 0,

@@ -3,8 +3,8 @@
 use hourglass_pricing::reservation::Reservation;
 use hourglass_pricing::{CardVersion, PriceStep, PriceTimeline, PurchaseModel, Sku};
 use hourglass_units::{
-    Amount, Coverage, Currency, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Price, RateCardName,
-    ReservationId, TenantId,
+    Amount, Coverage, Currency, Fabric, INSTANT_MAX, INSTANT_MIN, InstanceId, Instant, Interval, Price,
+    RateCardName, ReservationId, TenantId,
 };
 
 use super::Inconsistent;
@@ -27,10 +27,10 @@ pub(crate) fn register(state: &mut State, it: &Registration) -> Result<(), Incon
     let owner =
         Owner { tenant: it.tenant.clone(), project: it.project.clone(), platform: it.platform.clone() };
     // What has room in a reservation is found out below.
-    let group = owner.group(state, it.mode.model_without_room(), None)?;
+    let group = owner.group(state, it.mode.model_without_room(), it.mode.fabric(), None)?;
     let modes = match &it.mode {
         Mode::OnDemand => Modes::one(group, None),
-        Mode::Spot { bid: None, limit } => Modes::one(group, *limit),
+        Mode::Spot { bid: None, limit, fabric: None } => Modes::one(group, *limit),
         mode => Modes::Many(Box::new(ManyModes {
             assigned: vec![(INSTANT_MIN, mode.clone())],
             resolved: vec![ModeStep { from: INSTANT_MIN, group, limit: mode.limit() }],
@@ -87,6 +87,14 @@ impl Mode {
             Self::OnDemand | Self::Reserved { .. } => None,
         }
     }
+
+    /// In the pool of which fabric it is spot.
+    pub(crate) fn fabric(&self) -> Option<&Fabric> {
+        match self {
+            Self::Spot { fabric, .. } => fabric.as_ref(),
+            Self::OnDemand | Self::Reserved { .. } => None,
+        }
+    }
 }
 
 /// Whose and where an instance is, whatever its mode.
@@ -110,6 +118,7 @@ impl Owner {
         &self,
         state: &mut State,
         model: PurchaseModel,
+        fabric: Option<&Fabric>,
         reservation: Option<ReservationIx>,
     ) -> Result<GroupIx, Inconsistent> {
         let unknown = || Inconsistent::new("an instance of an unknown tenant");
@@ -121,7 +130,7 @@ impl Owner {
             Some(held) => prices_of(&held.reservation),
             None => prices.timeline(&self.tenant, currency, sku),
         };
-        let key = (self.project.clone(), sku, reservation);
+        let key = (self.project.clone(), sku, fabric.cloned(), reservation);
         let full = || Inconsistent::new("more groups than an index holds");
         groups.of(&self.tenant, key, currency, resolve).ok_or_else(full)
     }
@@ -189,7 +198,7 @@ pub(crate) fn change_mode(
     let owner = Owner::of(state, instance)?;
     let mut assigned = assigned_before;
     assigned.push((at, mode.clone()));
-    let group = owner.group(state, mode.model_without_room(), None)?;
+    let group = owner.group(state, mode.model_without_room(), mode.fabric(), None)?;
     let instance = state.instances.get(ix).ok_or_else(lost)?;
     let mut resolved: Vec<ModeStep> =
         instance.modes.steps().iter().filter(|step| step.from < at).copied().collect();
@@ -253,7 +262,7 @@ fn resolved_modes(state: &mut State, ix: InstanceIx) -> Result<Modes, Inconsiste
     let spans: Vec<(Interval, Mode)> = modes.assigned().map(|(span, mode)| (span, mode.clone())).collect();
     let mut resolved = Vec::new();
     for (span, mode) in spans {
-        let without = owner.group(state, mode.model_without_room(), None)?;
+        let without = owner.group(state, mode.model_without_room(), mode.fabric(), None)?;
         let mut push = |from: Instant, group: GroupIx| {
             resolved.push(ModeStep { from, group, limit: mode.limit() });
         };
@@ -265,7 +274,7 @@ fn resolved_modes(state: &mut State, ix: InstanceIx) -> Result<Modes, Inconsiste
             push(span.start(), without);
             continue;
         };
-        let within = owner.group(state, PurchaseModel::Reserved, Some(reservation))?;
+        let within = owner.group(state, PurchaseModel::Reserved, None, Some(reservation))?;
         let held = state.reservations.get(reservation).ok_or_else(unknown_reservation)?;
         let mut reached = span.start();
         for part in held.room.get(&ix).into_iter().flat_map(|room| room.within(span)) {

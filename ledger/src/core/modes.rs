@@ -4,7 +4,7 @@
 //! reservation has no room for the whole instance, the instance is billed on demand. Nearly every
 //! instance has one mode for all its life, which is kept in place.
 
-use hourglass_units::{BidId, INSTANT_MAX, INSTANT_MIN, Instant, Interval, Price, ReservationId};
+use hourglass_units::{BidId, Fabric, INSTANT_MAX, INSTANT_MIN, Instant, Interval, Price, ReservationId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::command::Mode;
@@ -115,6 +115,8 @@ enum Tagged {
         bid: Option<BidId>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<Price>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fabric: Option<Fabric>,
     },
 }
 
@@ -123,7 +125,7 @@ enum Tagged {
 enum Placed {
     OnDemand,
     Reserved(ReservationId),
-    Spot(Option<BidId>, Option<Price>),
+    Spot(Option<BidId>, Option<Price>, Option<Fabric>),
 }
 
 impl Serialize for Mode {
@@ -134,10 +136,12 @@ impl Serialize for Mode {
             Self::Reserved { reservation } if readable => {
                 Tagged::Reserved { reservation }.serialize(serializer)
             }
-            Self::Spot { bid, limit } if readable => Tagged::Spot { bid, limit }.serialize(serializer),
+            Self::Spot { bid, limit, fabric } if readable => {
+                Tagged::Spot { bid, limit, fabric }.serialize(serializer)
+            }
             Self::OnDemand => Placed::OnDemand.serialize(serializer),
             Self::Reserved { reservation } => Placed::Reserved(reservation).serialize(serializer),
-            Self::Spot { bid, limit } => Placed::Spot(bid, limit).serialize(serializer),
+            Self::Spot { bid, limit, fabric } => Placed::Spot(bid, limit, fabric).serialize(serializer),
         }
     }
 }
@@ -148,13 +152,13 @@ impl<'de> Deserialize<'de> for Mode {
             Ok(match Tagged::deserialize(deserializer)? {
                 Tagged::OnDemand => Self::OnDemand,
                 Tagged::Reserved { reservation } => Self::Reserved { reservation },
-                Tagged::Spot { bid, limit } => Self::Spot { bid, limit },
+                Tagged::Spot { bid, limit, fabric } => Self::Spot { bid, limit, fabric },
             })
         } else {
             Ok(match Placed::deserialize(deserializer)? {
                 Placed::OnDemand => Self::OnDemand,
                 Placed::Reserved(reservation) => Self::Reserved { reservation },
-                Placed::Spot(bid, limit) => Self::Spot { bid, limit },
+                Placed::Spot(bid, limit, fabric) => Self::Spot { bid, limit, fabric },
             })
         }
     }

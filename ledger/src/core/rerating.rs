@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hourglass_pricing::settle::{OutOfRange, Rated};
-use hourglass_pricing::{PriceTimeline, PurchaseModel, Rerating, Sku};
+use hourglass_pricing::{PriceTimeline, PurchaseModel, Rerating, Sku, SpotPool};
 use hourglass_units::{
-    Amount, Currency, Hour, InstanceId, Instant, Interval, Month, Platform, Price, Quantity, TenantId,
+    Amount, Currency, Fabric, Hour, InstanceId, Instant, Interval, Month, Platform, Price, Quantity, TenantId,
 };
 use serde::Serialize;
 
@@ -96,7 +96,7 @@ fn members(state: &State, groups: impl Iterator<Item = GroupIx>) -> BTreeSet<Ins
 /// Sets what spot GPU-hours cost from an instant on. Usage that is ahead of it is billed anew.
 pub(crate) fn set_spot(
     state: &mut State,
-    platform: &Platform,
+    (platform, fabric): (&Platform, Option<&Fabric>),
     currency: Currency,
     price: Price,
     from: Instant,
@@ -104,7 +104,8 @@ pub(crate) fn set_spot(
     let region = state.cell.as_ref().map(|cell| cell.region.clone());
     let region = region.ok_or_else(|| Inconsistent::new("a price before the cell"))?;
     let sku = Sku { platform: platform.clone(), region, model: PurchaseModel::Spot };
-    let of_pool = state.groups.iter().filter(|(_, group)| group.currency == currency && group.sku == sku);
+    let pool = SpotPool { currency, sku, fabric: fabric.cloned() };
+    let of_pool = state.groups.iter().filter(|(_, group)| group.spot_pool() == pool);
     let of_pool = members(state, of_pool.map(|(ix, _)| ix));
     let ahead = |ix: &InstanceIx| {
         let instance = state.instances.get(*ix)?;
@@ -113,7 +114,7 @@ pub(crate) fn set_spot(
         Some((*ix, window, instance.measure(state.rates(), window)))
     };
     let before: Vec<(InstanceIx, Interval, Measured)> = of_pool.iter().filter_map(ahead).collect();
-    state.prices.set_spot(currency, &sku, from, price);
+    state.prices.set_spot(pool, from, price);
     for ix in of_pool {
         if let Some(instance) = state.instances.get_mut(ix) {
             instance.look_again_from(from);

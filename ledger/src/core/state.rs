@@ -585,7 +585,9 @@ impl<'a> InstanceView<'a> {
             Modes::Many(many) => many.assigned.clone(),
             Modes::One(step) => {
                 let mode = match self.group.sku.model {
-                    hourglass_pricing::PurchaseModel::Spot => Mode::Spot { bid: None, limit: step.limit },
+                    hourglass_pricing::PurchaseModel::Spot => {
+                        Mode::Spot { bid: None, limit: step.limit, fabric: None }
+                    }
                     _ => Mode::OnDemand,
                 };
                 vec![(step.from, mode)]

@@ -216,7 +216,7 @@ fn what_is_sold_otherwise(bench: &mut Bench) {
         ("i-1".parse().unwrap(), super::Mode::Reserved { reservation: "r-1".parse().unwrap() });
     bench.run(Command::ChangeMode { instance, mode, at: at("2026-02-03T12:00:00Z") }).unwrap();
     let (platform, currency, price) = ("h100".parse().unwrap(), Currency::USD, "1.5".parse_price());
-    bench.run(Command::SetSpotPrice { platform, currency, price, from: None }).unwrap();
+    bench.run(Command::SetSpotPrice { platform, currency, price, fabric: None, from: None }).unwrap();
     let credit =
         r#"{"credit": "c-1", "kind": "promotional", "amount": "5", "valid_until": "2026-02-04T12:00:00Z"}"#;
     let credit = serde_json::from_str(credit).unwrap();

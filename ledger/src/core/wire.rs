@@ -119,12 +119,15 @@ fn to_wire(event: &Event) -> wire::event::Kind {
                 until_ms: until.unix_ms(),
             })
         }
-        Event::SpotPriceSet { platform, currency, price, from } => Kind::SpotPriceSet(wire::SpotPriceSet {
-            platform: platform.to_string(),
-            currency: currency.to_string(),
-            price_nanos: price.nanos(),
-            from_ms: from.unix_ms(),
-        }),
+        Event::SpotPriceSet { platform, currency, price, fabric, from } => {
+            Kind::SpotPriceSet(wire::SpotPriceSet {
+                platform: platform.to_string(),
+                currency: currency.to_string(),
+                price_nanos: price.nanos(),
+                from_ms: from.unix_ms(),
+                fabric: fabric.as_ref().map(ToString::to_string).unwrap_or_default(),
+            })
+        }
         Event::UsageVoided { instance, interval, reason } => Kind::UsageVoided(wire::UsageVoided {
             instance: instance.to_string(),
             from_ms: interval.start().unix_ms(),
@@ -258,6 +261,7 @@ fn from_wire(kind: wire::event::Kind) -> Result<Event, EventError> {
             platform: id(&it.platform)?,
             currency: id(&it.currency)?,
             price: Price::from_nanos(it.price_nanos).map_err(EventError::new)?,
+            fabric: if it.fabric.is_empty() { None } else { Some(id(&it.fabric)?) },
             from: instant(it.from_ms)?,
         },
         Kind::UsageVoided(it) => Event::UsageVoided {
@@ -377,10 +381,10 @@ fn card_from_wire(it: wire::RateCardPublished) -> Result<RateCard, EventError> {
 
 /// What the purchase model does not say: nothing for most instances.
 fn mode_to_wire(mode: &Mode) -> Vec<u8> {
-    match mode {
-        Mode::OnDemand | Mode::Spot { bid: None, limit: None } => Vec::new(),
-        mode => json(mode),
+    if matches!(mode, Mode::OnDemand) || *mode == Mode::SPOT {
+        return Vec::new();
     }
+    json(mode)
 }
 
 fn mode_from_wire(model: &str, mode: &[u8]) -> Result<Mode, EventError> {
@@ -389,7 +393,7 @@ fn mode_from_wire(model: &str, mode: &[u8]) -> Result<Mode, EventError> {
     }
     match id::<PurchaseModel>(model)? {
         PurchaseModel::OnDemand => Ok(Mode::OnDemand),
-        PurchaseModel::Spot => Ok(Mode::Spot { bid: None, limit: None }),
+        PurchaseModel::Spot => Ok(Mode::SPOT),
         PurchaseModel::Reserved => Err(EventError::new("a reserved instance without a reservation")),
     }
 }

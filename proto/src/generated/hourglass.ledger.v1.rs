@@ -490,6 +490,9 @@ pub struct SpotPriceSet {
     pub price_nanos: i64,
     #[prost(int64, tag = "4")]
     pub from_ms: i64,
+    /// Empty in the pool that is all of the platform.
+    #[prost(string, tag = "5")]
+    pub fabric: ::prost::alloc::string::String,
 }
 impl ::prost::Name for SpotPriceSet {
     const NAME: &'static str = "SpotPriceSet";

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hourglass_consumers::billing::spot::{SpotRow, spot_prices};
 use hourglass_ledger::core::Command;
 use hourglass_pricing::{Contract, ContractDraft, RateCard, RateCardDraft};
-use hourglass_units::{Currency, Instant, Platform, Price, TenantId};
+use hourglass_units::{Currency, Fabric, Instant, Platform, Price, TenantId};
 use serde_json::{Value, json};
 
 use super::change::{AFTER_HELP, Change, Done};
@@ -71,6 +71,9 @@ enum Spot {
         /// In which currency
         #[arg(long)]
         currency: Currency,
+        /// In which fabric [default: the pool that is all of the platform]
+        #[arg(long)]
+        fabric: Option<Fabric>,
         /// From when [default: from now on]
         #[arg(long, value_name = "TIME", value_parser = instant)]
         from: Option<Instant>,
@@ -90,12 +93,14 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
             let says = format!("the contract with {tenant} is in force");
             signing(tenant, super::read_draft(&file)?)?.run(server, settings, format, |_| says)
         }
-        Action::Spot { action: Spot::Set { platform, price, currency, from } } => {
+        Action::Spot { action: Spot::Set { platform, price, currency, fabric, from } } => {
             let says = format!("a spot GPU-hour on {platform} costs {price} {currency}");
             let path = "/v1/spot-prices".to_owned();
             let change = Change {
-                body: json!({"platform": platform, "currency": currency, "price": price, "from": from}),
-                command: Command::SetSpotPrice { platform, currency, price, from },
+                body: json!({
+                    "platform": platform, "currency": currency, "price": price, "fabric": fabric, "from": from,
+                }),
+                command: Command::SetSpotPrice { platform, currency, price, fabric, from },
                 resource: path.clone(),
                 path,
             };
@@ -197,10 +202,13 @@ fn list_spot(server: &Server, settings: &Resolved, format: Format) -> Result<(),
         }
     };
     answer(format, &rows, |rows| {
-        let cells = rows
-            .iter()
-            .map(|it| [&it.platform, &it.region, &it.price, &it.currency, &it.from].map(Clone::clone).into());
-        table(&["platform", "region", "price", "currency", "from"], &[2], cells)
+        let cells = rows.iter().map(|it| {
+            let fabric = it.fabric.clone().unwrap_or_default();
+            let [platform, region, price, currency, from] =
+                [&it.platform, &it.region, &it.price, &it.currency, &it.from].map(Clone::clone);
+            [platform, region, fabric, price, currency, from].into()
+        });
+        table(&["platform", "region", "fabric", "price", "currency", "from"], &[3], cells)
     })
 }
 

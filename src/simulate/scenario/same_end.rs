@@ -178,8 +178,10 @@ fn of_tenant_or_list(command: &Command) -> Option<(String, Value)> {
         }
         Command::PublishRateCard(card) => return Some(("/v1/rate-cards".to_owned(), json!(card))),
         Command::Rerate(draft) => return Some(("/v1/rerates".to_owned(), json!(draft))),
-        Command::SetSpotPrice { platform, currency, price, from } => {
-            let body = json!({"platform": platform, "currency": currency, "price": price, "from": from});
+        Command::SetSpotPrice { platform, currency, price, fabric, from } => {
+            let body = json!({
+                "platform": platform, "currency": currency, "price": price, "fabric": fabric, "from": from,
+            });
             return Some(("/v1/spot-prices".to_owned(), body));
         }
         Command::SignContract { tenant, contract } => (tenant, "contracts".to_owned(), json!(contract)),

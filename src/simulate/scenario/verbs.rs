@@ -126,6 +126,7 @@ fn money(verb: &str, words: &mut Words, at: Instant) -> Result<Command, Fault> {
             platform: words.value("the platform")?,
             price: words.next("the price")?.price()?,
             currency: currency(words)?,
+            fabric: words.named_value("fabric")?,
             from: words.named_time("from", at)?,
         },
         "reserve" => reserve(words, at)?,
@@ -235,7 +236,7 @@ fn mode(words: &mut Words) -> Result<Mode, Fault> {
         PurchaseModel::OnDemand => Ok(Mode::OnDemand),
         PurchaseModel::Spot => {
             let limit = words.named("limit").map(|word| word.price()).transpose()?;
-            Ok(Mode::Spot { bid: words.named_value("bid")?, limit })
+            Ok(Mode::Spot { bid: words.named_value("bid")?, limit, fabric: words.named_value("fabric")? })
         }
         PurchaseModel::Reserved => Err(word.fault("the reservation is missing: write reserved=RESERVATION")),
     }

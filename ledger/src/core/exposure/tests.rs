@@ -186,11 +186,13 @@ fn overage_counts_from_the_first_hour() {
 
 #[test]
 fn spot_is_bounded_by_its_limit_alone() {
-    let limit = |limit: Option<&str>| Mode::Spot { bid: None, limit: limit.map(price) };
+    let limit = |limit: Option<&str>| Mode::Spot { bid: None, limit: limit.map(price), fabric: None };
     let mut bench = Bench::new();
     run(&mut bench, "i-1", "ml", 1, limit(Some("1.5")), "2026-01-01T00:00:00Z");
     let (platform, currency) = ("h100".parse().unwrap(), hourglass_units::Currency::USD);
-    bench.run(Command::SetSpotPrice { platform, currency, price: price("1"), from: None }).unwrap();
+    bench
+        .run(Command::SetSpotPrice { platform, currency, price: price("1"), fabric: None, from: None })
+        .unwrap();
     bench.now = at("2026-01-01T01:00:00Z");
     bench.run(Command::Tick).unwrap();
     // The past is known: 1. From now on it may be 1.5, and another price in each of the milliseconds,
@@ -201,7 +203,9 @@ fn spot_is_bounded_by_its_limit_alone() {
     check(&bench, "", JANUARY, "2026-01-01T01:00:00Z", ["1.016666667", "0", "0.02502"]);
     check(&bench, "", JANUARY, "2026-01-01T02:00:00Z", ["1.016666667", "0", "1.5012"]);
     let (platform, currency) = ("h100".parse().unwrap(), hourglass_units::Currency::USD);
-    bench.run(Command::SetSpotPrice { platform, currency, price: price("3"), from: None }).unwrap();
+    bench
+        .run(Command::SetSpotPrice { platform, currency, price: price("3"), fabric: None, from: None })
+        .unwrap();
     // Now it is as dear as it can be.
     check(&bench, "", JANUARY, "2026-01-01T01:00:00Z", ["1.0250000005", "0", "0"]);
     bench.stop("i-1", at("2026-01-01T01:01:00Z")).unwrap();
@@ -371,6 +375,7 @@ fn what_starts_burns() {
         project: &ml,
         model,
         limit: limit.map(price),
+        fabric: None,
         gpus: 2,
         from: bench.now,
         milliseconds: HOUR_MILLISECONDS / 2,

@@ -44,7 +44,7 @@ pub(super) fn burn_of_items(
         let also = (item.class == Class::Preemptible).then_some(PurchaseModel::OnDemand);
         let mut worst = Amount::ZERO;
         for model in [Some(model_of(item.class)), also].into_iter().flatten() {
-            let start = Start { project, model, limit: None, gpus, from: now, milliseconds };
+            let start = Start { project, model, limit: None, fabric: None, gpus, from: now, milliseconds };
             let resource = &item.resource;
             let burn = exposure::burn_of_resource(state, tenant, None, SpendWindow::Total, resource, &start);
             let burn = burn.map_err(|_| Rejection::AmountOverflow)?;
@@ -69,7 +69,8 @@ pub(super) fn burn_of_instance(
         Mode::Spot { limit, .. } => *limit,
         Mode::OnDemand | Mode::Reserved { .. } => None,
     };
-    let start = Start { project, model: mode.model(), limit, gpus, from: now, milliseconds };
+    let (model, fabric) = (mode.model(), mode.fabric());
+    let start = Start { project, model, limit, fabric, gpus, from: now, milliseconds };
     let burn = exposure::burn(state, tenant, None, SpendWindow::Total, platform, &start);
     match burn.map_err(|_| Rejection::AmountOverflow)? {
         None => Ok(Amount::ZERO),
