@@ -9,7 +9,7 @@ use hourglass_ledger::cell::{Cell, CellError, CellOptions, Clock, Submission};
 use hourglass_ledger::core::{Command, IdempotencyKey, Outcome, Policy};
 use hourglass_ledger::load::{From, load};
 use hourglass_ledger::snapshot::Snapshot;
-use hourglass_ledger::store::sqlite::{SqliteOptions, SqliteReader, SqliteStore};
+use hourglass_ledger::store::sqlite::{OpenError, SqliteOptions, SqliteReader, SqliteStore};
 use hourglass_ledger::store::{Acquire, AcquireError, Commit, CommitError, Head, Reader, Store, StoreError};
 use hourglass_ledger::verify::verify;
 use hourglass_units::{Currency, Instant};
@@ -72,8 +72,17 @@ impl Store for Mortal {
     }
 }
 
+/// Opens a store that nobody else has open. A server that another test starts inherits the lock of one that
+/// was just closed, for as long as it takes to become that server: then it is asked for again.
+#[expect(clippy::disallowed_methods, reason = "asks again a little later, up to a deadline")]
 pub(crate) fn sqlite(directory: &std::path::Path) -> Box<dyn Store> {
-    Box::new(SqliteStore::open(directory, SqliteOptions { durable: false }).unwrap())
+    for _ in 0..200 {
+        match SqliteStore::open(directory, SqliteOptions { durable: false }) {
+            Err(OpenError::InUse { .. }) => std::thread::sleep(Duration::from_millis(25)),
+            opened => return Box::new(opened.unwrap()),
+        }
+    }
+    panic!("{} stays locked", directory.display());
 }
 
 pub(crate) fn start_cell(store: Box<dyn Store>) -> Cell {

@@ -71,7 +71,8 @@ impl Facts {
 
     pub(crate) fn stop(&mut self, instance: &str, at: i64) {
         let runs = &mut self.instances.get_mut(instance).unwrap().runs;
-        let last = runs.last_mut().unwrap();
+        // One that was accepted and never ran ends too.
+        let Some(last) = runs.last_mut() else { return };
         last.1 = at;
         if last.0 == at {
             runs.pop();
