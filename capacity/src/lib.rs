@@ -2,3 +2,9 @@
 //!
 //! Pure data and decisions. Nothing here knows a clock, a log or a network; the ledger's core brings
 //! time and positions, and writes down what was decided.
+//!
+//! * [`pool`] names pools.
+//! * [`auction`] decides who runs on spot GPUs, and at what price.
+
+pub mod auction;
+pub mod pool;

@@ -1,3 +1,5 @@
 //! Capacity from outside.
 
 #![cfg(test)]
+
+mod auction;

@@ -1,0 +1,302 @@
+//! The programme: who wins in a small pool, if the sum of limits is to be largest.
+//!
+//! A dynamic programme over GPUs. Of all choices of units it takes the one with the largest sum of
+//! limit × GPUs, with the margin for what runs; among those the one that keeps most GPUs running; among
+//! those the one that gives the earliest bid most, then the second, and so on. That order is total, so the
+//! outcome is one. It stays the same when it runs: its own value rises by all that the margin can add, that
+//! of any other choice by no more.
+//!
+//! Bids in such a pool name it alone. Their allowances are asked for before, in the order of limits and
+//! then of numbers and for all that would fit; what was not won is given back at once. So which of two bids
+//! a shared quota allows does not depend on what runs, and is the same the next time.
+
+use hourglass_units::Price;
+
+use super::allowance::{self, Allowance, Grant, Refusal};
+use super::book::{Bid, Book};
+use super::greedy::{Fate, Floor, Place};
+use super::index::{BidIx, PerBid, PerPool, PoolIx};
+use super::rank::{ONCE, Rank, nanos, price};
+
+/// Most GPUs of a pool that is cleared by the programme.
+pub const EXACT_SUPPLY_MAX: u64 = 512;
+/// Most bids that name a pool that is cleared by the programme.
+pub const EXACT_BIDS_MAX: usize = 128;
+
+/// A sum of limit × GPUs, and below these bits the GPUs that keep running.
+/// At most 2^50 nanos × 2^24 parts × 2^9 GPUs, times 2^10: 93 bits.
+type Score = u128;
+const KEPT_BITS: u32 = 10;
+
+/// What the walk does not know of pools that are cleared by the programme.
+pub(super) struct Programme {
+    bids: PerPool<Vec<BidIx>>,
+    /// Bids that got less than they could have won, because more was refused.
+    pub(super) refused: PerBid<bool>,
+    /// What would stay if there were no newcomers.
+    pub(super) stays_alone: PerBid<u32>,
+    /// With which limit a loser would have won.
+    pub(super) wins_at: PerBid<Option<Price>>,
+}
+
+/// A bid that takes part.
+struct Candidate<'a> {
+    ix: BidIx,
+    bid: &'a Bid,
+    /// Units that run.
+    runs: u32,
+    /// Units that may be won.
+    most: u32,
+    refusal: Option<Refusal>,
+}
+
+impl Programme {
+    pub(super) fn new(book: &Book, is_exact: &PerPool<bool>) -> Self {
+        let mut bids = PerPool::of(book.pools().len(), Vec::new());
+        for (ix, bid) in book.bids_by_ix() {
+            if let Some(pool) = bid.pools.first().filter(|pool| is_exact[**pool]) {
+                bids[*pool].push(ix);
+            }
+        }
+        let count = book.bids().len();
+        let (refused, stays_alone) = (PerBid::of(count, false), PerBid::of(count, 0));
+        Self { bids, refused, stays_alone, wins_at: PerBid::of(count, None) }
+    }
+
+    /// Clears one pool.
+    pub(super) fn clear(&mut self, floor: &mut Floor<'_>, pool: PoolIx, allowance: &mut dyn Allowance) {
+        let supply = floor.book.pool(pool).supply;
+        let candidates = candidates(floor.book, pool, &self.bids[pool], allowance);
+        let table = Table::new(&candidates, supply, floor.boost);
+        let chosen = table.choose(&candidates);
+        for (candidate, units) in candidates.iter().zip(&chosen) {
+            let Candidate { ix, most, .. } = candidate;
+            allowance.give_back(*ix, pool, most.saturating_sub(*units));
+            self.refused[*ix] = candidate.refusal.is_some() && units == most;
+            floor.fates[*ix] = candidate.fate(pool, *units);
+        }
+        self.record(floor, pool, &candidates, &chosen);
+        self.find_prices(floor.book, pool, &table, &candidates, &chosen);
+        let runs_less = |(it, units): (&Candidate<'_>, &u32)| it.runs.min(it.most) > *units;
+        if candidates.iter().zip(&chosen).any(runs_less) {
+            self.choose_alone(&candidates, supply, floor.boost);
+        }
+    }
+
+    /// Writes down what winners took, as a walk would have.
+    fn record(&self, floor: &mut Floor<'_>, pool: PoolIx, candidates: &[Candidate<'_>], chosen: &[u32]) {
+        let mut steps: Vec<(Rank, u64)> = Vec::new();
+        for (Candidate { ix, bid, runs, .. }, units) in candidates.iter().zip(chosen) {
+            let stays = (*runs).min(*units);
+            steps.push((floor.rank_of_running(*ix, bid), bid.gpus(stays)));
+            steps.push((floor.rank_of_new(*ix, bid), bid.gpus(units.saturating_sub(stays))));
+        }
+        steps.retain(|(_, gpus)| *gpus > 0);
+        steps.sort_unstable_by(|one, other| other.cmp(one));
+        for (rank, gpus) in steps {
+            floor.trails[pool].take(rank, gpus);
+        }
+    }
+
+    /// The limit with which each loser would surely have won: with it, the best choice that has the loser
+    /// is worth more than the best one that has not. One nano below, it wins by a tie at most.
+    fn find_prices(
+        &mut self,
+        book: &Book,
+        pool: PoolIx,
+        table: &Table,
+        candidates: &[Candidate<'_>],
+        chosen: &[u32],
+    ) {
+        let offer = book.pool(pool);
+        let losers = candidates.iter().zip(chosen).map(|(_, units)| *units == 0);
+        let losers: Vec<usize> = losers.enumerate().filter_map(|(at, lost)| lost.then_some(at)).collect();
+        let others = table.without(candidates, &losers);
+        for ix in &self.bids[pool] {
+            let bid = book.bid(*ix);
+            if !bid.runs_in(pool) && bid.is_too_large_for(offer) {
+                continue;
+            }
+            let at = candidates.iter().position(|candidate| candidate.ix == *ix);
+            let best = match at {
+                None => table.all(),
+                Some(at) => match losers.iter().position(|loser| *loser == at) {
+                    Some(at) => others.get(at).map_or(&[][..], Vec::as_slice),
+                    None => continue,
+                },
+            };
+            let runs = bid.running.map_or(0, |running| running.units);
+            let it = Candidate { ix: *ix, bid, runs, most: bid.max_units, refusal: None };
+            let least = it.least_nanos_above(best, table.boost);
+            self.wins_at[*ix] = least.and_then(price).map(|least| least.max(offer.reserve));
+        }
+    }
+
+    /// The programme for what runs alone.
+    fn choose_alone(&mut self, candidates: &[Candidate<'_>], supply: u64, boost: u128) {
+        let incumbents = candidates.iter().map(|it| Candidate { most: it.most.min(it.runs), ..*it });
+        let incumbents: Vec<Candidate<'_>> = incumbents.collect();
+        let chosen = Table::new(&incumbents, supply, boost).choose(&incumbents);
+        for (Candidate { ix, runs, most, .. }, units) in incumbents.iter().zip(chosen) {
+            self.stays_alone[*ix] = units.saturating_add(runs.saturating_sub(*most));
+        }
+    }
+}
+
+/// Asks for the allowances of all that may take part. What runs although its gang is too large by now asks
+/// last: once it has lost it is no candidate any more, and nobody else may notice.
+fn candidates<'a>(
+    book: &'a Book,
+    pool: PoolIx,
+    bids: &[BidIx],
+    allowance: &mut dyn Allowance,
+) -> Vec<Candidate<'a>> {
+    let offer = book.pool(pool);
+    let candidate = |ix: &BidIx| {
+        let bid = book.bid(*ix);
+        let runs = bid.running.map_or(0, |running| running.units);
+        let may_enter = bid.limit >= offer.reserve && (runs > 0 || !bid.is_too_large_for(offer));
+        let most = bid.units_within(offer.supply, bid.max_units);
+        may_enter.then_some(Candidate { ix: *ix, bid, runs, most, refusal: None })
+    };
+    let mut candidates: Vec<Candidate<'a>> = bids.iter().filter_map(candidate).collect();
+    candidates.sort_by_key(|it| (it.bid.is_too_large_for(offer), std::cmp::Reverse(it.bid.limit), it.ix));
+    for it in candidates.iter_mut().filter(|it| it.most > 0) {
+        let Grant { units, refusal } = allowance::take(allowance, (it.ix, pool), it.bid.min_units, it.most);
+        (it.most, it.refusal) = (units, refusal);
+    }
+    candidates.sort_by_key(|it| it.ix);
+    candidates
+}
+
+impl Candidate<'_> {
+    fn kept(&self, units: u32) -> u32 {
+        units.min(self.runs)
+    }
+
+    /// What one nano of the limit adds to the score of so many units.
+    fn weight(&self, units: u32, boost: u128) -> u128 {
+        let kept = self.kept(units);
+        let times = boost.saturating_mul(u128::from(self.bid.gpus(kept)));
+        let new = ONCE.saturating_mul(u128::from(self.bid.gpus(units.saturating_sub(kept))));
+        times.saturating_add(new) << KEPT_BITS
+    }
+
+    fn score(&self, units: u32, boost: u128) -> Score {
+        let kept = u128::from(self.bid.gpus(self.kept(units)));
+        nanos(self.bid.limit).saturating_mul(self.weight(units, boost)).saturating_add(kept)
+    }
+
+    /// All units that it can win, with their GPUs.
+    fn choices(&self) -> impl DoubleEndedIterator<Item = (u32, usize)> {
+        let gpus = |units| usize::try_from(self.bid.gpus(units)).unwrap_or(usize::MAX);
+        (self.bid.min_units..=self.most).map(move |units| (units, gpus(units)))
+    }
+
+    /// The least limit with which some choice of it, and the best of the others beside, beat the best of
+    /// the others alone.
+    fn least_nanos_above(&self, best: &[Score], boost: u128) -> Option<u128> {
+        let alone = best.last().copied()?;
+        let choices = self.choices().map_while(|(units, gpus)| {
+            let beside = best.len().checked_sub(gpus.checked_add(1)?).and_then(|free| best.get(free))?;
+            let lacks = alone.saturating_sub(*beside);
+            let kept = u128::from(self.bid.gpus(self.kept(units)));
+            Some(match lacks.checked_sub(kept) {
+                Some(lacks) => (lacks / self.weight(units, boost)).saturating_add(1),
+                None => 0,
+            })
+        });
+        choices.min()
+    }
+
+    fn fate(&self, pool: PoolIx, units: u32) -> Fate {
+        let may_stay = self.runs.min(self.most);
+        let refused_to_stay = if self.refusal.is_some() { self.runs.saturating_sub(may_stay) } else { 0 };
+        Fate {
+            won: (units > 0).then_some(Place { pool, units }),
+            stays: self.kept(units),
+            refused_to_stay,
+            stay_refusal: self.refusal.filter(|_| refused_to_stay > 0),
+            refusal: self.refusal.filter(|_| units == self.most),
+            turned_away: units < self.most || (self.most == 0 && self.refusal.is_none()),
+        }
+    }
+}
+
+/// By candidate, the best score of it and all later ones, by GPUs: the row after the last is zero.
+struct Table {
+    boost: u128,
+    rows: Vec<Vec<Score>>,
+}
+
+impl Table {
+    fn new(candidates: &[Candidate<'_>], supply: u64, boost: u128) -> Self {
+        let capacities = usize::try_from(supply).unwrap_or(0).saturating_add(1);
+        let mut rows = vec![vec![0; capacities]];
+        for candidate in candidates.iter().rev() {
+            let row = rows.last().map_or_else(Vec::new, |row| with(row, candidate, boost));
+            rows.push(row);
+        }
+        rows.reverse();
+        Self { boost, rows }
+    }
+
+    /// The best score of all, by GPUs.
+    fn all(&self) -> &[Score] {
+        self.rows.first().map_or(&[], Vec::as_slice)
+    }
+
+    /// The units of each candidate in the best choice.
+    fn choose(&self, candidates: &[Candidate<'_>]) -> Vec<u32> {
+        let mut free = self.all().len().saturating_sub(1);
+        let mut chosen = Vec::with_capacity(candidates.len());
+        for (candidate, rows) in candidates.iter().zip(self.rows.windows(2)) {
+            let [row, rest] = rows else { continue };
+            let best = row.get(free).copied().unwrap_or(0);
+            let is_best = |(units, gpus): &(u32, usize)| {
+                let beside = free.checked_sub(*gpus).and_then(|free| rest.get(free));
+                beside.is_some_and(|it| it.saturating_add(candidate.score(*units, self.boost)) == best)
+            };
+            let (units, gpus) = candidate.choices().rev().find(is_best).unwrap_or((0, 0));
+            free = free.saturating_sub(gpus);
+            chosen.push(units);
+        }
+        chosen
+    }
+
+    /// For each of some candidates, the best score of all others, by GPUs.
+    fn without(&self, candidates: &[Candidate<'_>], left_out: &[usize]) -> Vec<Vec<Score>> {
+        let mut earlier = vec![0; self.all().len()];
+        let mut without = Vec::with_capacity(left_out.len());
+        for (at, candidate) in candidates.iter().enumerate() {
+            if left_out.contains(&at) {
+                let later = self.rows.get(at.saturating_add(1)).map_or(&[][..], Vec::as_slice);
+                without.push(beside(&earlier, later));
+            }
+            earlier = with(&earlier, candidate, self.boost);
+        }
+        without
+    }
+}
+
+/// The best scores with one candidate more.
+fn with(row: &[Score], candidate: &Candidate<'_>, boost: u128) -> Vec<Score> {
+    let mut best = row.to_vec();
+    for (units, gpus) in candidate.choices() {
+        let score = candidate.score(units, boost);
+        for (best, beside) in best.iter_mut().skip(gpus).zip(row) {
+            *best = (*best).max(beside.saturating_add(score));
+        }
+    }
+    best
+}
+
+/// The best scores of two groups that share the GPUs.
+fn beside(one: &[Score], other: &[Score]) -> Vec<Score> {
+    let best_of = |gpus: usize| {
+        let sums =
+            one.iter().take(gpus.saturating_add(1)).zip(other.iter().take(gpus.saturating_add(1)).rev());
+        sums.map(|(one, other)| one.saturating_add(*other)).max().unwrap_or(0)
+    };
+    (0..one.len()).map(best_of).collect()
+}

@@ -1,0 +1,114 @@
+//! The price of a pool, read off the outcome alone.
+//!
+//! Nothing here looks at what ran before, so clearing again on the outcome gives the same price.
+
+use hourglass_units::Price;
+
+use super::allowance::{self, Allowance};
+use super::book::{Bid, Book};
+use super::greedy::{Floor, Place};
+use super::index::{BidIx, PerBid, PerPool, PoolIx};
+use super::rank::{ONCE, nanos};
+
+/// The winners of each pool, by limit.
+pub(super) struct Winners {
+    boost: u128,
+    /// By pool, the highest limit first: the limit in nanos, and the GPUs of all winners down to it.
+    by_pool: PerPool<Vec<(u128, u64)>>,
+}
+
+impl Winners {
+    pub(super) fn new(book: &Book, boost: u128, won: impl Iterator<Item = (BidIx, Place)>) -> Self {
+        let mut by_pool = PerPool::of(book.pools().len(), Vec::new());
+        for (ix, Place { pool, units }) in won {
+            let bid = book.bid(ix);
+            by_pool[pool].push((nanos(bid.limit), bid.gpus(units)));
+        }
+        for winners in &mut by_pool.0 {
+            winners.sort_unstable_by(|one, other| other.cmp(one));
+            let mut sum = 0_u64;
+            for (_, gpus) in winners.iter_mut() {
+                sum = sum.saturating_add(*gpus);
+                *gpus = sum;
+            }
+        }
+        Self { boost, by_pool }
+    }
+
+    /// GPUs of all winners of a pool.
+    pub(super) fn sold(&self, pool: PoolIx) -> u64 {
+        self.by_pool[pool].last().map_or(0, |(_, sum)| *sum)
+    }
+
+    /// The lowest limit of a winner, in nanos.
+    fn lowest(&self, pool: PoolIx) -> Option<u128> {
+        self.by_pool[pool].last().map(|(limit, _)| *limit)
+    }
+
+    /// How many winners outrank a newcomer of this limit, now that they run, and how many GPUs they have.
+    pub(super) fn outranking(&self, pool: PoolIx, limit: Price) -> (usize, u64) {
+        let key = nanos(limit).saturating_mul(ONCE);
+        let winners = &self.by_pool[pool];
+        let count = winners.partition_point(|(limit, _)| limit.saturating_mul(self.boost) >= key);
+        let gpus = count.checked_sub(1).and_then(|last| winners.get(last)).map_or(0, |(_, sum)| *sum);
+        (count, gpus)
+    }
+
+    /// Whether capacity turned a bid away, and not the size of its gang alone: beside the winners that
+    /// outrank it, less than one of its units is free.
+    pub(super) fn turn_away(&self, book: &Book, pool: PoolIx, bid: &Bid) -> bool {
+        let (_, gpus) = self.outranking(pool, bid.limit);
+        book.pool(pool).supply.saturating_sub(gpus) < u64::from(bid.gpus_per_unit)
+    }
+}
+
+/// The price of each pool: the reserve price, or the highest limit that capacity turned away, capped at the
+/// lowest limit of a winner.
+///
+/// What quotas, budgets, the size of a gang or the reserve price refuse sets no price. Whether a quota or a
+/// budget refuses is asked of the outcome: what would not pass beside all that won does not count. A bid
+/// that won sets a price only where it won, by units that it did not get.
+pub(super) fn prices(
+    floor: &Floor<'_>,
+    winners: &Winners,
+    refused: &PerBid<bool>,
+    allowance: &mut dyn Allowance,
+) -> PerPool<Price> {
+    let book = floor.book;
+    let mut highest: PerPool<Price> = PerPool(book.pools().iter().map(|pool| pool.reserve).collect());
+    for (ix, bid) in book.bids_by_ix() {
+        if refused[ix] {
+            continue;
+        }
+        match floor.fates[ix].won {
+            Some(Place { units, .. }) if units == bid.max_units => {}
+            Some(Place { pool, .. }) => {
+                let counts = bid.limit > highest[pool]
+                    && winners.turn_away(book, pool, bid)
+                    && allowance::would_pass(allowance, ix, pool, 1);
+                if counts {
+                    highest[pool] = bid.limit;
+                }
+            }
+            None => {
+                for pool in &bid.pools {
+                    let counts = bid.limit > highest[*pool]
+                        && !bid.is_too_large_for(book.pool(*pool))
+                        && winners.turn_away(book, *pool, bid)
+                        && allowance::would_pass(allowance, ix, *pool, bid.min_units);
+                    if counts {
+                        highest[*pool] = bid.limit;
+                    }
+                }
+            }
+        }
+    }
+    for (pool, offer) in book.pools_by_ix() {
+        let price = highest[pool];
+        let capped = winners.lowest(pool).filter(|lowest| nanos(price) > *lowest);
+        if let Some(lowest) = capped.and_then(super::rank::price) {
+            highest[pool] = lowest.max(offer.reserve);
+        }
+    }
+    highest
+}

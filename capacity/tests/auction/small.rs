@@ -1,0 +1,1 @@
+//! All books of a small size.
