@@ -2,7 +2,7 @@
 //!
 //! [`clear`] takes a [`Book`], which is the whole input, and an [`Allowance`], which asks quotas and
 //! budgets. It answers with a [`Clearing`]. It keeps nothing and draws nothing, so the same input gives the
-//! same outcome for ever; a receipt lets anyone check that.
+//! same outcome for ever; a [`receipt::Receipt`] lets anyone check that.
 //!
 //! # The walk
 //!
@@ -67,6 +67,9 @@ mod outcome;
 mod preempt;
 mod price;
 mod rank;
+pub mod receipt;
+pub mod reserve;
+pub mod welfare;
 
 pub use allowance::{
     Allowance, Constraint, Grant, Headrooms, Recorded, Recorder, Refusal, Refused, Unlimited,

@@ -15,7 +15,10 @@ struct Item {
     is_core: bool,
 }
 
+/// By bid, its pool and units.
 type Placement = Vec<Option<(usize, u32)>>;
+/// A bid with its number, and where it is.
+type Placed<'a> = (usize, (&'a Bid, &'a Option<(usize, u32)>));
 
 fn millionths(world: &World, limit: Price, runs: bool) -> u128 {
     let margin = if runs { world.draft.margin.ppm() } else { 0 };
@@ -114,7 +117,7 @@ fn prices(world: &World, placed: &Placement) -> Vec<Price> {
     let price = |at: usize| {
         let pool = &world.draft.pools[at];
         let here = || bids().filter(|(_, (_, placed))| placed.is_some_and(|(there, _)| there == at));
-        let turned_away = |(bid, (it, is)): &(usize, (&Bid, &Option<(usize, u32)>))| {
+        let turned_away = |(bid, (it, is)): &Placed<'_>| {
             let mut more = placed.clone();
             more[*bid] = match is {
                 Some((there, units)) if *there == at && *units < it.max_units => Some((at, units + 1)),
