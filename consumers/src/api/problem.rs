@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hourglass_ledger::cell::CellError;
 use hourglass_ledger::core::Rejection;
+use hourglass_ledger::core::market::MarketRejection;
 use hourglass_ledger::core::quotas::QuotaRejection;
 use hourglass_ledger::store::StoreError;
 use hourglass_quota::hold::HoldError;
@@ -243,6 +244,7 @@ impl From<Rejection> for Problem {
             | R::PlanTooLong { .. }
             | R::AmountOverflow => StatusCode::UNPROCESSABLE_ENTITY,
             R::Quota(rejection) => quota_status(rejection),
+            R::Market(rejection) => market_status(rejection),
             R::MessageTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             R::CellNotOpen | R::SuspenseFull => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -291,6 +293,29 @@ const fn quota_status(rejection: &QuotaRejection) -> StatusCode {
         | Q::TextInvalid
         | Q::RulesInvalid
         | Q::ListingInvalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+    }
+}
+
+const fn market_status(rejection: &MarketRejection) -> StatusCode {
+    use MarketRejection as M;
+    match rejection {
+        M::PoolUnknown { .. } | M::BidUnknown { .. } => StatusCode::NOT_FOUND,
+        M::PoolsFull
+        | M::PoolCurrencyFixed { .. }
+        | M::CurrencyDiffers { .. }
+        | M::BidExists { .. }
+        | M::BidCancelled { .. }
+        | M::BidsFull
+        | M::AboveSupply { .. }
+        | M::GangRuns { .. }
+        | M::IsAUnit { .. }
+        | M::NothingToClear => StatusCode::CONFLICT,
+        M::PoolElsewhere { .. }
+        | M::NoticeOutOfRange
+        | M::PoolTwice { .. }
+        | M::Bid(_)
+        | M::LimitZero
+        | M::ExpiresInThePast => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }
 

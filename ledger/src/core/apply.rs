@@ -11,6 +11,7 @@ use super::event::{Event, Policy, Recorded};
 use super::grants::grant;
 use super::invoicing;
 use super::lifecycle;
+use super::market;
 use super::metering::{AgentIx, Charging, Exclusion, Instance, InstanceIx, Suspended};
 use super::quotas;
 use super::rerating;
@@ -88,7 +89,9 @@ fn happen(
         Event::InstanceStopped { instance, at, .. } => {
             let rest = Interval::from(*at).ok_or_else(|| Inconsistent::new("a stop at the end of time"))?;
             lifecycle::change_running(state, instance, rest, |running| running.remove(rest))?;
-            quotas::release(state, lifecycle::find(state, instance)?)?;
+            let ix = lifecycle::find(state, instance)?;
+            quotas::release(state, ix)?;
+            market::stopped(&mut state.market, ix);
         }
         Event::ModeChanged { instance, mode, at: from } => {
             lifecycle::change_mode(state, instance, mode, *from)?;
@@ -150,6 +153,7 @@ fn happen(
             return Ok(Detail::Key { id: grant.id.clone() });
         }
         Event::Quota(event) => return quotas::apply(state, position, at, event),
+        Event::Market(event) => return market::apply(state, position, at, event),
         Event::KeyRevoked { id } => {
             if !state.credentials.revoke(id, at) {
                 return Err(Inconsistent::new("the revocation of a key that does not hold"));

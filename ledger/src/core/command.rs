@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::credentials::{KeyGrant, KeyId};
 use super::credits::CreditDraft;
 use super::event::Policy;
+use super::market::MarketCommand;
 use super::quotas::QuotaCommand;
 use super::usage::{ContractBreach, UsageBatch};
 
@@ -193,6 +194,14 @@ pub enum Command {
     },
     /// Something about quota.
     Quota(Box<QuotaCommand>),
+    /// Something about the market.
+    Market(Box<MarketCommand>),
+}
+
+impl From<MarketCommand> for Command {
+    fn from(command: MarketCommand) -> Self {
+        Self::Market(Box::new(command))
+    }
 }
 
 impl From<QuotaCommand> for Command {
@@ -428,6 +437,18 @@ pub enum Detail {
         request: RequestId,
         /// What became of it at once.
         status: RequestStatus,
+    },
+    /// A bid is in the book, or was changed.
+    Bid {
+        /// Its number.
+        number: u64,
+    },
+    /// The market was cleared. Its receipt is the event.
+    Cleared {
+        /// Units that are to start.
+        starts: u32,
+        /// Units that have to stop.
+        stops: u32,
     },
 }
 

@@ -22,12 +22,13 @@ use super::credentials::KeyGrant;
 use super::credits::{self, CreditDraft, Grant};
 use super::event::{Event, Policy, Recorded};
 use super::invoicing;
+use super::market;
 use super::metering::Instance;
 use super::modes::MODE_CHANGES_MAX;
 use super::quotas;
 use super::rejection::Rejection;
 use super::rerating;
-use super::state::{Cell, FinalisedInvoice, InvoiceStatus, State, Tenant};
+use super::state::{Cell, FinalisedInvoice, InstanceView, InvoiceStatus, State, Tenant};
 use super::usage::{INSTANCE_GPUS_MAX, UsageBatch};
 
 /// A command and its circumstances.
@@ -81,6 +82,9 @@ pub fn decide(state: &State, request: &Request<'_>) -> Result<Decision, Rejectio
             quotas::Decided::Happens(event) => Event::Quota(event),
             quotas::Decided::Already(answer) => return Ok(Decision::AlreadyApplied(answer)),
         },
+        (Some(cell), Command::Market(command)) => {
+            Event::Market(market::decide(state, cell, command, request.now)?)
+        }
         (Some(cell), command) => in_open_cell(state, cell, command, request)?,
     };
     Ok(Decision::Happens(Recorded { key, event }))
@@ -95,7 +99,7 @@ fn in_open_cell(
     let now = request.now;
     Ok(match command {
         // Answered above.
-        Command::OpenCell { .. } | Command::Quota(_) => {
+        Command::OpenCell { .. } | Command::Quota(_) | Command::Market(_) => {
             return Err(Rejection::CellAlreadyOpen { region: cell.region.clone() });
         }
         Command::OpenTenant { tenant, currency, display_name } => {
@@ -278,13 +282,8 @@ fn change_mode(
     let view = state.instance(id.as_str()).ok_or_else(unknown)?;
     check_mode(state, view.tenant(), &view.sku().platform, mode)?;
     check_time(cell.policy, at, now)?;
-    let modes = view.modes();
-    if let Some((last, _)) = modes.last().filter(|(last, _)| *last >= at) {
-        return Err(Rejection::ModeChangeOutOfOrder { instance: id.clone(), at, last: *last });
-    }
-    if modes.len() >= MODE_CHANGES_MAX {
-        return Err(Rejection::ModeChangesFull { instance: id.clone() });
-    }
+    market::check_not_a_unit(state, id)?;
+    check_mode_order(view, at)?;
     let (tenant, currency) = (view.tenant(), view.currency());
     let priced = priced_from(state, cell, tenant, currency, &view.sku().platform, mode, at)?;
     if priced > at {
@@ -296,6 +295,18 @@ fn change_mode(
         quotas::admit_mode(state, ix, mode, now)?;
     }
     Ok(Event::ModeChanged { instance: id.clone(), mode: mode.clone(), at })
+}
+
+/// Modes follow one another, and are not without number.
+pub(super) fn check_mode_order(view: InstanceView<'_>, at: Instant) -> Result<(), Rejection> {
+    let (instance, modes) = (view.id(), view.modes());
+    if let Some((last, _)) = modes.last().filter(|(last, _)| *last >= at) {
+        return Err(Rejection::ModeChangeOutOfOrder { instance: instance.clone(), at, last: *last });
+    }
+    if modes.len() >= MODE_CHANGES_MAX {
+        return Err(Rejection::ModeChangesFull { instance: instance.clone() });
+    }
+    Ok(())
 }
 
 fn reserve(
@@ -615,6 +626,7 @@ fn digest(command: &Command) -> [u8; 16] {
         }
         Command::RevokeKey { id } => add(&encoded(&("revoke_key", id))),
         Command::Quota(command) => add(&encoded(command)),
+        Command::Market(command) => add(&encoded(command)),
     }
     first_16(&hasher.finalize())
 }

@@ -17,6 +17,7 @@ use super::command::{IdempotencyKey, Mode, Registration};
 use super::credentials::{KeyGrant, KeyId};
 use super::credits::Grant;
 use super::invoice::Invoice;
+use super::market::MarketEvent;
 use super::quotas::QuotaEvent;
 use super::usage::UsageBatch;
 
@@ -201,6 +202,8 @@ pub enum Event {
     },
     /// Something about quota.
     Quota(QuotaEvent),
+    /// Something about the market.
+    Market(MarketEvent),
 }
 
 /// Bytes in the log that are no event.
@@ -242,6 +245,7 @@ impl Event {
             Self::PaymentRecorded { .. } => EventKind::PaymentRecorded,
             Self::InvoiceVoided { .. } => EventKind::InvoiceVoided,
             Self::Quota(event) => event.kind(),
+            Self::Market(event) => event.kind(),
         }
     }
 }
@@ -292,11 +296,17 @@ pub enum EventKind {
     IncreaseRulesSet = 47,
     QuotaReviewed = 48,
     QuotaReconciled = 49,
+    PoolSet = 50,
+    MarketMarginSet = 51,
+    BidPlaced = 52,
+    BidUpdated = 53,
+    BidCancelled = 54,
+    MarketCleared = 55,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 46] = [
         Self::CellOpened,
         Self::TenantOpened,
         Self::RateCardPublished,
@@ -337,6 +347,12 @@ impl EventKind {
         Self::IncreaseRulesSet,
         Self::QuotaReviewed,
         Self::QuotaReconciled,
+        Self::PoolSet,
+        Self::MarketMarginSet,
+        Self::BidPlaced,
+        Self::BidUpdated,
+        Self::BidCancelled,
+        Self::MarketCleared,
     ];
 
     /// The number in the log.
@@ -392,6 +408,12 @@ impl EventKind {
             Self::IncreaseRulesSet => "increase_rules_set",
             Self::QuotaReviewed => "quota_reviewed",
             Self::QuotaReconciled => "quota_reconciled",
+            Self::PoolSet => "pool_set",
+            Self::MarketMarginSet => "market_margin_set",
+            Self::BidPlaced => "bid_placed",
+            Self::BidUpdated => "bid_updated",
+            Self::BidCancelled => "bid_cancelled",
+            Self::MarketCleared => "market_cleared",
         }
     }
 }

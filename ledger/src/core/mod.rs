@@ -32,6 +32,7 @@ mod groups;
 mod invoice;
 pub mod invoicing;
 mod lifecycle;
+pub mod market;
 mod metering;
 mod modes;
 pub mod quotas;

@@ -14,6 +14,7 @@ use super::command::{Position, QUARANTINE_BYTES_MAX, SUSPENSE_INSTANCES_MAX, TEX
 use super::credentials::{KEYS_MAX, KeyId};
 use super::credits::CREDITS_MAX;
 use super::modes::MODE_CHANGES_MAX;
+use super::market::MarketRejection;
 use super::quotas::QuotaRejection;
 
 /// Why a command was refused. Nothing was written. Variants stand in order of precedence: where
@@ -417,6 +418,9 @@ pub enum Rejection {
     /// Something about quota.
     #[error(transparent)]
     Quota(#[from] QuotaRejection),
+    /// Something about the market.
+    #[error(transparent)]
+    Market(#[from] MarketRejection),
     /// A sum left the range of the type.
     #[error("the amounts are too large to add up")]
     AmountOverflow,
@@ -488,6 +492,7 @@ impl Rejection {
             Self::PlanInvalid(_) => "plan_invalid",
             Self::PlanTooLong { .. } => "plan_too_long",
             Self::Quota(rejection) => rejection.code(),
+            Self::Market(rejection) => rejection.code(),
             Self::AmountOverflow => "amount_overflow",
         }
     }

@@ -29,6 +29,7 @@ use super::metering::{
     account_suspense,
 };
 use super::modes::Modes;
+use super::market::Market;
 use super::quotas::Quotas;
 use super::reservations::{Held, Reservations};
 use super::sla::Incidents;
@@ -63,6 +64,7 @@ pub struct State {
     pub(crate) counts: Counts,
     pub(crate) credentials: Credentials,
     pub(crate) quotas: Quotas,
+    pub(crate) market: Market,
 }
 
 /// Whose books these are.
@@ -259,6 +261,7 @@ impl State {
             counts: Counts::default(),
             credentials: Credentials::default(),
             quotas: Quotas::default(),
+            market: Market::default(),
         }
     }
 
@@ -285,6 +288,11 @@ impl State {
     /// One customer.
     pub fn tenant(&self, tenant: &TenantId) -> Option<&Tenant> {
         self.tenants.get(tenant)
+    }
+
+    /// Pools and bids.
+    pub fn market(&self) -> &Market {
+        &self.market
     }
 
     /// Every rate card and contract.

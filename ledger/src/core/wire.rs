@@ -20,6 +20,7 @@ use super::command::{IdempotencyKey, Mode, Registration};
 use super::credentials::{KeyGrant, KeyHash};
 use super::event::{Event, EventError, Policy, Recorded};
 use super::invoice::Invoice;
+use super::market::{Cleared, MarketEvent};
 use super::quotas::{Ask, QuotaEvent};
 use super::usage::{BATCH_BYTES_MAX, UsageBatch};
 
@@ -185,6 +186,10 @@ fn to_wire(event: &Event) -> wire::event::Kind {
             expires_at_ms: grant.expires_at.map(Instant::unix_ms),
         }),
         Event::Quota(event) => quota_to_wire(event),
+        Event::Market(MarketEvent::Cleared(it)) => {
+            Kind::MarketCleared(wire::MarketCleared { clearing: cleared_to_wire(it) })
+        }
+        Event::Market(event) => Kind::MarketChanged(wire::MarketChanged { change: json(event) }),
         Event::KeyRevoked { id } => Kind::KeyRevoked(wire::KeyRevoked { id: id.to_string() }),
     }
 }
@@ -322,6 +327,8 @@ fn from_wire(kind: wire::event::Kind) -> Result<Event, EventError> {
         Kind::HoldCommitted(it) => Event::Quota(QuotaEvent::HoldCommitted { hold: HoldId(it.hold) }),
         Kind::HoldReleased(it) => Event::Quota(QuotaEvent::HoldReleased { hold: HoldId(it.hold) }),
         Kind::QuotaChanged(it) => Event::Quota(from_json(&it.change)?),
+        Kind::MarketChanged(it) => Event::Market(from_json(&it.change)?),
+        Kind::MarketCleared(it) => Event::Market(MarketEvent::Cleared(Box::new(cleared_from_wire(&it.clearing)?))),
         Kind::KeyRevoked(it) => Event::KeyRevoked { id: id(&it.id)? },
     })
 }
@@ -349,6 +356,20 @@ fn quota_to_wire(event: &QuotaEvent) -> wire::event::Kind {
         QuotaEvent::HoldReleased { hold } => Kind::HoldReleased(wire::HoldReleased { hold: hold.0 }),
         event => Kind::QuotaChanged(wire::QuotaChanged { change: json(event) }),
     }
+}
+
+/// A whole book with its outcome: by place, since it is the largest thing beside usage.
+fn cleared_to_wire(it: &Cleared) -> Vec<u8> {
+    // Numbers, names and lists: there is nothing in it that the encoding lacks.
+    postcard::to_stdvec(it).unwrap_or_default()
+}
+
+fn cleared_from_wire(bytes: &[u8]) -> Result<Cleared, EventError> {
+    let it: Cleared = postcard::from_bytes(bytes).map_err(EventError::new)?;
+    if cleared_to_wire(&it) != bytes {
+        return Err(EventError::new("it is not in canonical form"));
+    }
+    Ok(it)
 }
 
 fn asks_from_wire(items: Vec<wire::HoldItem>) -> Result<Vec<Ask>, EventError> {

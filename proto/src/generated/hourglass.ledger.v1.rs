@@ -9,7 +9,7 @@ pub struct Event {
     pub request_digest: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "event::Kind",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38"
     )]
     pub kind: ::core::option::Option<event::Kind>,
 }
@@ -71,6 +71,10 @@ pub mod event {
         HoldReleased(super::HoldReleased),
         #[prost(message, tag = "36")]
         QuotaChanged(super::QuotaChanged),
+        #[prost(message, tag = "37")]
+        MarketChanged(super::MarketChanged),
+        #[prost(message, tag = "38")]
+        MarketCleared(super::MarketCleared),
     }
 }
 impl ::prost::Name for Event {
@@ -721,5 +725,39 @@ impl ::prost::Name for QuotaChanged {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/hourglass.ledger.v1.QuotaChanged".into()
+    }
+}
+/// Pools and bids.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MarketChanged {
+    /// As canonical JSON.
+    #[prost(bytes = "vec", tag = "1")]
+    pub change: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for MarketChanged {
+    const NAME: &'static str = "MarketChanged";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.MarketChanged".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.MarketChanged".into()
+    }
+}
+/// All pools were cleared.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MarketCleared {
+    /// The book, what was refused, the outcome and what follows from it, in the encoding of postcard.
+    #[prost(bytes = "vec", tag = "1")]
+    pub clearing: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for MarketCleared {
+    const NAME: &'static str = "MarketCleared";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.MarketCleared".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.MarketCleared".into()
     }
 }

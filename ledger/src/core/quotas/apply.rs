@@ -11,6 +11,7 @@ use super::decide::intern;
 use super::{Quotas, Reconciliation, broken, budget};
 use crate::core::Inconsistent;
 use crate::core::command::{Detail, Position};
+use crate::core::market;
 use crate::core::state::State;
 
 type Result<T> = std::result::Result<T, Inconsistent>;
@@ -130,7 +131,7 @@ pub(crate) fn apply(
         }
         QuotaEvent::IncreaseDecided { request, decision } => decide_request(quotas, *request, decision)?,
         QuotaEvent::RulesSet { rules } => quotas.rules.clone_from(rules),
-        QuotaEvent::Reviewed(review) => reviewed(quotas, review, number, at)?,
+        QuotaEvent::Reviewed(review) => reviewed(state, review, number, at)?,
         QuotaEvent::Reconciled { listed_at, listed, drift } => {
             let (listed_at, listed, drift) = (*listed_at, *listed, drift.clone());
             quotas.reconciled = Some(Reconciliation { at, listed_at, listed, drift });
@@ -257,7 +258,8 @@ fn set_nominal(
     set_limits(quotas, node, resource, class, Some(limits))
 }
 
-fn reviewed(quotas: &mut Quotas, review: &Review, position: u64, at: Instant) -> Result<()> {
+fn reviewed(state: &mut State, review: &Review, position: u64, at: Instant) -> Result<()> {
+    let quotas = &mut state.quotas;
     for hold in &review.expired {
         end_hold(quotas, *hold, HoldState::Expired, at, position)?;
     }
@@ -273,6 +275,11 @@ fn reviewed(quotas: &mut Quotas, review: &Review, position: u64, at: Instant) ->
     }
     for preemption in &review.preempted {
         quotas.preemptions.insert(preemption.target.clone(), preemption.clone());
+        if let Target::Instance(id) = &preemption.target
+            && let Some(ix) = state.instances.find(id.as_str())
+        {
+            market::ordered(&mut state.market, ix, preemption.cause);
+        }
     }
     quotas.told.clone_from(&quotas.unheld);
     quotas.holds.promote(&mut quotas.tree, position).map_err(broken)

@@ -56,7 +56,7 @@ pub(super) fn burn_of_items(
 }
 
 /// What an instance can cost at worst until it can be stopped; nothing where no hard cap asks.
-pub(super) fn burn_of_instance(
+pub(crate) fn burn_of_instance(
     state: &State,
     (tenant, project): (&TenantId, &ProjectId),
     platform: &Platform,

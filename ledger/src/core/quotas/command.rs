@@ -405,6 +405,14 @@ pub enum Cause {
     Quota,
     /// A spend cap.
     Budget,
+    /// Another bid took its place.
+    Outbid,
+    /// Its pool has fewer GPUs for spot.
+    SupplyReclaimed,
+    /// Its limit is below the pool's new reserve price.
+    ReserveRaised,
+    /// Its owner wants it no longer.
+    Owner,
 }
 
 impl Cause {
@@ -413,6 +421,10 @@ impl Cause {
         match self {
             Self::Quota => "quota",
             Self::Budget => "budget",
+            Self::Outbid => "outbid",
+            Self::SupplyReclaimed => "supply_reclaimed",
+            Self::ReserveRaised => "reserve_raised",
+            Self::Owner => "owner",
         }
     }
 }

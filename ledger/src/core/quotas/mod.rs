@@ -32,7 +32,7 @@ use super::command::Mode;
 use super::metering::InstanceIx;
 
 pub(crate) use apply::apply;
-pub(crate) use budget::review_figures;
+pub(crate) use budget::{burn_of_instance, review_figures};
 pub use command::{
     Ask, CapAlert, Cause, Drift, DriftKind, Listed, Preemption, QuotaCommand, QuotaEvent, Review, Target,
 };

@@ -1,0 +1,248 @@
+//! What happens in the market.
+
+use hourglass_pricing::{PurchaseModel, Sku, SpotPool};
+use hourglass_units::{Instant, TenantId};
+
+use super::command::{Cleared, MarketEvent, Start, Stop};
+use super::rooms::mode_of;
+use super::{Bid, Market, Pool, PoolCleared, unit_name};
+use crate::core::Inconsistent;
+use crate::core::command::{Detail, Position, Registration};
+use crate::core::metering::InstanceIx;
+use crate::core::quotas::{self, Cause, Preemption, Target};
+use crate::core::state::State;
+use crate::core::{lifecycle, rerating};
+
+type Result<T> = std::result::Result<T, Inconsistent>;
+
+fn no_bid() -> Inconsistent {
+    Inconsistent::new("a bid that is not there")
+}
+
+/// Folds one event into the state.
+pub(crate) fn apply(
+    state: &mut State,
+    position: Position,
+    at: Instant,
+    event: &MarketEvent,
+) -> Result<Detail> {
+    let market = &mut state.market;
+    match event {
+        MarketEvent::PoolSet { pool, terms } => {
+            let terms = terms.clone();
+            match market.pools.get_mut(pool) {
+                Some(known) => known.terms = terms,
+                None => drop(market.pools.insert(pool.clone(), Pool { terms, cleared: None })),
+            }
+            market.supply_changed = true;
+        }
+        MarketEvent::MarginSet { margin } => market.margin = *margin,
+        MarketEvent::BidPlaced { tenant, bid } => {
+            let number = position.number();
+            let names = market.by_name.entry(tenant.clone()).or_default();
+            if names.insert(bid.bid.clone(), number).is_some() {
+                return Err(Inconsistent::new("two bids of one name"));
+            }
+            let bid = Bid {
+                tenant: tenant.clone(),
+                draft: bid.clone(),
+                placed_at: at,
+                cancelled: false,
+                held: None,
+                broken_by: None,
+                units: Default::default(),
+                units_made: 0,
+            };
+            market.bids.insert(number, bid);
+            return Ok(Detail::Bid { number });
+        }
+        MarketEvent::BidUpdated { number, change, stops } => {
+            let bid = market.bids.get_mut(number).ok_or_else(no_bid)?;
+            bid.draft = bid.changed(change);
+            let most = bid.draft.max_units;
+            if let Some((_, units)) = &mut bid.held {
+                *units = most.min(*units);
+            }
+            if change.limit.is_some() {
+                change_limit(state, *number, at)?;
+            }
+            order(state, stops, at)?;
+            return Ok(Detail::Bid { number: *number });
+        }
+        MarketEvent::BidCancelled { number, stops } => {
+            let bid = market.bids.get_mut(number).ok_or_else(no_bid)?;
+            (bid.cancelled, bid.held) = (true, None);
+            order(state, stops, at)?;
+            forget_when_over(&mut state.market, *number);
+            return Ok(Detail::Bid { number: *number });
+        }
+        MarketEvent::Cleared(it) => {
+            cleared(state, it, position, at)?;
+            let (starts, stops) = (it.starts.iter().map(|it| it.count), it.stops.len());
+            let starts = starts.fold(0_u32, u32::saturating_add);
+            return Ok(Detail::Cleared { starts, stops: u32::try_from(stops).unwrap_or(u32::MAX) });
+        }
+    }
+    Ok(Detail::Done)
+}
+
+fn cleared(state: &mut State, it: &Cleared, position: Position, at: Instant) -> Result<()> {
+    for (name, outcome) in it.pools() {
+        let pool = state.market.pools.get_mut(name);
+        let pool = pool.ok_or_else(|| Inconsistent::new("a clearing of no pool"))?;
+        let currency = pool.terms.currency;
+        let (price, sold, free) = (outcome.price, outcome.sold, outcome.free);
+        pool.cleared = Some(PoolCleared { at, position: position.number(), price, sold, free });
+        let (platform, region) = (name.platform.clone(), name.region.clone());
+        let sku = Sku { platform, region, model: PurchaseModel::Spot };
+        let fabric = Some(name.fabric.clone());
+        let spot = SpotPool { currency, sku, fabric };
+        let last = state.prices.spot(&spot).and_then(hourglass_pricing::SpotPrices::last);
+        // The past of a market never changes, not even by a millisecond.
+        let from = last.map_or(at, |(last, _)| at.max(last.saturating_add_ms(1)));
+        let is_new = last.is_none_or(|(_, last)| last != price);
+        // Where nobody has a list price nobody can have bid.
+        if is_new && state.prices.check_spot(&spot, from, price, at).is_ok() {
+            rerating::set_spot(state, (&name.platform, Some(&name.fabric)), currency, price, from)?;
+        }
+    }
+    for (number, won) in it.won() {
+        let bid = state.market.bids.get_mut(&number).ok_or_else(no_bid)?;
+        bid.held = won.map(|(pool, units)| (pool.clone(), units));
+        bid.broken_by = None;
+    }
+    // What stops was taken off what is held by the outcome already.
+    for stop in &it.stops {
+        put_order(state, stop, at)?;
+    }
+    for start in &it.starts {
+        begin(state, start, at)?;
+    }
+    for number in &it.expired {
+        forget(&mut state.market, *number);
+    }
+    let market = &mut state.market;
+    market.supply_changed = false;
+    market.cleared = Some((position.number(), at));
+    market.input = Some(it.input());
+    Ok(())
+}
+
+/// Units of a bid become known, and take quota.
+fn begin(state: &mut State, start: &Start, at: Instant) -> Result<()> {
+    for unit in start.first..start.first.saturating_add(start.count) {
+        let bid = state.market.bids.get(&start.number).ok_or_else(no_bid)?;
+        let instance = unit_name(start.number, unit).map_err(|error| Inconsistent::new(error.to_string()))?;
+        let registration = Registration {
+            instance: instance.clone(),
+            tenant: bid.tenant.clone(),
+            project: bid.draft.project.clone(),
+            platform: start.pool.platform.clone(),
+            mode: mode_of(bid, &start.pool),
+            gpus: bid.draft.gpus_per_unit,
+            agent: None,
+            hold: None,
+        };
+        lifecycle::register(state, &registration)?;
+        let ix = lifecycle::find(state, &instance)?;
+        quotas::register(state, ix, &registration, at)?;
+        state.market.units.insert(ix, (start.number, unit));
+        let bid = state.market.bids.get_mut(&start.number).ok_or_else(no_bid)?;
+        bid.units.insert(unit, ix);
+        bid.units_made = bid.units_made.max(unit.saturating_add(1));
+    }
+    Ok(())
+}
+
+/// Its owner pays at most another price from now on.
+fn change_limit(state: &mut State, number: u64, at: Instant) -> Result<()> {
+    let bid = state.market.bids.get(&number).ok_or_else(no_bid)?;
+    let Some((pool, _)) = &bid.held else { return Ok(()) };
+    let mode = mode_of(bid, pool);
+    let live: Vec<_> = bid.live(&state.quotas, &state.instances).map(|(_, id)| id.clone()).collect();
+    for instance in live {
+        lifecycle::change_mode(state, &instance, &mode, at)?;
+        quotas::change_class(state, lifecycle::find(state, &instance)?, &mode, at)?;
+    }
+    Ok(())
+}
+
+/// Tells units to stop.
+fn order(state: &mut State, stops: &[Stop], at: Instant) -> Result<()> {
+    stops.iter().try_for_each(|stop| put_order(state, stop, at))
+}
+
+fn put_order(state: &mut State, stop: &Stop, at: Instant) -> Result<()> {
+    let ix = lifecycle::find(state, &stop.instance)?;
+    let number = state.market.units.get(&ix).map(|(number, _)| *number);
+    let tenant = number.and_then(|number| state.market.bids.get(&number)).map(|bid| bid.tenant.clone());
+    let target = Target::Instance(stop.instance.clone());
+    let preemption = Preemption {
+        target: target.clone(),
+        tenant: tenant.ok_or_else(no_bid)?,
+        cause: stop.cause,
+        reason: reason(stop),
+        ordered_at: at,
+        deadline: stop.deadline,
+    };
+    match state.quotas.preemptions.insert(target, preemption) {
+        None => Ok(()),
+        Some(_) => Err(Inconsistent::new("a second order to stop one instance")),
+    }
+}
+
+/// A-7, in words.
+fn reason(stop: &Stop) -> String {
+    match (stop.cause, stop.by) {
+        (Cause::Outbid, Some(by)) => format!("bid number {by} pays more"),
+        (Cause::Outbid, None) => "another bid pays more".to_owned(),
+        (Cause::SupplyReclaimed, _) => "the pool has fewer GPUs for spot".to_owned(),
+        (Cause::ReserveRaised, _) => "its limit is below the pool's new reserve price".to_owned(),
+        (Cause::Owner, _) => "its owner wants it no longer".to_owned(),
+        (Cause::Quota, _) => "its quota does not suffice".to_owned(),
+        (Cause::Budget, _) => "its spend cap leaves no room".to_owned(),
+    }
+}
+
+/// A review told an instance to stop: its bid holds one unit less.
+pub(crate) fn ordered(market: &mut Market, ix: InstanceIx, cause: Cause) {
+    let Some((number, _)) = market.units.get(&ix) else { return };
+    let Some(bid) = market.bids.get_mut(number) else { return };
+    if let Some((_, units)) = &mut bid.held {
+        *units = units.saturating_sub(1);
+        if *units == 0 {
+            bid.held = None;
+        } else if *units < bid.draft.min_units {
+            bid.broken_by = Some(cause);
+        }
+    }
+}
+
+/// An instance has stopped: if it was a unit, it is none any more.
+pub(crate) fn stopped(market: &mut Market, ix: InstanceIx) {
+    let Some((number, unit)) = market.units.remove(&ix) else { return };
+    if let Some(bid) = market.bids.get_mut(&number) {
+        bid.units.remove(&unit);
+    }
+    forget_when_over(market, number);
+}
+
+/// A bid that was taken back is over when all of it has stopped.
+fn forget_when_over(market: &mut Market, number: u64) {
+    let is_over = market.bids.get(&number).is_some_and(|bid| bid.cancelled && bid.units.is_empty());
+    if is_over {
+        forget(market, number);
+    }
+}
+
+fn forget(market: &mut Market, number: u64) {
+    let Some(bid) = market.bids.remove(&number) else { return };
+    let of_tenant: Option<&mut std::collections::BTreeMap<_, _>> = market.by_name.get_mut(&bid.tenant);
+    if let Some(names) = of_tenant {
+        names.remove(&bid.draft.bid);
+        if names.is_empty() {
+            let tenant: &TenantId = &bid.tenant;
+            market.by_name.remove(tenant);
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! What can be asked of the market, and what happens in it.
+
+use hourglass_capacity::auction::{Book, Clearing, Mode as ClearingMode, Refused};
+use hourglass_capacity::pool::PoolName;
+use hourglass_units::{BidId, Currency, InstanceId, Instant, Percent, Price, ProjectId, TenantId};
+use serde::{Deserialize, Serialize};
+
+use crate::core::event::EventKind;
+use crate::core::quotas::Cause;
+
+/// Something to do about pools and bids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "market", rename_all = "snake_case")]
+pub enum MarketCommand {
+    /// Opens a pool, or gives it other terms.
+    SetPool {
+        /// Which; of the cell's own region.
+        pool: PoolName,
+        /// How it is sold.
+        terms: PoolTerms,
+    },
+    /// Bids for GPUs.
+    PlaceBid {
+        /// Whose.
+        tenant: TenantId,
+        /// What for.
+        bid: BidDraft,
+    },
+    /// Changes a bid. What is absent stays.
+    UpdateBid {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        bid: BidId,
+        /// What is to change.
+        change: BidChange,
+    },
+    /// Takes a bid back. What runs of it is told to stop.
+    CancelBid {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        bid: BidId,
+    },
+    /// Changes by how much a bid must exceed what runs to displace it.
+    SetMargin {
+        /// A share of the limit of what runs.
+        margin: Percent,
+    },
+    /// Clears all pools.
+    Clear {
+        /// Why now.
+        trigger: Trigger,
+    },
+}
+
+/// How a pool is sold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolTerms {
+    /// Of its prices. Only tenants that are billed in it can bid.
+    pub currency: Currency,
+    /// GPUs for spot, those that spot runs on included.
+    pub supply: u64,
+    /// Nobody pays less.
+    pub reserve: Price,
+    /// How it decides who wins.
+    #[serde(default = "greedy")]
+    pub mode: ClearingMode,
+    /// A gang larger than this share of the supply is refused.
+    #[serde(default = "whole")]
+    pub gang_max: Percent,
+    /// What loses has so long until it must have stopped, in milliseconds: at least
+    /// [`super::NOTICE_MS_MIN`].
+    #[serde(default = "notice")]
+    pub notice_ms: i64,
+}
+
+fn greedy() -> ClearingMode {
+    ClearingMode::Greedy
+}
+
+fn whole() -> Percent {
+    Percent::WHOLE
+}
+
+fn notice() -> i64 {
+    super::NOTICE_MS_MIN
+}
+
+/// A bid, as its owner words it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BidDraft {
+    /// Its name, one among the tenant's bids that are not over.
+    pub bid: BidId,
+    /// For which project.
+    pub project: ProjectId,
+    /// Where it may run, the preferred pool first.
+    pub pools: Vec<PoolName>,
+    /// GPUs of a unit; a unit is one instance.
+    pub gpus_per_unit: u32,
+    /// So many units or none.
+    pub min_units: u32,
+    /// The most that it wants.
+    pub max_units: u32,
+    /// The most that it pays for a GPU-hour.
+    pub limit: Price,
+    /// It wants at least so long a notice, in milliseconds. It gets the pool's if that is longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice_ms: Option<i64>,
+    /// From then on it wins nothing more; what runs goes on. It has no end where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Instant>,
+}
+
+/// What is to change about a bid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BidChange {
+    /// The most that it pays for a GPU-hour, from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Price>,
+    /// So many units or none: not more than it holds while something runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_units: Option<u32>,
+    /// The most that it wants. What runs beyond it is told to stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_units: Option<u32>,
+    /// From then on it wins nothing more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Instant>,
+}
+
+/// Why pools are cleared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// The market's clock.
+    Tick,
+    /// The supply changed.
+    Supply,
+    /// Somebody asked.
+    Asked,
+}
+
+impl Trigger {
+    /// The name in snake case.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tick => "tick",
+            Self::Supply => "supply",
+            Self::Asked => "asked",
+        }
+    }
+}
+
+/// Something that happened in the market.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "market", rename_all = "snake_case")]
+pub enum MarketEvent {
+    /// A pool has terms.
+    PoolSet {
+        /// Which.
+        pool: PoolName,
+        /// How it is sold.
+        terms: PoolTerms,
+    },
+    /// A bid must exceed what runs by so much to displace it.
+    MarginSet {
+        /// A share of the limit of what runs.
+        margin: Percent,
+    },
+    /// A bid is in the book. Its number is the event's position.
+    BidPlaced {
+        /// Whose.
+        tenant: TenantId,
+        /// What for.
+        bid: BidDraft,
+    },
+    /// A bid is another one.
+    BidUpdated {
+        /// Its number.
+        number: u64,
+        /// What changed.
+        change: BidChange,
+        /// What has to stop.
+        stops: Vec<Stop>,
+    },
+    /// A bid was taken back.
+    BidCancelled {
+        /// Its number.
+        number: u64,
+        /// What has to stop.
+        stops: Vec<Stop>,
+    },
+    /// Pools were cleared.
+    Cleared(Box<Cleared>),
+}
+
+impl MarketEvent {
+    /// The name of the kind, for listings.
+    pub const fn kind(&self) -> EventKind {
+        match self {
+            Self::PoolSet { .. } => EventKind::PoolSet,
+            Self::MarginSet { .. } => EventKind::MarketMarginSet,
+            Self::BidPlaced { .. } => EventKind::BidPlaced,
+            Self::BidUpdated { .. } => EventKind::BidUpdated,
+            Self::BidCancelled { .. } => EventKind::BidCancelled,
+            Self::Cleared(_) => EventKind::MarketCleared,
+        }
+    }
+}
+
+/// A clearing, and what follows from it. It holds all that is needed to run it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleared {
+    /// Why it was cleared.
+    pub trigger: Trigger,
+    /// The whole input.
+    pub book: Book,
+    /// What quotas and budgets refused.
+    pub refused: Vec<Refused>,
+    /// The outcome.
+    pub clearing: Clearing,
+    /// Units that are to start, by the number of their bid.
+    pub starts: Vec<Start>,
+    /// What has to stop.
+    pub stops: Vec<Stop>,
+    /// Numbers of bids that are over: their time has passed, and nothing of them runs.
+    pub expired: Vec<u64>,
+}
+
+/// Units of a bid that are to start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// The number of the bid.
+    pub number: u64,
+    /// Where.
+    pub pool: PoolName,
+    /// The first of them, counted over all units that the bid ever had.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// Something that has to stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// Which.
+    pub instance: InstanceId,
+    /// why.
+    pub cause: Cause,
+    /// Who displaced it, by the number of the bid.
+    #[serde(default)]
+    pub by: Option<u64>,
+    /// When it must have stopped.
+    pub deadline: Instant,
+}

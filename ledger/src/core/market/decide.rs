@@ -1,0 +1,207 @@
+//! Decisions about pools and bids: every check, before anything is written.
+
+use hourglass_capacity::auction::{
+    BIDS_MAX, BookError, GPUS_PER_UNIT_MAX, POOLS_MAX, POOLS_PER_BID_MAX, UNITS_MAX,
+};
+use hourglass_capacity::pool::PoolName;
+use hourglass_pricing::{PurchaseModel, Sku};
+use hourglass_units::{BidId, InstanceId, Instant, TenantId};
+
+use super::command::{BidChange, BidDraft, MarketCommand, MarketEvent, PoolTerms, Stop};
+use super::rejection::MarketRejection;
+use super::{BIDS_PER_TENANT_MAX, Bid, NOTICE_MS_MAX, NOTICE_MS_MIN, clear};
+use crate::core::decide::{check_mode_order, find_tenant};
+use crate::core::quotas::Cause;
+use crate::core::rejection::Rejection;
+use crate::core::state::{Cell, State};
+
+type Result<T> = std::result::Result<T, Rejection>;
+
+/// Decides.
+pub(crate) fn decide(
+    state: &State,
+    cell: &Cell,
+    command: &MarketCommand,
+    now: Instant,
+) -> Result<MarketEvent> {
+    Ok(match command {
+        MarketCommand::SetPool { pool, terms } => set_pool(state, cell, pool, terms)?,
+        MarketCommand::SetMargin { margin } => MarketEvent::MarginSet { margin: *margin },
+        MarketCommand::PlaceBid { tenant, bid } => place(state, cell, tenant, bid, now)?,
+        MarketCommand::UpdateBid { tenant, bid, change } => update(state, tenant, bid, change, now)?,
+        MarketCommand::CancelBid { tenant, bid } => {
+            let (number, found) = find(state, tenant, bid)?;
+            let stops = stops_of_owner(state, found, 0, now);
+            MarketEvent::BidCancelled { number, stops }
+        }
+        MarketCommand::Clear { trigger } => MarketEvent::Cleared(Box::new(clear::clear(state, *trigger, now)?)),
+    })
+}
+
+fn set_pool(state: &State, cell: &Cell, pool: &PoolName, terms: &PoolTerms) -> Result<MarketEvent> {
+    if pool.region != cell.region {
+        let (pool, region) = (pool.clone(), cell.region.clone());
+        return Err(MarketRejection::PoolElsewhere { pool, region }.into());
+    }
+    let market = &state.market;
+    match market.pools.get(pool) {
+        None if market.pools.len() >= POOLS_MAX => return Err(MarketRejection::PoolsFull.into()),
+        Some(known) if known.terms.currency != terms.currency => {
+            if market.bids.values().any(|bid| bid.draft.pools.contains(pool)) {
+                let (pool, currency) = (pool.clone(), known.terms.currency);
+                return Err(MarketRejection::PoolCurrencyFixed { pool, currency }.into());
+            }
+        }
+        _ => {}
+    }
+    check_notice(terms.notice_ms)?;
+    if terms.supply > hourglass_capacity::auction::SUPPLY_MAX {
+        let (name, supply) = (pool.clone(), terms.supply);
+        return Err(MarketRejection::Bid(BookError::Supply { name, supply }).into());
+    }
+    Ok(MarketEvent::PoolSet { pool: pool.clone(), terms: terms.clone() })
+}
+
+fn check_notice(notice_ms: i64) -> Result<()> {
+    if (NOTICE_MS_MIN..=NOTICE_MS_MAX).contains(&notice_ms) {
+        return Ok(());
+    }
+    Err(MarketRejection::NoticeOutOfRange.into())
+}
+
+fn find<'a>(state: &'a State, tenant: &TenantId, name: &BidId) -> Result<(u64, &'a Bid)> {
+    find_tenant(state, tenant)?;
+    match state.market.bid(tenant, name) {
+        None => Err(MarketRejection::BidUnknown { bid: name.clone() }.into()),
+        Some((_, bid)) if bid.cancelled => Err(MarketRejection::BidCancelled { bid: name.clone() }.into()),
+        Some(found) => Ok(found),
+    }
+}
+
+fn place(
+    state: &State,
+    cell: &Cell,
+    tenant: &TenantId,
+    draft: &BidDraft,
+    now: Instant,
+) -> Result<MarketEvent> {
+    let account = find_tenant(state, tenant)?;
+    let market = &state.market;
+    let own = market.by_name.get(tenant);
+    if own.is_some_and(|own| own.contains_key(&draft.bid)) {
+        return Err(MarketRejection::BidExists { bid: draft.bid.clone() }.into());
+    }
+    if market.bids.len() >= BIDS_MAX || own.is_some_and(|own| own.len() >= BIDS_PER_TENANT_MAX) {
+        return Err(MarketRejection::BidsFull.into());
+    }
+    check_form(draft, state.position.next().number())?;
+    let mut supply = 0;
+    for name in &draft.pools {
+        let unknown = || MarketRejection::PoolUnknown { pool: name.clone() };
+        let terms = &market.pools.get(name).ok_or_else(unknown)?.terms;
+        if terms.currency != account.currency {
+            let (pool, pool_currency, currency) = (name.clone(), terms.currency, account.currency);
+            return Err(MarketRejection::CurrencyDiffers { pool, pool_currency, currency }.into());
+        }
+        let (platform, region) = (name.platform.clone(), cell.region.clone());
+        let sku = Sku { platform, region, model: PurchaseModel::Spot };
+        // The list price holds until the pool has one.
+        let priced = state.prices.timeline(tenant, account.currency, &sku).priced_from();
+        if priced.is_none_or(|priced| priced > now) {
+            return Err(Rejection::Unpriced { sku, currency: account.currency, at: now });
+        }
+        supply = supply.max(terms.supply);
+    }
+    let gpus = u64::from(draft.gpus_per_unit).saturating_mul(u64::from(draft.min_units));
+    if gpus > supply {
+        return Err(MarketRejection::AboveSupply { gpus, supply }.into());
+    }
+    draft.notice_ms.map_or(Ok(()), check_notice)?;
+    check_expiry(draft.expires_at, now)?;
+    Ok(MarketEvent::BidPlaced { tenant: tenant.clone(), bid: draft.clone() })
+}
+
+/// What is wrong with a bid whatever the pools are.
+fn check_form(draft: &BidDraft, number: u64) -> Result<()> {
+    let count = draft.pools.len();
+    if count == 0 || count > POOLS_PER_BID_MAX {
+        return Err(MarketRejection::Bid(BookError::PoolCount { number, count }).into());
+    }
+    let twice = draft.pools.iter().enumerate().find(|(at, pool)| draft.pools.iter().take(*at).any(|it| it == *pool));
+    if let Some((_, pool)) = twice {
+        return Err(MarketRejection::PoolTwice { pool: pool.clone() }.into());
+    }
+    if draft.gpus_per_unit == 0 || draft.gpus_per_unit > GPUS_PER_UNIT_MAX {
+        let gpus = draft.gpus_per_unit;
+        return Err(MarketRejection::Bid(BookError::UnitSize { number, gpus }).into());
+    }
+    let (min, max) = (draft.min_units, draft.max_units);
+    if min == 0 || min > max || max > UNITS_MAX {
+        return Err(MarketRejection::Bid(BookError::Units { number, min, max }).into());
+    }
+    if draft.limit.nanos() == 0 {
+        return Err(MarketRejection::LimitZero.into());
+    }
+    Ok(())
+}
+
+fn check_expiry(expires_at: Option<Instant>, now: Instant) -> Result<()> {
+    if expires_at.is_some_and(|end| end <= now) {
+        return Err(MarketRejection::ExpiresInThePast.into());
+    }
+    Ok(())
+}
+
+fn update(
+    state: &State,
+    tenant: &TenantId,
+    name: &BidId,
+    change: &BidChange,
+    now: Instant,
+) -> Result<MarketEvent> {
+    let (number, bid) = find(state, tenant, name)?;
+    let changed = bid.changed(change);
+    check_form(&changed, number)?;
+    check_expiry(change.expires_at, now)?;
+    let held = bid.held.as_ref().map_or(0, |(_, units)| *units);
+    if held > 0 && changed.min_units > held {
+        return Err(MarketRejection::GangRuns { held }.into());
+    }
+    if change.limit.is_some() {
+        for (_, instance) in bid.live(&state.quotas, &state.instances) {
+            check_mode_change(state, instance, now)?;
+        }
+    }
+    let stops = stops_of_owner(state, bid, changed.max_units, now);
+    Ok(MarketEvent::BidUpdated { number, change: *change, stops })
+}
+
+/// What a bid won is sold as the bid says, until it has stopped.
+pub(crate) fn check_not_a_unit(state: &State, instance: &InstanceId) -> Result<()> {
+    let unit = state.instances.find(instance.as_str()).and_then(|ix| state.market.units.get(&ix));
+    match unit.and_then(|(number, _)| state.market.bids.get(number)) {
+        None => Ok(()),
+        Some(bid) => {
+            let (instance, bid) = (instance.clone(), bid.draft.bid.clone());
+            Err(MarketRejection::IsAUnit { instance, bid }.into())
+        }
+    }
+}
+
+fn check_mode_change(state: &State, instance: &InstanceId, now: Instant) -> Result<()> {
+    state.instance(instance.as_str()).map_or(Ok(()), |view| check_mode_order(view, now))
+}
+
+/// What its owner wants no longer, newest first: all beyond so many units.
+fn stops_of_owner(state: &State, bid: &Bid, keep: u32, now: Instant) -> Vec<Stop> {
+    let live: Vec<_> = bid.live(&state.quotas, &state.instances).collect();
+    let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+    let deadline = now.saturating_add_ms(NOTICE_MS_MIN);
+    let stop = |(_, instance): &(u32, &InstanceId)| Stop {
+        instance: (*instance).clone(),
+        cause: Cause::Owner,
+        by: None,
+        deadline,
+    };
+    live.get(keep..).unwrap_or_default().iter().map(stop).collect()
+}

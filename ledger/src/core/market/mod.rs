@@ -1,0 +1,199 @@
+//! The spot market in the core: pools and bids in the same log as money and quota.
+//!
+//! Who wins is decided by the capacity crate; here is what needs the rest of the state: whose bid it is,
+//! what quotas and budgets allow, which instances are to run, which have to stop, and what they cost.
+//!
+//! A unit of a bid is an instance. It is known, and takes quota and budget, from the clearing on that it
+//! won; it runs when the compute service says so. A unit that is told to stop keeps its quota until it is
+//! seen stopped, and its GPUs go to whoever displaced it: in the books they do so at once, so nobody else
+//! can win them while they drain.
+
+mod apply;
+mod clear;
+mod command;
+mod decide;
+mod rejection;
+mod rooms;
+
+use std::collections::BTreeMap;
+
+use hourglass_capacity::auction::MARGIN_DEFAULT_PPM;
+use hourglass_capacity::pool::PoolName;
+use hourglass_units::{BidId, InstanceId, Instant, Percent, Price, TenantId};
+use serde::{Deserialize, Serialize};
+
+use super::metering::InstanceIx;
+use super::quotas::{Cause, Quotas, Target};
+use super::state::Instances;
+
+pub(crate) use apply::{apply, ordered, stopped};
+pub use command::{
+    BidChange, BidDraft, Cleared, MarketCommand, MarketEvent, PoolTerms, Start, Stop, Trigger,
+};
+pub(crate) use decide::{check_not_a_unit, decide};
+pub use rejection::MarketRejection;
+
+/// The shortest notice, in milliseconds: what runs is asked to end, and killed so long after that.
+pub const NOTICE_MS_MIN: i64 = 60_000;
+/// The longest notice, in milliseconds.
+pub const NOTICE_MS_MAX: i64 = 3_600_000;
+/// Most bids of one tenant that are not over.
+pub const BIDS_PER_TENANT_MAX: usize = 10_000;
+
+/// All that the core knows of the market.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Market {
+    pub(crate) margin: Percent,
+    pub(crate) pools: BTreeMap<PoolName, Pool>,
+    /// Bids that are not over, by number.
+    pub(crate) bids: BTreeMap<u64, Bid>,
+    pub(crate) by_name: BTreeMap<TenantId, BTreeMap<BidId, u64>>,
+    /// Whose unit an instance is, until it has stopped.
+    pub(crate) units: BTreeMap<InstanceIx, (u64, u32)>,
+    /// Whether the supply changed since the last clearing.
+    pub(crate) supply_changed: bool,
+    /// Where the last clearing stands in the log, and when it was.
+    pub(crate) cleared: Option<(u64, Instant)>,
+    /// A fingerprint of what it cleared.
+    pub(crate) input: Option<[u8; 32]>,
+}
+
+/// A pool and how it was cleared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// How it is sold.
+    pub terms: PoolTerms,
+    /// What the last clearing said.
+    pub cleared: Option<PoolCleared>,
+}
+
+/// What the last clearing said of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolCleared {
+    /// When.
+    pub at: Instant,
+    /// Where it stands in the log.
+    pub position: u64,
+    /// Per GPU-hour.
+    pub price: Price,
+    /// GPUs that winners have.
+    pub sold: u64,
+    /// GPUs that nobody has.
+    pub free: u64,
+}
+
+/// A bid and what it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bid {
+    /// Whose.
+    pub tenant: TenantId,
+    /// As it stands now.
+    pub draft: BidDraft,
+    /// When it was placed.
+    pub placed_at: Instant,
+    /// Whether it was taken back.
+    pub cancelled: bool,
+    /// What the last clearing gave it, less what was told to stop since.
+    pub held: Option<(PoolName, u32)>,
+    /// Why it holds fewer units than its gang, if it does.
+    pub(crate) broken_by: Option<Cause>,
+    /// Units that are known and have not stopped, by their number.
+    pub(crate) units: BTreeMap<u32, InstanceIx>,
+    /// Units that it ever had.
+    pub(crate) units_made: u32,
+}
+
+impl Default for Market {
+    fn default() -> Self {
+        Self {
+            margin: Percent::from_ppm(MARGIN_DEFAULT_PPM).unwrap_or(Percent::ZERO),
+            pools: BTreeMap::new(),
+            bids: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            units: BTreeMap::new(),
+            supply_changed: false,
+            cleared: None,
+            input: None,
+        }
+    }
+}
+
+impl Market {
+    /// By how much a bid must exceed what runs to displace it.
+    pub fn margin(&self) -> Percent {
+        self.margin
+    }
+
+    /// All pools, by name.
+    pub fn pools(&self) -> impl Iterator<Item = (&PoolName, &Pool)> {
+        self.pools.iter()
+    }
+
+    /// One of them.
+    pub fn pool(&self, name: &PoolName) -> Option<&Pool> {
+        self.pools.get(name)
+    }
+
+    /// A tenant's bids that are not over, by name, with their numbers.
+    pub fn bids_of(&self, tenant: &TenantId) -> impl Iterator<Item = (u64, &Bid)> {
+        let numbers = self.by_name.get(tenant).into_iter().flat_map(BTreeMap::values);
+        numbers.filter_map(|number| Some((*number, self.bids.get(number)?)))
+    }
+
+    /// A tenant's bid of a name.
+    pub fn bid(&self, tenant: &TenantId, name: &BidId) -> Option<(u64, &Bid)> {
+        let number = self.by_name.get(tenant)?.get(name)?;
+        Some((*number, self.bids.get(number)?))
+    }
+
+    /// The bid of a number.
+    pub fn numbered(&self, number: u64) -> Option<&Bid> {
+        self.bids.get(&number)
+    }
+
+    /// Where the last clearing stands in the log, and when it was.
+    pub fn cleared(&self) -> Option<(u64, Instant)> {
+        self.cleared
+    }
+
+    /// Whether the supply changed since the last clearing: the next one should not wait for its time.
+    pub fn is_due(&self) -> bool {
+        self.supply_changed
+    }
+}
+
+impl Bid {
+    /// The units that are to go on, by number, newest last.
+    pub(crate) fn live<'a>(
+        &'a self,
+        quotas: &'a Quotas,
+        instances: &'a Instances,
+    ) -> impl DoubleEndedIterator<Item = (u32, &'a InstanceId)> {
+        self.units.iter().filter_map(|(unit, ix)| {
+            let id = &instances.get(*ix)?.id;
+            let goes_on = quotas.preemption(&Target::Instance(id.clone())).is_none();
+            goes_on.then_some((*unit, id))
+        })
+    }
+
+    /// As it stands after a change.
+    pub(crate) fn changed(&self, change: &BidChange) -> BidDraft {
+        let mut draft = self.draft.clone();
+        let BidChange { limit, min_units, max_units, expires_at } = *change;
+        draft.limit = limit.unwrap_or(draft.limit);
+        draft.min_units = min_units.unwrap_or(draft.min_units);
+        draft.max_units = max_units.unwrap_or(draft.max_units);
+        draft.expires_at = expires_at.or(draft.expires_at);
+        draft
+    }
+
+    /// Whether it wins nothing more.
+    pub fn has_expired(&self, now: Instant) -> bool {
+        self.draft.expires_at.is_some_and(|end| end <= now)
+    }
+}
+
+/// The name of a unit as an instance.
+pub(crate) fn unit_name(number: u64, unit: u32) -> Result<InstanceId, hourglass_units::IdError> {
+    format!("spot-{number}-{unit}").parse()
+}

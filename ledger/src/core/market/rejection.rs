@@ -1,0 +1,137 @@
+//! Why something about the market is refused.
+
+use hourglass_capacity::auction::{BIDS_MAX, BookError, POOLS_MAX};
+use hourglass_capacity::pool::PoolName;
+use hourglass_units::{BidId, Currency, InstanceId, Region};
+
+use super::{BIDS_PER_TENANT_MAX, NOTICE_MS_MAX, NOTICE_MS_MIN};
+
+/// Why something about the market is refused, in order of precedence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MarketRejection {
+    /// A pool of another region.
+    #[error("this cell serves {region}: {pool} is another one's pool")]
+    PoolElsewhere {
+        /// Which.
+        pool: PoolName,
+        /// The cell's.
+        region: Region,
+    },
+    /// No such pool.
+    #[error("there is no pool {pool}: list the pools to see which there are")]
+    PoolUnknown {
+        /// Which.
+        pool: PoolName,
+    },
+    /// Too many pools.
+    #[error("the cell has {POOLS_MAX} pools: no more fit")]
+    PoolsFull,
+    /// Another currency.
+    #[error("pool {pool} has prices in {currency}, for as long as there is a bid for it")]
+    PoolCurrencyFixed {
+        /// Which.
+        pool: PoolName,
+        /// Its currency.
+        currency: Currency,
+    },
+    /// A notice that nobody can keep, or too long a one.
+    #[error("a notice is {} to {} seconds long", NOTICE_MS_MIN / 1_000, NOTICE_MS_MAX / 1_000)]
+    NoticeOutOfRange,
+    /// A tenant that pays in another currency.
+    #[error("pool {pool} has prices in {pool_currency}, and the tenant is billed in {currency}")]
+    CurrencyDiffers {
+        /// Which.
+        pool: PoolName,
+        /// Of the pool.
+        pool_currency: Currency,
+        /// Of the tenant.
+        currency: Currency,
+    },
+    /// A bid of that name.
+    #[error("bid {bid} exists: choose another name, change it, or wait until all of it has stopped")]
+    BidExists {
+        /// Which.
+        bid: BidId,
+    },
+    /// No such bid.
+    #[error("there is no bid {bid}, or it is over")]
+    BidUnknown {
+        /// Which.
+        bid: BidId,
+    },
+    /// It was taken back.
+    #[error("bid {bid} was taken back: place another one")]
+    BidCancelled {
+        /// Which.
+        bid: BidId,
+    },
+    /// Too many bids.
+    #[error("the cell has {BIDS_MAX} bids, or the tenant has {BIDS_PER_TENANT_MAX}: cancel some")]
+    BidsFull,
+    /// A pool named twice.
+    #[error("the bid names {pool} twice: once is enough")]
+    PoolTwice {
+        /// Which.
+        pool: PoolName,
+    },
+    /// A bid that no auction takes.
+    #[error(transparent)]
+    Bid(#[from] BookError),
+    /// Nothing is offered.
+    #[error("a limit price is above zero")]
+    LimitZero,
+    /// Larger than any of its pools.
+    #[error("the bid wants at least {gpus} GPUs in one pool, and its largest pool has {supply}")]
+    AboveSupply {
+        /// What it wants at least.
+        gpus: u64,
+        /// The most that one of its pools has.
+        supply: u64,
+    },
+    /// It ends before it begins.
+    #[error("the bid would be over at once: let it expire later, or never")]
+    ExpiresInThePast,
+    /// The gang cannot grow while it runs.
+    #[error("{held} units run: a larger gang is another bid; cancel this one and place that")]
+    GangRuns {
+        /// So many.
+        held: u32,
+    },
+    /// What a bid won.
+    #[error("{instance} is a unit of bid {bid}: change the bid")]
+    IsAUnit {
+        /// Which.
+        instance: InstanceId,
+        /// Of which bid.
+        bid: BidId,
+    },
+    /// Clearing would change nothing.
+    #[error("nothing is to be cleared: no bid and no price would change")]
+    NothingToClear,
+}
+
+impl MarketRejection {
+    /// A stable name for programs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::PoolElsewhere { .. } => "pool_elsewhere",
+            Self::PoolUnknown { .. } => "pool_unknown",
+            Self::PoolsFull => "pools_full",
+            Self::PoolCurrencyFixed { .. } => "pool_currency_fixed",
+            Self::NoticeOutOfRange => "notice_out_of_range",
+            Self::CurrencyDiffers { .. } => "currency_differs",
+            Self::BidExists { .. } => "bid_exists",
+            Self::BidUnknown { .. } => "bid_unknown",
+            Self::BidCancelled { .. } => "bid_cancelled",
+            Self::BidsFull => "bids_full",
+            Self::PoolTwice { .. } => "pool_twice",
+            Self::Bid(_) => "bid_invalid",
+            Self::LimitZero => "limit_zero",
+            Self::AboveSupply { .. } => "above_supply",
+            Self::ExpiresInThePast => "expires_in_the_past",
+            Self::GangRuns { .. } => "gang_runs",
+            Self::IsAUnit { .. } => "is_a_unit",
+            Self::NothingToClear => "nothing_to_clear",
+        }
+    }
+}
