@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hourglass_capacity::auction::{
-    self, BidIx, Book, BookDraft, Clearing, Pool as Offer, Recorder, Running,
+    self, BidIx, Book, BookDraft, Pool as Offer, Receipt, Running,
 };
 use hourglass_capacity::pool::PoolName;
 use hourglass_units::{InstanceId, Instant};
@@ -21,18 +21,9 @@ pub(super) fn clear(state: &State, trigger: Trigger, now: Instant) -> Result<Cle
     let market = &state.market;
     let book = book(market, now)?;
     let mut rooms = Rooms::new(state, &book, now);
-    let mut recorder = Recorder::new(&mut rooms);
-    let clearing = auction::clear(&book, &mut recorder);
-    let refused = recorder.into_refused();
-    let mut cleared = Cleared {
-        trigger,
-        refused,
-        starts: Vec::new(),
-        stops: Vec::new(),
-        expired: expired(market, now),
-        book,
-        clearing,
-    };
+    let receipt = Receipt::of(book.clone(), &mut rooms);
+    let (starts, stops) = (Vec::new(), Vec::new());
+    let mut cleared = Cleared { trigger, receipt, starts, stops, expired: expired(market, now) };
     if !market.supply_changed && market.input == Some(cleared.input()) && cleared.expired.is_empty() {
         return Err(MarketRejection::NothingToClear.into());
     }
@@ -51,8 +42,8 @@ fn book(market: &Market, now: Instant) -> Result<Book, Rejection> {
     let names: Vec<&PoolName> = market.pools.keys().collect();
     let offer = |(name, pool): (&PoolName, &super::Pool)| Offer {
         name: name.clone(),
-        supply: pool.terms.supply,
-        reserve: pool.terms.reserve,
+        supply: pool.supply(),
+        reserve: pool.reserve(),
         mode: pool.terms.mode,
         gang_max: pool.terms.gang_max,
     };
@@ -99,7 +90,7 @@ fn entry(
 
 /// Which instances have to start, and which have to stop.
 fn follow(state: &State, cleared: &mut Cleared, now: Instant) -> Result<(), Rejection> {
-    let Cleared { book, clearing, starts, stops, .. } = cleared;
+    let Cleared { receipt: Receipt { book, clearing, .. }, starts, stops, .. } = cleared;
     let name_of = |pool: auction::PoolIx| book.pools().get(pool.index()).map(|pool| &pool.name);
     let mut preempted: BTreeMap<BidIx, Vec<&auction::Preemption>> = BTreeMap::new();
     for preemption in &clearing.preemptions {
@@ -182,28 +173,21 @@ impl Cleared {
     /// A fingerprint of the input: the same one gives the same outcome.
     pub(super) fn input(&self) -> [u8; 32] {
         // Numbers and names: there is nothing in them that the encoding lacks.
-        let bytes = postcard::to_stdvec(&(&self.book, &self.refused)).unwrap_or_default();
+        let bytes = postcard::to_stdvec(&(&self.receipt.book, &self.receipt.refused)).unwrap_or_default();
         *blake3::hash(&bytes).as_bytes()
     }
 
     /// The price of each pool, in the order of names.
     pub fn pools(&self) -> impl Iterator<Item = (&PoolName, &auction::PoolOutcome)> {
-        self.book.pools().iter().map(|pool| &pool.name).zip(&self.clearing.pools)
+        self.receipt.book.pools().iter().map(|pool| &pool.name).zip(&self.receipt.clearing.pools)
     }
 
     /// What each bid got, by number.
     pub(super) fn won(&self) -> impl Iterator<Item = (u64, Option<(&PoolName, u32)>)> {
-        let Self { book, clearing, .. } = self;
+        let Receipt { book, clearing, .. } = &self.receipt;
         let name_of = |pool: auction::PoolIx| book.pools().get(pool.index()).map(|pool| &pool.name);
         book.bids().iter().zip(&clearing.bids).map(move |(bid, outcome)| {
             (bid.number, outcome.won().and_then(|(pool, units)| Some((name_of(pool)?, units))))
         })
-    }
-
-    /// Whether clearing its book again gives its outcome.
-    pub fn repeats(&self) -> bool {
-        let mut recorded = auction::Recorded::new(&self.refused);
-        let again: Clearing = auction::clear(&self.book, &mut recorded);
-        again == self.clearing && recorded.is_used_up()
     }
 }

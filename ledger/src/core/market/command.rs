@@ -1,6 +1,6 @@
 //! What can be asked of the market, and what happens in it.
 
-use hourglass_capacity::auction::{Book, Clearing, Mode as ClearingMode, Refused};
+use hourglass_capacity::auction::{Mode as ClearingMode, Receipt, ReservePolicy};
 use hourglass_capacity::pool::PoolName;
 use hourglass_units::{BidId, Currency, InstanceId, Instant, Percent, Price, ProjectId, TenantId};
 use serde::{Deserialize, Serialize};
@@ -60,10 +60,13 @@ pub enum MarketCommand {
 pub struct PoolTerms {
     /// Of its prices. Only tenants that are billed in it can bid.
     pub currency: Currency,
-    /// GPUs for spot, those that spot runs on included.
-    pub supply: u64,
-    /// Nobody pays less.
-    pub reserve: Price,
+    /// GPUs that it has.
+    pub gpus: u64,
+    /// So many of them are never sold as spot.
+    #[serde(default)]
+    pub safety_buffer: u64,
+    /// Nobody pays less: a table over the share of the pool that is not for spot.
+    pub reserve: ReservePolicy,
     /// How it decides who wins.
     #[serde(default = "greedy")]
     pub mode: ClearingMode,
@@ -107,10 +110,10 @@ pub struct BidDraft {
     /// The most that it pays for a GPU-hour.
     pub limit: Price,
     /// It wants at least so long a notice, in milliseconds. It gets the pool's if that is longer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub notice_ms: Option<i64>,
     /// From then on it wins nothing more; what runs goes on. It has no end where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub expires_at: Option<Instant>,
 }
 
@@ -217,12 +220,8 @@ impl MarketEvent {
 pub struct Cleared {
     /// Why it was cleared.
     pub trigger: Trigger,
-    /// The whole input.
-    pub book: Book,
-    /// What quotas and budgets refused.
-    pub refused: Vec<Refused>,
-    /// The outcome.
-    pub clearing: Clearing,
+    /// The whole input and the outcome.
+    pub receipt: Receipt,
     /// Units that are to start, by the number of their bid.
     pub starts: Vec<Start>,
     /// What has to stop.

@@ -1,7 +1,7 @@
 //! Decisions about pools and bids: every check, before anything is written.
 
 use hourglass_capacity::auction::{
-    BIDS_MAX, BookError, GPUS_PER_UNIT_MAX, POOLS_MAX, POOLS_PER_BID_MAX, UNITS_MAX,
+    BIDS_MAX, BookError, GPUS_PER_UNIT_MAX, POOLS_MAX, POOLS_PER_BID_MAX, SUPPLY_MAX, UNITS_MAX,
 };
 use hourglass_capacity::pool::PoolName;
 use hourglass_pricing::{PurchaseModel, Sku};
@@ -55,8 +55,8 @@ fn set_pool(state: &State, cell: &Cell, pool: &PoolName, terms: &PoolTerms) -> R
         _ => {}
     }
     check_notice(terms.notice_ms)?;
-    if terms.supply > hourglass_capacity::auction::SUPPLY_MAX {
-        let (name, supply) = (pool.clone(), terms.supply);
+    if terms.gpus > SUPPLY_MAX {
+        let (name, supply) = (pool.clone(), terms.gpus);
         return Err(MarketRejection::Bid(BookError::Supply { name, supply }).into());
     }
     Ok(MarketEvent::PoolSet { pool: pool.clone(), terms: terms.clone() })
@@ -110,7 +110,7 @@ fn place(
         if priced.is_none_or(|priced| priced > now) {
             return Err(Rejection::Unpriced { sku, currency: account.currency, at: now });
         }
-        supply = supply.max(terms.supply);
+        supply = supply.max(terms.gpus);
     }
     let gpus = u64::from(draft.gpus_per_unit).saturating_mul(u64::from(draft.min_units));
     if gpus > supply {

@@ -17,7 +17,7 @@ mod rooms;
 
 use std::collections::BTreeMap;
 
-use hourglass_capacity::auction::MARGIN_DEFAULT_PPM;
+use hourglass_capacity::auction::{MARGIN_DEFAULT_PPM, utilisation};
 use hourglass_capacity::pool::PoolName;
 use hourglass_units::{BidId, InstanceId, Instant, Percent, Price, TenantId};
 use serde::{Deserialize, Serialize};
@@ -159,6 +159,19 @@ impl Market {
     /// Whether the supply changed since the last clearing: the next one should not wait for its time.
     pub fn is_due(&self) -> bool {
         self.supply_changed
+    }
+}
+
+impl Pool {
+    /// GPUs for spot, those that spot runs on included.
+    pub fn supply(&self) -> u64 {
+        self.terms.gpus.saturating_sub(self.terms.safety_buffer)
+    }
+
+    /// Nobody pays less.
+    pub fn reserve(&self) -> Price {
+        let used = self.terms.gpus.saturating_sub(self.supply());
+        self.terms.reserve.price_at(utilisation(used, self.terms.gpus))
     }
 }
 
