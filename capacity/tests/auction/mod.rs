@@ -7,6 +7,7 @@
 mod books;
 mod brute;
 mod laws;
+mod receipts;
 mod slow;
 mod small;
 mod tables;
