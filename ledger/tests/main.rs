@@ -11,6 +11,7 @@ mod cell;
 mod decoders;
 mod invoices;
 mod linearizability;
+mod market;
 mod metering;
 mod oracle;
 mod postgres;

@@ -13,8 +13,8 @@ use hourglass_units::{
 use super::command::{Position, QUARANTINE_BYTES_MAX, SUSPENSE_INSTANCES_MAX, TEXT_LENGTH_MAX};
 use super::credentials::{KEYS_MAX, KeyId};
 use super::credits::CREDITS_MAX;
-use super::modes::MODE_CHANGES_MAX;
 use super::market::MarketRejection;
+use super::modes::MODE_CHANGES_MAX;
 use super::quotas::QuotaRejection;
 
 /// Why a command was refused. Nothing was written. Variants stand in order of precedence: where

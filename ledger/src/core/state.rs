@@ -24,12 +24,12 @@ use super::event::Policy;
 use super::groups::{ChargeGroup, ChargeGroups, Rates};
 use super::invoice::InvoiceKind;
 use super::invoicing::HeldItems;
+use super::market::Market;
 use super::metering::{
     Accounting, AgentIx, Instance, InstanceIx, Line, LineDifference, LineKey, PendingLines, Suspended,
     account_suspense,
 };
 use super::modes::Modes;
-use super::market::Market;
 use super::quotas::Quotas;
 use super::reservations::{Held, Reservations};
 use super::sla::Incidents;

@@ -328,7 +328,9 @@ fn from_wire(kind: wire::event::Kind) -> Result<Event, EventError> {
         Kind::HoldReleased(it) => Event::Quota(QuotaEvent::HoldReleased { hold: HoldId(it.hold) }),
         Kind::QuotaChanged(it) => Event::Quota(from_json(&it.change)?),
         Kind::MarketChanged(it) => Event::Market(from_json(&it.change)?),
-        Kind::MarketCleared(it) => Event::Market(MarketEvent::Cleared(Box::new(cleared_from_wire(&it.clearing)?))),
+        Kind::MarketCleared(it) => {
+            Event::Market(MarketEvent::Cleared(Box::new(cleared_from_wire(&it.clearing)?)))
+        }
         Kind::KeyRevoked(it) => Event::KeyRevoked { id: id(&it.id)? },
     })
 }

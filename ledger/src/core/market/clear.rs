@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use hourglass_capacity::auction::{
-    self, BidIx, Book, BookDraft, Pool as Offer, Receipt, Running,
-};
+use hourglass_capacity::auction::receipt::Receipt;
+use hourglass_capacity::auction::{self, BidIx, Book, BookDraft, Pool as Offer, Running};
 use hourglass_capacity::pool::PoolName;
 use hourglass_units::{InstanceId, Instant};
 

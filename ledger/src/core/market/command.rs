@@ -1,6 +1,8 @@
 //! What can be asked of the market, and what happens in it.
 
-use hourglass_capacity::auction::{Mode as ClearingMode, Receipt, ReservePolicy};
+use hourglass_capacity::auction::Mode as ClearingMode;
+use hourglass_capacity::auction::receipt::Receipt;
+use hourglass_capacity::auction::reserve::ReservePolicy;
 use hourglass_capacity::pool::PoolName;
 use hourglass_units::{BidId, Currency, InstanceId, Instant, Percent, Price, ProjectId, TenantId};
 use serde::{Deserialize, Serialize};

@@ -34,7 +34,9 @@ pub(crate) fn decide(
             let stops = stops_of_owner(state, found, 0, now);
             MarketEvent::BidCancelled { number, stops }
         }
-        MarketCommand::Clear { trigger } => MarketEvent::Cleared(Box::new(clear::clear(state, *trigger, now)?)),
+        MarketCommand::Clear { trigger } => {
+            MarketEvent::Cleared(Box::new(clear::clear(state, *trigger, now)?))
+        }
     })
 }
 
@@ -127,7 +129,8 @@ fn check_form(draft: &BidDraft, number: u64) -> Result<()> {
     if count == 0 || count > POOLS_PER_BID_MAX {
         return Err(MarketRejection::Bid(BookError::PoolCount { number, count }).into());
     }
-    let twice = draft.pools.iter().enumerate().find(|(at, pool)| draft.pools.iter().take(*at).any(|it| it == *pool));
+    let twice =
+        draft.pools.iter().enumerate().find(|(at, pool)| draft.pools.iter().take(*at).any(|it| it == *pool));
     if let Some((_, pool)) = twice {
         return Err(MarketRejection::PoolTwice { pool: pool.clone() }.into());
     }

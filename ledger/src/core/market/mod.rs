@@ -17,7 +17,8 @@ mod rooms;
 
 use std::collections::BTreeMap;
 
-use hourglass_capacity::auction::{MARGIN_DEFAULT_PPM, utilisation};
+use hourglass_capacity::auction::MARGIN_DEFAULT_PPM;
+use hourglass_capacity::auction::reserve::utilisation;
 use hourglass_capacity::pool::PoolName;
 use hourglass_units::{BidId, InstanceId, Instant, Percent, Price, TenantId};
 use serde::{Deserialize, Serialize};
