@@ -15,11 +15,13 @@
 //! | P-2 | used and unused rows of a reservation are what is reserved, in each hour; their effective cost is what was paid |
 //! | M-2, M-3, P-1 | stored charges and unwritten differences sum to the lines that coverage, life cycle and prices give; every measured millisecond is in exactly one place |
 //! | Q-1, Q-3 | after each event nothing that was granted stands above a limit that did not before; each hold ends once and in its time; counters are what holds, leases and instances sum up to |
+//! | A-1, A-2, A-3, A-7 | each clearing of the market, run again on the state before it and counted anew |
 //! | I-1, I-2 | Σ lines = total; each invoice is drawn again from the log before it, byte for byte |
 //!
 //! What cannot be read is a finding as well: whoever changes a byte must not be able to stop the
 //! verification with it. A denial leaves no trace in the log, so nothing is said about Q-2. A cell may append meanwhile; verified is what the head held at the start.
 
+mod market;
 pub(crate) mod quotas;
 
 use std::collections::BTreeMap;
@@ -221,6 +223,9 @@ fn fold(
                 report.find(here, "log", format!("epoch {} after epoch {epoch}", event.epoch));
             }
             check_invoice(&state, &chain, &recorded, report);
+            for (check, what) in market::before(&state, event.at, &recorded.event) {
+                report.find(here, check, what);
+            }
             let before = watch.before(&state, event.at, &recorded);
             let mut rows = EventRows::default();
             if let Err(error) = apply(&mut state, event.at, &recorded, &mut rows) {
@@ -228,7 +233,8 @@ fn fold(
                 report.find(here, "log", error.to_string());
                 return Ok(None);
             }
-            for (check, what) in watch.after(before, &state, &recorded) {
+            let wrong = watch.after(before, &state, &recorded);
+            for (check, what) in wrong.into_iter().chain(market::after(&state, &recorded.event)) {
                 report.find(here, check, what);
             }
             for (currency, sum) in state.book().sums().filter(|(_, sum)| *sum != Some(Amount::ZERO)) {

@@ -259,7 +259,7 @@ fn forge(core: &mut Core, event: QuotaEvent) {
     forge_any(core, Event::Quota(event));
 }
 
-fn forge_any(core: &mut Core, event: Event) {
+pub(crate) fn forge_any(core: &mut Core, event: Event) {
     let recorded = Recorded { key: None, event };
     let (position, now) = (core.state.position().next(), at(core.now));
     let stored = StoredEvent::chain(&core.chain, position, 1, now, &recorded);
@@ -270,7 +270,7 @@ fn forge_any(core: &mut Core, event: Event) {
     core.rows.push(rows);
 }
 
-fn verify_core(core: &Core) -> Report {
+pub(crate) fn verify_core(core: &Core) -> Report {
     let (directory, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let path: &Path = directory.path();
     let mut store = SqliteStore::open(path, SqliteOptions { durable: false }).unwrap();

@@ -17,6 +17,7 @@ use hourglass_quota::tree::{Above, KeyIx, NodeIx, Taken};
 use hourglass_quota::{Class, HoldId, LeaseId, NodeName};
 use hourglass_units::{Instant, ResourceName};
 
+use crate::core::market::MarketEvent;
 use crate::core::quotas::QuotaEvent;
 use crate::core::{Event, Position, Recorded, State};
 
@@ -285,6 +286,10 @@ fn named(state: &State, event: &Event) -> Vec<NodeIx> {
         | Event::ModeChanged { instance, .. } => {
             let view = state.instance(instance.as_str());
             view.and_then(|view| tree.project(view.tenant(), view.project())).into_iter().collect()
+        }
+        Event::Market(MarketEvent::Cleared(it)) => {
+            let bids = it.starts.iter().filter_map(|start| state.market().numbered(start.number));
+            bids.filter_map(|bid| tree.project_or_root(&bid.tenant, &bid.draft.project)).collect()
         }
         Event::Quota(QuotaEvent::HoldTaken { tenant, project, .. }) => {
             tree.project_or_root(tenant, project).into_iter().collect()

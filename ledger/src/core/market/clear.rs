@@ -18,7 +18,7 @@ use crate::core::state::State;
 /// Clears all pools.
 pub(super) fn clear(state: &State, trigger: Trigger, now: Instant) -> Result<Cleared, Rejection> {
     let market = &state.market;
-    let book = book(market, now)?;
+    let book = book(state, now)?;
     let mut rooms = Rooms::new(state, &book, now);
     let receipt = Receipt::of(book.clone(), &mut rooms);
     let (starts, stops) = (Vec::new(), Vec::new());
@@ -30,6 +30,11 @@ pub(super) fn clear(state: &State, trigger: Trigger, now: Instant) -> Result<Cle
     Ok(cleared)
 }
 
+/// What clearing the same state decides, whatever it decided then. `None` where it decides nothing.
+pub(crate) fn cleared_again(state: &State, it: &Cleared, at: Instant) -> Option<Cleared> {
+    clear(state, it.trigger, at).ok()
+}
+
 /// Bids whose time has passed, and of which nothing runs.
 fn expired(market: &Market, now: Instant) -> Vec<u64> {
     let over = market.bids.iter().filter(|(_, bid)| bid.has_expired(now) && bid.units.is_empty());
@@ -37,7 +42,8 @@ fn expired(market: &Market, now: Instant) -> Vec<u64> {
 }
 
 /// The book: all pools, and all bids that want something.
-fn book(market: &Market, now: Instant) -> Result<Book, Rejection> {
+fn book(state: &State, now: Instant) -> Result<Book, Rejection> {
+    let market = &state.market;
     let names: Vec<&PoolName> = market.pools.keys().collect();
     let offer = |(name, pool): (&PoolName, &super::Pool)| Offer {
         name: name.clone(),
@@ -50,7 +56,7 @@ fn book(market: &Market, now: Instant) -> Result<Book, Rejection> {
         let at = names.binary_search(&name).ok()?;
         u16::try_from(at).ok().map(auction::PoolIx)
     };
-    let bids = market.bids.iter().filter_map(|(number, bid)| entry(*number, bid, find, now));
+    let bids = market.bids.iter().filter_map(|(number, bid)| entry(state, *number, bid, find, now));
     let draft = BookDraft {
         pools: market.pools.iter().map(offer).collect(),
         margin: market.margin,
@@ -61,21 +67,29 @@ fn book(market: &Market, now: Instant) -> Result<Book, Rejection> {
 
 /// A bid as the auction sees it; none where it wants nothing.
 fn entry(
+    state: &State,
     number: u64,
     bid: &Bid,
     find: impl Fn(&PoolName) -> Option<auction::PoolIx>,
     now: Instant,
 ) -> Option<auction::Bid> {
+    let draft = &bid.draft;
     let held = bid.held.as_ref().map_or(0, |(_, units)| *units);
-    let has_expired = bid.has_expired(now);
-    if bid.cancelled || (has_expired && held == 0) {
+    // One that has expired keeps what runs, and no more: what stops by itself is not started again.
+    let (held, max_units) = match bid.has_expired(now) {
+        true => {
+            let live = u32::try_from(bid.units_going_on(state)).unwrap_or(u32::MAX).min(held);
+            (live, live)
+        }
+        false => (held, draft.max_units),
+    };
+    if bid.cancelled || max_units == 0 {
         return None;
     }
-    let draft = &bid.draft;
-    let max_units = if has_expired { held } else { draft.max_units };
     // A gang of which something was told to stop does not run: it competes like one that never did.
     let running = bid.held.as_ref().filter(|_| held >= draft.min_units.min(max_units));
-    let running = running.and_then(|(pool, units)| Some(Running { pool: find(pool)?, units: *units }));
+    let running =
+        running.and_then(|(pool, units)| Some(Running { pool: find(pool)?, units: held.min(*units) }));
     Some(auction::Bid {
         number,
         pools: draft.pools.iter().filter_map(&find).collect(),

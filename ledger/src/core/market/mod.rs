@@ -25,9 +25,10 @@ use serde::{Deserialize, Serialize};
 
 use super::metering::InstanceIx;
 use super::quotas::{Cause, Quotas, Target};
-use super::state::Instances;
+use super::state::{Instances, State};
 
 pub(crate) use apply::{apply, ordered, stopped};
+pub(crate) use clear::cleared_again;
 pub use command::{
     BidChange, BidDraft, Cleared, MarketCommand, MarketEvent, PoolTerms, Start, Stop, Trigger,
 };
@@ -136,7 +137,7 @@ impl Market {
     }
 
     /// A tenant's bids that are not over, by name, with their numbers.
-    pub fn bids_of(&self, tenant: &TenantId) -> impl Iterator<Item = (u64, &Bid)> {
+    pub fn bids_of<'a>(&'a self, tenant: &TenantId) -> impl Iterator<Item = (u64, &'a Bid)> + use<'a> {
         let numbers = self.by_name.get(tenant).into_iter().flat_map(BTreeMap::values);
         numbers.filter_map(|number| Some((*number, self.bids.get(number)?)))
     }
@@ -188,6 +189,11 @@ impl Bid {
             let goes_on = quotas.preemption(&Target::Instance(id.clone())).is_none();
             goes_on.then_some((*unit, id))
         })
+    }
+
+    /// How many of its units are to go on.
+    pub fn units_going_on(&self, state: &State) -> usize {
+        self.live(&state.quotas, &state.instances).count()
     }
 
     /// As it stands after a change.

@@ -45,10 +45,13 @@ impl<'a> Rooms<'a> {
         Self { state, book, now, taken, tree: None, kept: BTreeMap::new() }
     }
 
-    /// Of the units that a bid takes in a pool beyond those it has taken: how many it holds already.
+    /// Units that a bid holds quota for in a pool already: those that go on. What it held and what has
+    /// stopped by itself it has to ask for again.
     fn holds(&self, bid: BidIx, pool: PoolIx) -> u32 {
-        let running = self.book.bids().get(bid.index()).and_then(|bid| bid.running);
-        running.filter(|running| running.pool == pool).map_or(0, |running| running.units)
+        let bid = self.book.bids().get(bid.index()).and_then(|bid| self.state.market.bids.get(&bid.number));
+        let name = self.book.pools().get(pool.index()).map(|pool| &pool.name);
+        let here = bid.filter(|bid| bid.held.as_ref().map(|(pool, _)| pool) == name);
+        here.map_or(0, |bid| u32::try_from(bid.units_going_on(self.state)).unwrap_or(u32::MAX))
     }
 
     fn taken(&self, bid: BidIx, pool: PoolIx) -> u32 {
