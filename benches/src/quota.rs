@@ -13,20 +13,22 @@ use crate::figure::{Figure, median, seconds};
 use crate::workload::{answer, opens_at, run as run_command};
 
 /// A region's customers: each with groups of groups of projects.
-struct Shape {
-    tenants: usize,
-    groups: usize,
-    subgroups: usize,
-    projects: usize,
+pub(crate) struct Shape {
+    pub(crate) tenants: usize,
+    pub(crate) groups: usize,
+    pub(crate) subgroups: usize,
+    pub(crate) projects: usize,
 }
 
 impl Shape {
-    fn nodes(&self) -> usize {
+    pub(crate) fn nodes(&self) -> usize {
         self.tenants * (1 + self.groups * (1 + self.subgroups * (1 + self.projects)))
     }
 }
 
-const RESOURCE: &str = "compute.instance.gpu.h100";
+pub(crate) const RESOURCE: &str = "compute.instance.gpu.h100";
+/// What a project may have: some of them are full after a few holds.
+const PROJECT_LIMIT: u64 = 64;
 /// How long a hold lasts.
 const TTL_MS: i64 = 60_000;
 /// Holds that live at a time.
@@ -52,7 +54,7 @@ fn tenant(n: usize) -> TenantId {
 }
 
 /// Each project once, in an order that the processor cannot foresee.
-fn projects(shape: &Shape) -> Vec<(TenantId, ProjectId, Option<GroupId>)> {
+pub(crate) fn projects(shape: &Shape) -> Vec<(TenantId, ProjectId, Option<GroupId>)> {
     let mut all = Vec::new();
     for t in 0..shape.tenants {
         for g in 0..shape.groups {
@@ -74,7 +76,7 @@ fn projects(shape: &Shape) -> Vec<(TenantId, ProjectId, Option<GroupId>)> {
 }
 
 /// What makes the tree, as commands.
-fn set_up(shape: &Shape) -> Vec<Command> {
+pub(crate) fn set_up(shape: &Shape, of_project: u64) -> Vec<Command> {
     let mut commands =
         vec![Command::OpenCell { region: "eu-north1".parse().expect("a region"), policy: Policy::default() }];
     let limits = |nominal| Some(Limits::nominal(Bound::AtMost(nominal)));
@@ -115,8 +117,7 @@ fn set_up(shape: &Shape) -> Vec<Command> {
     for (tenant, project, group) in projects(shape) {
         let place = QuotaCommand::PlaceProject { tenant: tenant.clone(), project: project.clone(), group };
         commands.push(place.into());
-        // Some of them are full after a few holds.
-        commands.push(limit(NodeName::Project(tenant, project), 64));
+        commands.push(limit(NodeName::Project(tenant, project), of_project));
     }
     commands
 }
@@ -125,7 +126,7 @@ fn set_up(shape: &Shape) -> Vec<Command> {
 /// then, when it is among the oldest, release. Each of the three is a decision.
 fn tree(shape: &Shape, decisions: usize, repeats: usize) -> Figure {
     let mut state = State::empty();
-    for command in set_up(shape) {
+    for command in set_up(shape, PROJECT_LIMIT) {
         run_command(&mut state, &command, opens_at());
     }
     let mut tree: Tree = state.quotas().tree().clone();
@@ -214,7 +215,7 @@ fn release(holds: &mut Holds, tree: &mut Tree, oldest: &mut u64) {
 /// The whole core: decide, with its digests and idempotency keys, and apply.
 fn core(shape: &Shape, decisions: usize, repeats: usize) -> Figure {
     let mut state = State::empty();
-    for command in set_up(shape) {
+    for command in set_up(shape, PROJECT_LIMIT) {
         run_command(&mut state, &command, opens_at());
     }
     let projects = projects(shape);

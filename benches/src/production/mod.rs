@@ -7,6 +7,7 @@ mod cell;
 mod cpu;
 mod latency;
 mod pipe;
+pub(crate) mod quota;
 mod region;
 mod restart;
 mod rows;
