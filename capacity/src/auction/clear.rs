@@ -22,7 +22,7 @@ pub fn clear(book: &Book, allowance: &mut dyn Allowance) -> Clearing {
         programme.clear(&mut floor, pool, allowance);
     }
     let winners = Winners::new(book, floor.boost, won(&floor));
-    let prices = price::prices(&floor, &winners, &programme.refused, allowance);
+    let prices = price::prices(&floor, &winners, allowance);
     if has_victims(&floor) {
         preempt::walk_alone(&floor, &is_exact, &mut programme.stays_alone);
     }

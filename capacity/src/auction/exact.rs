@@ -31,8 +31,6 @@ const KEPT_BITS: u32 = 10;
 /// What the walk does not know of pools that are cleared by the programme.
 pub(super) struct Programme {
     bids: PerPool<Vec<BidIx>>,
-    /// Bids that got less than they could have won, because more was refused.
-    pub(super) refused: PerBid<bool>,
     /// What would stay if there were no newcomers.
     pub(super) stays_alone: PerBid<u32>,
     /// With which limit a loser would have won.
@@ -59,8 +57,7 @@ impl Programme {
             }
         }
         let count = book.bids().len();
-        let (refused, stays_alone) = (PerBid::of(count, false), PerBid::of(count, 0));
-        Self { bids, refused, stays_alone, wins_at: PerBid::of(count, None) }
+        Self { bids, stays_alone: PerBid::of(count, 0), wins_at: PerBid::of(count, None) }
     }
 
     /// Clears one pool.
@@ -72,7 +69,6 @@ impl Programme {
         for (candidate, units) in candidates.iter().zip(&chosen) {
             let Candidate { ix, most, .. } = candidate;
             allowance.give_back(*ix, pool, most.saturating_sub(*units));
-            self.refused[*ix] = candidate.refusal.is_some() && units == most;
             floor.fates[*ix] = candidate.fate(pool, *units);
         }
         self.record(floor, pool, &candidates, &chosen);

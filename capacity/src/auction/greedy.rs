@@ -143,8 +143,7 @@ impl<'a> Floor<'a> {
         }
         let Grant { units: stays, refusal } = allowance::take(allowance, (ix, pool), bid.min_units, room);
         if refusal.is_some() {
-            // A gang that is refused loses all that ran, whatever had room.
-            fate.refused_to_stay = if stays == 0 { units } else { room.saturating_sub(stays) };
+            fate.refused_to_stay = room.saturating_sub(stays);
             (fate.stay_refusal, fate.refusal) = (refusal, refusal);
         }
         fate.stays = stays;
@@ -158,9 +157,6 @@ impl<'a> Floor<'a> {
     fn grow(&mut self, rank: Rank, ix: BidIx, bid: &Bid, allowance: &mut dyn Allowance) {
         let fate = &mut self.fates[ix];
         let Some(Place { pool, units }) = fate.won else { return };
-        if bid.running.is_some_and(|running| units < running.units) {
-            return; // What it could not keep it cannot get back: since then, others took more.
-        }
         let wants = bid.max_units.saturating_sub(units);
         let room = self.trails[pool].free.checked_div(u64::from(bid.gpus_per_unit)).unwrap_or(0);
         let room = u32::try_from(room).unwrap_or(u32::MAX).min(wants);

@@ -16,9 +16,8 @@ use super::outcome::{Cause, Handover, Preemption};
 pub(super) fn walk_alone(floor: &Floor<'_>, left_out: &PerPool<bool>, stays_alone: &mut PerBid<u32>) {
     let book = floor.book;
     let incumbents = book.bids_by_ix().filter_map(|(ix, bid)| Some((ix, bid, bid.running?)));
-    let mut incumbents: Vec<(BidIx, &Bid, Running)> = incumbents
-        .filter(|(_, bid, it)| !left_out[it.pool] && bid.limit >= book.pool(it.pool).reserve)
-        .collect();
+    let mut incumbents: Vec<(BidIx, &Bid, Running)> =
+        incumbents.filter(|(_, _, running)| !left_out[running.pool]).collect();
     incumbents.sort_unstable_by_key(|(ix, bid, _)| std::cmp::Reverse(floor.rank_of_running(*ix, bid)));
     let mut free: PerPool<u64> = PerPool(book.pools().iter().map(|pool| pool.supply).collect());
     for (ix, bid, Running { pool, units }) in incumbents {

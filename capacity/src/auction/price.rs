@@ -7,7 +7,7 @@ use hourglass_units::Price;
 use super::allowance::{self, Allowance};
 use super::book::{Bid, Book};
 use super::greedy::{Floor, Place};
-use super::index::{BidIx, PerBid, PerPool, PoolIx};
+use super::index::{BidIx, PerPool, PoolIx};
 use super::rank::{ONCE, nanos};
 
 /// The winners of each pool, by limit.
@@ -68,18 +68,10 @@ impl Winners {
 /// What quotas, budgets, the size of a gang or the reserve price refuse sets no price. Whether a quota or a
 /// budget refuses is asked of the outcome: what would not pass beside all that won does not count. A bid
 /// that won sets a price only where it won, by units that it did not get.
-pub(super) fn prices(
-    floor: &Floor<'_>,
-    winners: &Winners,
-    refused: &PerBid<bool>,
-    allowance: &mut dyn Allowance,
-) -> PerPool<Price> {
+pub(super) fn prices(floor: &Floor<'_>, winners: &Winners, allowance: &mut dyn Allowance) -> PerPool<Price> {
     let book = floor.book;
     let mut highest: PerPool<Price> = PerPool(book.pools().iter().map(|pool| pool.reserve).collect());
     for (ix, bid) in book.bids_by_ix() {
-        if refused[ix] {
-            continue;
-        }
         match floor.fates[ix].won {
             Some(Place { units, .. }) if units == bid.max_units => {}
             Some(Place { pool, .. }) => {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use hourglass_capacity::auction::{
-    BidOutcome, Book, Cause, Clearing, Headrooms, Mode, PoolIx, Preemption, Reason, Refusal, clear,
+    Allowance, BidIx, BidOutcome, Book, Cause, Clearing, Headrooms, Mode, PoolIx, Preemption, Reason,
+    Refusal, Short, clear,
 };
 
 use super::books::{Chance, Kind, World, for_each_book, price, won};
@@ -359,5 +360,26 @@ fn no_constraints_are_no_limits() {
     use hourglass_capacity::auction::Unlimited;
     for_each_book(Kind::Unlimited, 500, |world| {
         assert_eq!(clear(&world.book(), &mut Unlimited), clear(&world.book(), &mut Headrooms::default()));
+    });
+}
+
+/// A winner is short of units only because not one more fits, or not one more is allowed.
+#[test]
+fn a_winner_is_short_for_a_reason() {
+    for_each_book(Kind::Greedy, 4_000, |world| {
+        let mut left = world.headrooms.clone();
+        let clearing = clear(&world.book(), &mut left);
+        for (at, bid, pool, units) in won(world, &clearing) {
+            let BidOutcome::Won { short, .. } = clearing.bids[at] else { continue };
+            assert_eq!(short.is_some(), units < bid.max_units);
+            let one_more = left.clone().take(BidIx(u32::try_from(at).unwrap()), pool, 1);
+            match short {
+                Some(Short::Refused(_)) => assert_eq!(one_more.units, 0),
+                Some(Short::Capacity) => {
+                    assert!(clearing.pools[pool.index()].free < u64::from(bid.gpus_per_unit))
+                }
+                None => {}
+            }
+        }
     });
 }

@@ -148,6 +148,17 @@ fn a_gang_above_its_share_is_refused_and_one_that_runs_stays() {
     check(&share(vec![large]), &[1], "1", &[]);
 }
 
+/// What was reclaimed goes to whoever reclaimed it, as long as others leave enough.
+#[test]
+fn newcomers_wait_for_those_that_they_displaced() {
+    let runs = |number, units, limit| bid(number, (units, units), limit, Some(units));
+    let clearing = walked(5, vec![runs(1, 6, "4"), runs(2, 3, "3"), bid(3, (3, 3), "5", None)]);
+    let stops = [(0, 6, Cause::SupplyReclaimed), (1, 3, Cause::Outbid { by: BidIx(2) })];
+    check(&clearing, &[0, 0, 3], "1", &stops);
+    let flows: Vec<_> = clearing.handovers.iter().map(|it| (it.from.0, it.to.0, it.gpus)).collect();
+    assert_eq!(flows, [(1, 2, 3)]);
+}
+
 #[test]
 fn who_is_refused_lets_others_pass() {
     let constraints = vec![Constraint { headroom: 5, refusal: Refusal::Quota }];
@@ -170,6 +181,18 @@ fn the_programme_fills_a_gap_that_the_walk_leaves() {
     let displaced = cleared(vec![offer(0, 8, Mode::Exact)], running, Headrooms::default());
     // None of the winners outranks the victim: it was turned away for its size alone.
     check(&displaced, &[0, 4, 4], "1", &[(0, 5, Cause::Outbid { by: BidIx(1) })]);
+}
+
+/// Before the programme, what runs and is too large by now asks for its allowance last: else the others
+/// would have more as soon as it has lost, and clearing again would not be the same.
+#[test]
+fn a_gang_that_became_too_large_leaves_its_quota_to_others() {
+    let constraints = vec![Constraint { headroom: 3, refusal: Refusal::Quota }];
+    let by_bid = vec![vec![(0, 1)], vec![(0, 1)], vec![]];
+    let pools = vec![Pool { gang_max: "25".parse().unwrap(), ..offer(0, 8, Mode::Exact) }];
+    let bids = vec![bid(1, (3, 3), "9", Some(3)), bid(2, (1, 1), "8", None), bid(3, (1, 6), "20", None)];
+    let clearing = cleared(pools, bids, Headrooms { constraints, by_bid });
+    check(&clearing, &[0, 1, 6], "1", &[(0, 3, Cause::Quota)]);
 }
 
 #[test]
