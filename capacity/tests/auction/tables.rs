@@ -195,6 +195,17 @@ fn a_gang_that_became_too_large_leaves_its_quota_to_others() {
     check(&clearing, &[0, 1, 6], "1", &[(0, 3, Cause::Quota)]);
 }
 
+/// A quota that lets a part of it pass is not why a bid loses.
+#[test]
+fn a_loser_of_the_programme_that_was_allowed_is_outbid() {
+    let constraints = vec![Constraint { headroom: 2, refusal: Refusal::Quota }];
+    let headrooms = Headrooms { constraints, by_bid: vec![vec![(0, 1)]] };
+    let bids = vec![bid(1, (1, 4), "2", None), bid(2, (1, 8), "3", None)];
+    let clearing = cleared(vec![offer(0, 8, Mode::Exact)], bids, headrooms);
+    check(&clearing, &[0, 8], "2", &[]);
+    assert_eq!(clearing.bids[0], lost(Reason::Outbid, Some("3.000000001")));
+}
+
 #[test]
 fn a_pool_too_large_for_the_programme_is_walked_and_says_so() {
     let how = |supply, bids| {
