@@ -4,7 +4,7 @@ use super::allowance::Allowance;
 use super::book::{Bid, Book, Mode};
 use super::exact::{self, EXACT_BIDS_MAX, EXACT_SUPPLY_MAX};
 use super::greedy::{Fate, Floor, Place};
-use super::index::{BidIx, PerBid, PerPool};
+use super::index::{BidIx, PerPool};
 use super::loss;
 use super::outcome::{BidOutcome, Cleared, Clearing, PoolOutcome, Short};
 use super::preempt;
@@ -15,31 +15,34 @@ use super::price::{self, Winners};
 pub fn clear(book: &Book, allowance: &mut dyn Allowance) -> Clearing {
     let methods = methods(book);
     let is_exact = PerPool(methods.0.iter().map(|method| *method == Cleared::Exactly).collect());
-    let mut floor = Floor::new(book);
-    floor.walk(&is_exact, allowance);
-    let mut programme = exact::Programme::new(book, &is_exact);
-    for (pool, _) in book.pools_by_ix().filter(|(pool, _)| is_exact[*pool]) {
-        programme.clear(&mut floor, pool, allowance);
-    }
-    let winners = Winners::new(book, floor.boost, won(&floor));
-    let prices = price::prices(&floor, &winners, allowance);
-    if has_victims(&floor) {
-        preempt::walk_alone(&floor, &is_exact, &mut programme.stays_alone);
-    }
-    let preemptions = preempt::preemptions(&floor, &is_exact, &programme.stays_alone);
+    let mut floor = Floor::new(book, is_exact);
+    floor.walk(allowance);
+    exact::clear_pools(&mut floor, allowance);
+    preempt::walk_alone(&mut floor);
+    let preemptions = preempt::preemptions(&floor);
     let handovers = preempt::handovers(&floor, &preemptions);
+    let won = book.bids_by_ix().filter_map(|(ix, _)| Some((ix, floor.fates[ix].won?)));
+    let winners = Winners::new(book, floor.boost, won);
+    let prices = price::prices(&floor, &winners, allowance);
     let pools = book.pools_by_ix().map(|(pool, offer)| {
         let sold = winners.sold(pool);
         let free = offer.supply.saturating_sub(sold);
         PoolOutcome { price: prices[pool], sold, free, cleared: methods[pool] }
     });
-    let bids = book.bids_by_ix().map(|(ix, bid)| match floor.fates[ix].won {
-        Some(Place { pool, units }) => {
-            BidOutcome::Won { pool, units, short: short(&floor.fates[ix], bid, units) }
-        }
-        None => lost(&floor, &winners, &is_exact, &programme.wins_at, ix, bid),
-    });
+    let bids = book.bids_by_ix().map(|(ix, bid)| outcome(&floor, &winners, ix, bid));
     Clearing { pools: pools.collect(), bids: bids.collect(), preemptions, handovers }
+}
+
+fn outcome(floor: &Floor<'_>, winners: &Winners, ix: BidIx, bid: &Bid) -> BidOutcome {
+    let Fate { won, refusal, .. } = floor.fates[ix];
+    if let Some(Place { pool, units }) = won {
+        let is_short = units < bid.max_units;
+        let short = is_short.then(|| refusal.map_or(Short::Capacity, Short::Refused));
+        return BidOutcome::Won { pool, units, short };
+    }
+    let reason = loss::reason(floor, winners, ix, bid);
+    let wins_at = if refusal.is_none() { loss::wins_at(floor, ix, bid) } else { None };
+    BidOutcome::Lost { reason, wins_at }
 }
 
 /// How each pool is cleared. What runs has no say in it, or clearing again could take the other way.
@@ -68,34 +71,4 @@ fn methods(book: &Book) -> PerPool<Cleared> {
         }
     }
     methods
-}
-
-fn won<'a>(floor: &'a Floor<'_>) -> impl Iterator<Item = (BidIx, Place)> + 'a {
-    floor.book.bids_by_ix().filter_map(|(ix, _)| Some((ix, floor.fates[ix].won?)))
-}
-
-fn has_victims(floor: &Floor<'_>) -> bool {
-    let mut bids = floor.book.bids_by_ix();
-    bids.any(|(ix, bid)| bid.running.is_some_and(|running| floor.fates[ix].stays < running.units))
-}
-
-fn short(fate: &Fate, bid: &Bid, units: u32) -> Option<Short> {
-    let is_short = units < bid.max_units;
-    is_short.then(|| fate.refusal.map_or(Short::Capacity, Short::Refused))
-}
-
-fn lost(
-    floor: &Floor<'_>,
-    winners: &Winners,
-    is_exact: &PerPool<bool>,
-    exact_wins_at: &PerBid<Option<hourglass_units::Price>>,
-    ix: BidIx,
-    bid: &Bid,
-) -> BidOutcome {
-    let reason = loss::reason(floor, winners, ix, bid);
-    let wins_at = match floor.fates[ix].refusal {
-        Some(_) => None,
-        None => exact_wins_at[ix].or_else(|| loss::wins_at(floor, is_exact, ix, bid)),
-    };
-    BidOutcome::Lost { reason, wins_at }
 }

@@ -26,9 +26,16 @@
 //!
 //! # The price
 //!
-//! max(reserve price, the highest limit that capacity turned away, capped at the lowest limit of a winner):
-//! read off the outcome alone, see the source of `price.rs` for what counts as turned away. So it is as
-//! stable as the outcome, and never above a winner's limit.
+//! The reserve price, or the highest limit that capacity turned away, capped at the lowest limit of a
+//! winner. It is read off the outcome alone, so it is as stable as that. A bid that won nothing, or the units
+//! that a winner did not get, were turned away by capacity if
+//!
+//! * the limit reaches the reserve price, and the gang is not too large;
+//! * quotas and budgets would let it pass beside all that won;
+//! * less than one of its units is free beside the winners that outrank it, the margin counted for them. If
+//!   more is free, it is only its size that does not fit, and that sets no price.
+//!
+//! A bid that won elsewhere turns up in no other pool's price.
 //!
 //! # Small pools
 //!

@@ -62,12 +62,7 @@ impl Winners {
     }
 }
 
-/// The price of each pool: the reserve price, or the highest limit that capacity turned away, capped at the
-/// lowest limit of a winner.
-///
-/// What quotas, budgets, the size of a gang or the reserve price refuse sets no price. Whether a quota or a
-/// budget refuses is asked of the outcome: what would not pass beside all that won does not count. A bid
-/// that won sets a price only where it won, by units that it did not get.
+/// The price of each pool: see [`super`] for what counts.
 pub(super) fn prices(floor: &Floor<'_>, winners: &Winners, allowance: &mut dyn Allowance) -> PerPool<Price> {
     let book = floor.book;
     let mut highest: PerPool<Price> = PerPool(book.pools().iter().map(|pool| pool.reserve).collect());

@@ -9,6 +9,10 @@
 //! whatever prices π ≥ 0 are put in (weak duality of linear programmes): each GPU that a bid wins is worth
 //! its limit, which is at most the π of the pool, counted on the left, and what the limit exceeds it by,
 //! counted on the right. Only pools that a bid may enter count. Good π make the bound tight: see [`bound`].
+//!
+//! What a clearing lacks of the bound has three causes. Gangs cannot be cut, so even the best choice is below
+//! it. A walk does not leave out a gang to fill a gap, because that gang would envy those who fill it.
+//! And bids go to the pool that they prefer, though it may be the only one of another bid.
 
 use std::cmp::Reverse;
 
