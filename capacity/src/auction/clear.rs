@@ -1,8 +1,8 @@
 //! One clearing, from the book to the outcome.
 
 use super::allowance::Allowance;
-use super::book::{Bid, Book, Mode};
-use super::exact::{self, EXACT_BIDS_MAX, EXACT_SUPPLY_MAX};
+use super::book::{Bid, Book, Mode, Pool};
+use super::exact::{self, EXACT_CHOICES_MAX, EXACT_SUPPLY_MAX};
 use super::greedy::{Fate, Floor, Place};
 use super::index::{BidIx, PerPool};
 use super::loss;
@@ -29,8 +29,9 @@ pub fn clear(book: &Book, allowance: &mut dyn Allowance) -> Clearing {
         let free = offer.supply.saturating_sub(sold);
         PoolOutcome { price: prices[pool], sold, free, cleared: methods[pool] }
     });
-    let bids = book.bids_by_ix().map(|(ix, bid)| outcome(&floor, &winners, ix, bid));
-    Clearing { pools: pools.collect(), bids: bids.collect(), preemptions, handovers }
+    let pools = pools.collect();
+    let bids = book.bids_by_ix().map(|(ix, bid)| outcome(&floor, &winners, ix, bid)).collect();
+    Clearing { pools, bids, preemptions, handovers }
 }
 
 fn outcome(floor: &Floor<'_>, winners: &Winners, ix: BidIx, bid: &Bid) -> BidOutcome {
@@ -47,28 +48,31 @@ fn outcome(floor: &Floor<'_>, winners: &Winners, ix: BidIx, bid: &Bid) -> BidOut
 
 /// How each pool is cleared. What runs has no say in it, or clearing again could take the other way.
 fn methods(book: &Book) -> PerPool<Cleared> {
-    let supply_method = |mode: Mode, supply: u64| match mode {
-        Mode::Greedy => Cleared::Greedily,
-        Mode::Exact if supply > EXACT_SUPPLY_MAX => Cleared::GreedilyForItsSupply,
-        Mode::Exact => Cleared::Exactly,
-    };
-    let by_supply = book.pools().iter().map(|pool| supply_method(pool.mode, pool.supply)).collect();
-    let mut methods = PerPool(by_supply);
+    let mut methods = PerPool(book.pools().iter().map(method).collect());
     if !methods.0.contains(&Cleared::Exactly) {
         return methods;
     }
-    let mut bids = PerPool::of(book.pools().len(), 0_usize);
+    let mut choices = PerPool::of(book.pools().len(), 0_u64);
     for bid in book.bids() {
         for pool in &bid.pools {
-            bids[*pool] = bids[*pool].saturating_add(1);
-            match methods[*pool] {
-                Cleared::Exactly if bid.pools.len() > 1 => methods[*pool] = Cleared::GreedilyForSharedBids,
-                Cleared::Exactly if bids[*pool] > EXACT_BIDS_MAX => {
-                    methods[*pool] = Cleared::GreedilyForItsBids;
-                }
-                _ => {}
+            if methods[*pool] != Cleared::Exactly {
+                continue;
+            }
+            choices[*pool] = choices[*pool].saturating_add(exact::choices(bid, book.pool(*pool).supply));
+            if bid.pools.len() > 1 {
+                methods[*pool] = Cleared::GreedilyForSharedBids;
+            } else if choices[*pool] > EXACT_CHOICES_MAX {
+                methods[*pool] = Cleared::GreedilyForItsBids;
             }
         }
     }
     methods
+}
+
+fn method(pool: &Pool) -> Cleared {
+    match pool.mode {
+        Mode::Greedy => Cleared::Greedily,
+        Mode::Exact if pool.supply > EXACT_SUPPLY_MAX => Cleared::GreedilyForItsSupply,
+        Mode::Exact => Cleared::Exactly,
+    }
 }

@@ -18,8 +18,9 @@ use super::rank::{ONCE, Rank, nanos, price};
 
 /// Most GPUs of a pool that is cleared by the programme.
 pub const EXACT_SUPPLY_MAX: u64 = 512;
-/// Most bids that name a pool that is cleared by the programme.
-pub const EXACT_BIDS_MAX: usize = 128;
+/// Most choices of units in a pool that is cleared by the programme, summed over the bids that name it: this
+/// limits its time to some milliseconds.
+pub const EXACT_CHOICES_MAX: u64 = 2_048;
 
 /// A sum of limit × GPUs, and below these bits the GPUs that keep running.
 /// At most 2^50 nanos × 2^24 parts × 2^9 GPUs, times 2^10: 93 bits.
@@ -35,6 +36,12 @@ struct Candidate<'a> {
     /// Units that may be won.
     most: u32,
     refusal: Option<Refusal>,
+}
+
+/// How many choices a bid has in a pool of so many GPUs: to lose, or to win so many units. At least one.
+pub(super) fn choices(bid: &Bid, supply: u64) -> u64 {
+    let most = bid.units_within(supply, bid.max_units);
+    u64::from(most.saturating_add(1).saturating_sub(bid.min_units)).max(1)
 }
 
 /// Clears all exact pools.
@@ -103,17 +110,38 @@ fn record_prices(
     table: &Table,
     candidates: &[Candidate<'_>],
 ) {
-    let losers: Vec<BidIx> = bids.iter().copied().filter(|ix| floor.fates[*ix].won.is_none()).collect();
-    let without = table.without(candidates, &losers);
-    for ix in losers {
+    let mut earlier = vec![0; table.all().len()];
+    let mut rest = candidates.iter().zip(&table.rows).peekable();
+    for ix in bids.iter().copied() {
+        while let Some((candidate, _)) = rest.next_if(|(candidate, _)| candidate.ix < ix) {
+            earlier = with(&earlier, candidate, table.boost);
+        }
+        if floor.fates[ix].won.is_some() {
+            continue;
+        }
+        let after_it = rest.peek().is_some_and(|(candidate, _)| candidate.ix == ix);
+        let at = candidates.len().saturating_sub(rest.len()).saturating_add(usize::from(after_it));
+        let others = Others { earlier: &earlier, later: table.rows.get(at).map_or(&[], Vec::as_slice) };
         let bid = floor.book.bid(ix);
-        // Who is no candidate is missing in the best choice of all anyway.
-        let own = without.iter().find(|(loser, _)| *loser == ix);
-        let others = own.map_or_else(|| table.all(), |(_, others)| others);
         let runs = bid.running.map_or(0, |running| running.units);
         let candidate = Candidate { ix, bid, runs, most: bid.max_units, refusal: None };
-        let least = candidate.least_nanos_above(others, table.boost).and_then(price);
+        let least = candidate.least_nanos_above(&others, table.boost).and_then(price);
         floor.fates[ix].wins_at = least.map(|least| least.max(floor.book.pool(pool).reserve));
+    }
+}
+
+/// The best scores without one bid, in two parts: of the candidates before it and of those after it.
+struct Others<'a> {
+    earlier: &'a [Score],
+    later: &'a [Score],
+}
+
+impl Others<'_> {
+    /// With so many GPUs less than the pool has.
+    fn beside(&self, gpus: usize) -> Option<Score> {
+        let capacities = self.earlier.len().checked_sub(gpus)?;
+        let splits = self.earlier.iter().zip(self.later.iter().take(capacities).rev());
+        splits.map(|(earlier, later)| earlier.saturating_add(*later)).max()
     }
 }
 
@@ -169,11 +197,10 @@ impl Candidate<'_> {
 
     /// The least limit with which some choice of it, and the best of the others beside, beat the best of
     /// the others alone.
-    fn least_nanos_above(&self, best: &[Score], boost: u128) -> Option<u128> {
-        let alone = best.last().copied()?;
+    fn least_nanos_above(&self, others: &Others<'_>, boost: u128) -> Option<u128> {
+        let alone = others.beside(0)?;
         let choices = self.choices().map_while(|(units, gpus)| {
-            let beside = best.len().checked_sub(gpus.checked_add(1)?).and_then(|free| best.get(free))?;
-            let lacks = alone.saturating_sub(*beside);
+            let lacks = alone.saturating_sub(others.beside(gpus)?);
             let kept = u128::from(self.bid.gpus(self.kept(units)));
             Some(match lacks.checked_sub(kept) {
                 Some(lacks) => (lacks / self.weight(units, boost)).saturating_add(1),
@@ -238,19 +265,6 @@ impl Table {
         }
         chosen
     }
-
-    /// For each loser that is a candidate, the best score of all others, by GPUs.
-    fn without(&self, candidates: &[Candidate<'_>], losers: &[BidIx]) -> Vec<(BidIx, Vec<Score>)> {
-        let mut earlier = vec![0; self.all().len()];
-        let mut without = Vec::new();
-        for (candidate, later) in candidates.iter().zip(self.rows.iter().skip(1)) {
-            if losers.contains(&candidate.ix) {
-                without.push((candidate.ix, beside(&earlier, later)));
-            }
-            earlier = with(&earlier, candidate, self.boost);
-        }
-        without
-    }
 }
 
 /// The best scores with one candidate more.
@@ -263,14 +277,4 @@ fn with(row: &[Score], candidate: &Candidate<'_>, boost: u128) -> Vec<Score> {
         }
     }
     best
-}
-
-/// The best scores of two groups that share the GPUs.
-fn beside(one: &[Score], other: &[Score]) -> Vec<Score> {
-    let best_of = |gpus: usize| {
-        let sums =
-            one.iter().take(gpus.saturating_add(1)).zip(other.iter().take(gpus.saturating_add(1)).rev());
-        sums.map(|(one, other)| one.saturating_add(*other)).max().unwrap_or(0)
-    };
-    (0..one.len()).map(best_of).collect()
 }

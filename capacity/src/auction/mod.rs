@@ -40,7 +40,7 @@
 //! # Small pools
 //!
 //! A pool whose [`Mode`] is exact is cleared by a dynamic programme, after the others. It does so only
-//! while each bid that names it names it alone, and within [`EXACT_SUPPLY_MAX`] and [`EXACT_BIDS_MAX`]; else it
+//! while each bid that names it names it alone, and within [`EXACT_SUPPLY_MAX`] and [`EXACT_CHOICES_MAX`]; else it
 //! is walked like the others, and its outcome says so. In such a pool what runs can be displaced by
 //! newcomers that are worth more together, each below the margin; and of two newcomers the one with the
 //! higher limit may lose (A-6 does not hold).
@@ -86,6 +86,6 @@ pub use book::{
     POOLS_PER_BID_MAX, Pool, Running, SUPPLY_MAX, UNITS_MAX,
 };
 pub use clear::clear;
-pub use exact::{EXACT_BIDS_MAX, EXACT_SUPPLY_MAX};
+pub use exact::{EXACT_CHOICES_MAX, EXACT_SUPPLY_MAX};
 pub use index::{BidIx, PoolIx};
 pub use outcome::{BidOutcome, Cause, Cleared, Clearing, Handover, PoolOutcome, Preemption, Reason, Short};

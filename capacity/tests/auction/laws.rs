@@ -392,21 +392,34 @@ fn a_winner_is_short_for_a_reason() {
 fn a_loser_is_told_a_true_reason() {
     for kind in BOTH {
         for_each_book(kind, 4_000, |world| {
-            for (at, (bid, outcome)) in world.draft.bids.iter().zip(&world.clear().bids).enumerate() {
+            let clearing = world.clear();
+            for (at, (bid, outcome)) in world.draft.bids.iter().zip(&clearing.bids).enumerate() {
                 let BidOutcome::Lost { reason, .. } = outcome else { continue };
                 let pools = bid.pools.iter().map(|pool| (*pool, &world.draft.pools[pool.index()]));
-                let open = pools.filter(|(pool, offer)| {
-                    let runs = bid.running.is_some_and(|running| running.pool == *pool);
-                    runs || bid.min_units == 1 || bid.core_gpus() <= offer.gang_gpus_max()
-                });
-                let lowest = open.map(|(_, offer)| offer.reserve).min();
+                let open = || {
+                    pools.clone().filter(|(pool, offer)| {
+                        let runs = bid.running.is_some_and(|running| running.pool == *pool);
+                        runs || bid.min_units == 1 || bid.core_gpus() <= offer.gang_gpus_max()
+                    })
+                };
+                let lowest = open().map(|(_, offer)| offer.reserve).min();
                 match reason {
                     Reason::TooLarge { .. } => assert_eq!(lowest, None),
                     Reason::BelowReserve { reserve } => {
                         assert_eq!(lowest, Some(*reserve));
                         assert!(bid.limit < *reserve);
                     }
-                    Reason::Outbid | Reason::NoRoom => assert!(bid.limit >= lowest.unwrap()),
+                    Reason::Outbid | Reason::NoRoom => {
+                        let mut entered = open().filter(|(_, offer)| bid.limit >= offer.reserve).peekable();
+                        assert!(entered.peek().is_some());
+                        let is_full = entered.any(|(pool, offer)| {
+                            let above = won(world, &clearing).filter(|it| it.2 == pool);
+                            let above = above.filter(|it| key(world, it.0, true) >= key(world, at, false));
+                            let above: u64 = above.map(|(_, winner, _, units)| winner.gpus(units)).sum();
+                            offer.supply - above < u64::from(bid.gpus_per_unit)
+                        });
+                        assert_eq!(*reason == Reason::Outbid, is_full);
+                    }
                     Reason::Refused(refusal) => {
                         assert!(bid.limit >= lowest.unwrap());
                         let mut limits = world.headrooms.by_bid[at].iter();

@@ -1,8 +1,9 @@
 //! Numbers worked out by hand, and texts.
 
 use hourglass_capacity::auction::{
-    BIDS_MAX, Bid, BidIx, BidOutcome, Book, BookDraft, Cause, Cleared, Clearing, Constraint, EXACT_BIDS_MAX,
-    EXACT_SUPPLY_MAX, Headrooms, Mode, Pool, PoolIx, Reason, Refusal, Running, SUPPLY_MAX, Short, clear,
+    BIDS_MAX, Bid, BidIx, BidOutcome, Book, BookDraft, Cause, Cleared, Clearing, Constraint,
+    EXACT_CHOICES_MAX, EXACT_SUPPLY_MAX, Headrooms, Mode, Pool, PoolIx, Reason, Refusal, Running, SUPPLY_MAX,
+    Short, clear,
 };
 use hourglass_capacity::pool::PoolName;
 use hourglass_units::Price;
@@ -99,12 +100,14 @@ fn each_cause_has_its_case() {
     let both = walked(3, vec![runs("2"), bid(2, (1, 1), "5", None)]);
     check(&both, &[2, 1], "2", &[(0, 1, Cause::Outbid { by: BidIx(1) }), (0, 1, Cause::SupplyReclaimed)]);
     for (refusal, cause) in [(Refusal::Quota, Cause::Quota), (Refusal::Budget, Cause::Budget)] {
-        let limited = |headroom| {
+        let both = |supply, headroom| {
             let constraints = vec![Constraint { headroom, refusal }];
             let headrooms = Headrooms { constraints, by_bid: vec![vec![(0, 2)]] };
-            cleared(vec![offer(0, 9, Mode::Greedy)], vec![runs("2")], headrooms)
+            cleared(vec![offer(0, supply, Mode::Greedy)], vec![runs("2")], headrooms)
         };
+        let limited = |headroom| both(9, headroom);
         check(&limited(7), &[3], "1", &[(0, 1, cause)]);
+        check(&both(3, 4), &[2], "1", &[(0, 1, cause), (0, 1, Cause::SupplyReclaimed)]);
         check(&limited(1), &[0], "1", &[(0, 4, cause)]);
         assert_eq!(limited(1).bids[0], lost(Reason::Refused(refusal), None));
         let short = Some(Short::Refused(refusal));
@@ -169,6 +172,17 @@ fn who_is_refused_lets_others_pass() {
     assert_eq!(clearing.bids[1], lost(Reason::Refused(Refusal::Quota), None));
 }
 
+/// In the order of the walk, newcomers take from victims.
+#[test]
+fn the_first_newcomer_has_what_the_first_victim_leaves() {
+    let runs = |number, limit| bid(number, (2, 2), limit, Some(2));
+    let new = |number, units, limit| bid(number, (units, units), limit, None);
+    let clearing = walked(5, vec![runs(1, "2"), runs(2, "3"), new(3, 3, "6"), new(4, 2, "5")]);
+    check(&clearing, &[0, 0, 3, 2], "3", &[0, 1].map(|it| (it, 2, Cause::Outbid { by: BidIx(3) })));
+    let flows: Vec<_> = clearing.handovers.iter().map(|it| (it.from.0, it.to.0, it.gpus)).collect();
+    assert_eq!(flows, [(1, 2, 2), (0, 3, 2)]);
+}
+
 /// The walk gives the 5 GPUs to the highest limit and wastes 3; the programme fills the pool.
 #[test]
 fn the_programme_fills_a_gap_that_the_walk_leaves() {
@@ -177,10 +191,10 @@ fn the_programme_fills_a_gap_that_the_walk_leaves() {
     let exact = cleared(vec![offer(0, 8, Mode::Exact)], bids(), Headrooms::default());
     check(&exact, &[0, 4, 4], "2.8", &[]);
     assert_eq!(exact.bids[0], lost(Reason::Outbid, Some("4.560000001")));
-    let running = vec![bid(1, (5, 5), "5", Some(5)), bid(2, (4, 4), "4", None), bid(3, (4, 4), "3", None)];
+    let running = vec![bid(1, (5, 5), "5", Some(5)), bid(2, (4, 4), "3", None), bid(3, (4, 4), "4", None)];
     let displaced = cleared(vec![offer(0, 8, Mode::Exact)], running, Headrooms::default());
     // None of the winners outranks the victim: it was turned away for its size alone.
-    check(&displaced, &[0, 4, 4], "1", &[(0, 5, Cause::Outbid { by: BidIx(1) })]);
+    check(&displaced, &[0, 4, 4], "1", &[(0, 5, Cause::Outbid { by: BidIx(2) })]);
 }
 
 /// Before the programme, what runs and is too large by now asks for its allowance last: else the others
@@ -212,9 +226,14 @@ fn a_pool_too_large_for_the_programme_is_walked_and_says_so() {
         cleared(vec![offer(0, supply, Mode::Exact)], bids, Headrooms::default()).pools[0].cleared
     };
     let many = |count: usize| (0..count).map(|at| bid(at as u64, (1, 1), "2", None)).collect::<Vec<_>>();
-    assert_eq!(how(EXACT_SUPPLY_MAX, many(EXACT_BIDS_MAX)), Cleared::Exactly);
+    let choices = usize::try_from(EXACT_CHOICES_MAX).unwrap();
+    assert_eq!(how(8, many(choices)), Cleared::Exactly);
+    assert_eq!(how(8, many(choices + 1)), Cleared::GreedilyForItsBids);
+    let wide = |count| (0..count).map(|at| bid(at, (1, 4_000), "2", None)).collect::<Vec<_>>();
+    assert_eq!(how(EXACT_SUPPLY_MAX, wide(EXACT_CHOICES_MAX / EXACT_SUPPLY_MAX)), Cleared::Exactly);
+    let more = wide(EXACT_CHOICES_MAX / EXACT_SUPPLY_MAX + 1);
+    assert_eq!(how(EXACT_SUPPLY_MAX, more), Cleared::GreedilyForItsBids);
     assert_eq!(how(EXACT_SUPPLY_MAX + 1, many(1)), Cleared::GreedilyForItsSupply);
-    assert_eq!(how(EXACT_SUPPLY_MAX, many(EXACT_BIDS_MAX + 1)), Cleared::GreedilyForItsBids);
 }
 
 /// At the ends of all ranges nothing overflows: the highest limit, the largest margin, the largest bids.
