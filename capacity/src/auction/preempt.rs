@@ -58,13 +58,14 @@ pub(super) fn preemptions(floor: &Floor<'_>) -> Vec<Preemption> {
             None => {}
         }
         let without_room = lost.saturating_sub(fate.refused_to_stay);
-        let mut reclaimed = without_room.min(units.saturating_sub(fate.stays_alone));
-        let by = if reclaimed < without_room { displacer(floor, ix, bid, pool) } else { None };
-        match by {
-            Some(by) => stopped(without_room.saturating_sub(reclaimed), Cause::Outbid { by }),
-            None => reclaimed = without_room,
+        let reclaimed = without_room.min(units.saturating_sub(fate.stays_alone));
+        match displacer(floor, ix, bid, pool) {
+            Some(by) => {
+                stopped(without_room.saturating_sub(reclaimed), Cause::Outbid { by });
+                stopped(reclaimed, Cause::SupplyReclaimed);
+            }
+            None => stopped(without_room, Cause::SupplyReclaimed),
         }
-        stopped(reclaimed, Cause::SupplyReclaimed);
     }
     preemptions
 }

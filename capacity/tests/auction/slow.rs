@@ -127,7 +127,7 @@ fn prices(world: &World, placed: &Placement) -> Vec<Price> {
             let key = millionths(world, it.limit, false);
             let above = here().filter(|(_, (winner, _))| millionths(world, winner.limit, true) >= key);
             let above: u64 = above.map(|(_, (it, is))| u64::from(it.gpus_per_unit * is.unwrap().1)).sum();
-            (is.is_some() || may_enter(world, it, PoolIx(u16::try_from(at).unwrap())))
+            may_enter(world, it, PoolIx(u16::try_from(at).unwrap()))
                 && is_allowed(&world.headrooms, &more)
                 && pool.supply - above < u64::from(it.gpus_per_unit)
         };
