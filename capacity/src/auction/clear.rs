@@ -1,10 +1,10 @@
 //! One clearing, from the book to the outcome.
 
 use super::allowance::Allowance;
-use super::book::{Bid, Book, Mode};
-use super::exact::{self, EXACT_BIDS_MAX, EXACT_SUPPLY_MAX};
+use super::book::{Bid, Book, Mode, Pool};
+use super::exact::{self, EXACT_CHOICES_MAX, EXACT_SUPPLY_MAX};
 use super::greedy::{Fate, Floor, Place};
-use super::index::{BidIx, PerBid, PerPool};
+use super::index::{BidIx, PerPool};
 use super::loss;
 use super::outcome::{BidOutcome, Cleared, Clearing, PoolOutcome, Short};
 use super::preempt;
@@ -15,87 +15,64 @@ use super::price::{self, Winners};
 pub fn clear(book: &Book, allowance: &mut dyn Allowance) -> Clearing {
     let methods = methods(book);
     let is_exact = PerPool(methods.0.iter().map(|method| *method == Cleared::Exactly).collect());
-    let mut floor = Floor::new(book);
-    floor.walk(&is_exact, allowance);
-    let mut programme = exact::Programme::new(book, &is_exact);
-    for (pool, _) in book.pools_by_ix().filter(|(pool, _)| is_exact[*pool]) {
-        programme.clear(&mut floor, pool, allowance);
-    }
-    let winners = Winners::new(book, floor.boost, won(&floor));
-    let prices = price::prices(&floor, &winners, &programme.refused, allowance);
-    if has_victims(&floor) {
-        preempt::walk_alone(&floor, &is_exact, &mut programme.stays_alone);
-    }
-    let preemptions = preempt::preemptions(&floor, &is_exact, &programme.stays_alone);
+    let mut floor = Floor::new(book, is_exact);
+    floor.walk(allowance);
+    exact::clear_pools(&mut floor, allowance);
+    preempt::walk_alone(&mut floor);
+    let preemptions = preempt::preemptions(&floor);
     let handovers = preempt::handovers(&floor, &preemptions);
+    let won = book.bids_by_ix().filter_map(|(ix, _)| Some((ix, floor.fates[ix].won?)));
+    let winners = Winners::new(book, floor.boost, won);
+    let prices = price::prices(&floor, &winners, allowance);
     let pools = book.pools_by_ix().map(|(pool, offer)| {
         let sold = winners.sold(pool);
         let free = offer.supply.saturating_sub(sold);
         PoolOutcome { price: prices[pool], sold, free, cleared: methods[pool] }
     });
-    let bids = book.bids_by_ix().map(|(ix, bid)| match floor.fates[ix].won {
-        Some(Place { pool, units }) => {
-            BidOutcome::Won { pool, units, short: short(&floor.fates[ix], bid, units) }
-        }
-        None => lost(&floor, &winners, &is_exact, &programme.wins_at, ix, bid),
-    });
-    Clearing { pools: pools.collect(), bids: bids.collect(), preemptions, handovers }
+    let pools = pools.collect();
+    let bids = book.bids_by_ix().map(|(ix, bid)| outcome(&floor, &winners, ix, bid)).collect();
+    Clearing { pools, bids, preemptions, handovers }
+}
+
+fn outcome(floor: &Floor<'_>, winners: &Winners, ix: BidIx, bid: &Bid) -> BidOutcome {
+    let Fate { won, refusal, .. } = floor.fates[ix];
+    if let Some(Place { pool, units }) = won {
+        let is_short = units < bid.max_units;
+        let short = is_short.then(|| refusal.map_or(Short::Capacity, Short::Refused));
+        return BidOutcome::Won { pool, units, short };
+    }
+    let reason = loss::reason(floor, winners, ix, bid);
+    let wins_at = if refusal.is_none() { loss::wins_at(floor, ix, bid) } else { None };
+    BidOutcome::Lost { reason, wins_at }
 }
 
 /// How each pool is cleared. What runs has no say in it, or clearing again could take the other way.
 fn methods(book: &Book) -> PerPool<Cleared> {
-    let supply_method = |mode: Mode, supply: u64| match mode {
-        Mode::Greedy => Cleared::Greedily,
-        Mode::Exact if supply > EXACT_SUPPLY_MAX => Cleared::GreedilyForItsSupply,
-        Mode::Exact => Cleared::Exactly,
-    };
-    let by_supply = book.pools().iter().map(|pool| supply_method(pool.mode, pool.supply)).collect();
-    let mut methods = PerPool(by_supply);
+    let mut methods = PerPool(book.pools().iter().map(method).collect());
     if !methods.0.contains(&Cleared::Exactly) {
         return methods;
     }
-    let mut bids = PerPool::of(book.pools().len(), 0_usize);
+    let mut choices = PerPool::of(book.pools().len(), 0_u64);
     for bid in book.bids() {
         for pool in &bid.pools {
-            bids[*pool] = bids[*pool].saturating_add(1);
-            match methods[*pool] {
-                Cleared::Exactly if bid.pools.len() > 1 => methods[*pool] = Cleared::GreedilyForSharedBids,
-                Cleared::Exactly if bids[*pool] > EXACT_BIDS_MAX => {
-                    methods[*pool] = Cleared::GreedilyForItsBids;
-                }
-                _ => {}
+            if methods[*pool] != Cleared::Exactly {
+                continue;
+            }
+            choices[*pool] = choices[*pool].saturating_add(exact::choices(bid, book.pool(*pool).supply));
+            if bid.pools.len() > 1 {
+                methods[*pool] = Cleared::GreedilyForSharedBids;
+            } else if choices[*pool] > EXACT_CHOICES_MAX {
+                methods[*pool] = Cleared::GreedilyForItsBids;
             }
         }
     }
     methods
 }
 
-fn won<'a>(floor: &'a Floor<'_>) -> impl Iterator<Item = (BidIx, Place)> + 'a {
-    floor.book.bids_by_ix().filter_map(|(ix, _)| Some((ix, floor.fates[ix].won?)))
-}
-
-fn has_victims(floor: &Floor<'_>) -> bool {
-    let mut bids = floor.book.bids_by_ix();
-    bids.any(|(ix, bid)| bid.running.is_some_and(|running| floor.fates[ix].stays < running.units))
-}
-
-fn short(fate: &Fate, bid: &Bid, units: u32) -> Option<Short> {
-    let is_short = units < bid.max_units;
-    is_short.then(|| fate.refusal.map_or(Short::Capacity, Short::Refused))
-}
-
-fn lost(
-    floor: &Floor<'_>,
-    winners: &Winners,
-    is_exact: &PerPool<bool>,
-    exact_wins_at: &PerBid<Option<hourglass_units::Price>>,
-    ix: BidIx,
-    bid: &Bid,
-) -> BidOutcome {
-    let reason = loss::reason(floor, winners, ix, bid);
-    let wins_at = match floor.fates[ix].refusal {
-        Some(_) => None,
-        None => exact_wins_at[ix].or_else(|| loss::wins_at(floor, is_exact, ix, bid)),
-    };
-    BidOutcome::Lost { reason, wins_at }
+fn method(pool: &Pool) -> Cleared {
+    match pool.mode {
+        Mode::Greedy => Cleared::Greedily,
+        Mode::Exact if pool.supply > EXACT_SUPPLY_MAX => Cleared::GreedilyForItsSupply,
+        Mode::Exact => Cleared::Exactly,
+    }
 }

@@ -10,34 +10,22 @@
 //! then of numbers and for all that would fit; what was not won is given back at once. So which of two bids
 //! a shared quota allows does not depend on what runs, and is the same the next time.
 
-use hourglass_units::Price;
-
 use super::allowance::{self, Allowance, Grant, Refusal};
 use super::book::{Bid, Book};
 use super::greedy::{Fate, Floor, Place};
-use super::index::{BidIx, PerBid, PerPool, PoolIx};
+use super::index::{BidIx, PerPool, PoolIx};
 use super::rank::{ONCE, Rank, nanos, price};
 
 /// Most GPUs of a pool that is cleared by the programme.
 pub const EXACT_SUPPLY_MAX: u64 = 512;
-/// Most bids that name a pool that is cleared by the programme.
-pub const EXACT_BIDS_MAX: usize = 128;
+/// Most choices of units in a pool that is cleared by the programme, summed over the bids that name it: this
+/// limits its time to some milliseconds.
+pub const EXACT_CHOICES_MAX: u64 = 2_048;
 
 /// A sum of limit × GPUs, and below these bits the GPUs that keep running.
 /// At most 2^50 nanos × 2^24 parts × 2^9 GPUs, times 2^10: 93 bits.
 type Score = u128;
 const KEPT_BITS: u32 = 10;
-
-/// What the walk does not know of pools that are cleared by the programme.
-pub(super) struct Programme {
-    bids: PerPool<Vec<BidIx>>,
-    /// Bids that got less than they could have won, because more was refused.
-    pub(super) refused: PerBid<bool>,
-    /// What would stay if there were no newcomers.
-    pub(super) stays_alone: PerBid<u32>,
-    /// With which limit a loser would have won.
-    pub(super) wins_at: PerBid<Option<Price>>,
-}
 
 /// A bid that takes part.
 struct Candidate<'a> {
@@ -50,96 +38,110 @@ struct Candidate<'a> {
     refusal: Option<Refusal>,
 }
 
-impl Programme {
-    pub(super) fn new(book: &Book, is_exact: &PerPool<bool>) -> Self {
-        let mut bids = PerPool::of(book.pools().len(), Vec::new());
-        for (ix, bid) in book.bids_by_ix() {
-            if let Some(pool) = bid.pools.first().filter(|pool| is_exact[**pool]) {
+/// How many choices a bid has in a pool of so many GPUs: to lose, or to win so many units. At least one.
+pub(super) fn choices(bid: &Bid, supply: u64) -> u64 {
+    let most = bid.units_within(supply, bid.max_units);
+    u64::from(most.saturating_add(1).saturating_sub(bid.min_units)).max(1)
+}
+
+/// Clears all exact pools.
+pub(super) fn clear_pools(floor: &mut Floor<'_>, allowance: &mut dyn Allowance) {
+    let mut bids: PerPool<Vec<BidIx>> = PerPool::of(floor.book.pools().len(), Vec::new());
+    if floor.is_exact.0.contains(&true) {
+        for (ix, bid) in floor.book.bids_by_ix() {
+            if let Some(pool) = bid.pools.first().filter(|pool| floor.is_exact[**pool]) {
                 bids[*pool].push(ix);
             }
         }
-        let count = book.bids().len();
-        let (refused, stays_alone) = (PerBid::of(count, false), PerBid::of(count, 0));
-        Self { bids, refused, stays_alone, wins_at: PerBid::of(count, None) }
     }
-
-    /// Clears one pool.
-    pub(super) fn clear(&mut self, floor: &mut Floor<'_>, pool: PoolIx, allowance: &mut dyn Allowance) {
-        let supply = floor.book.pool(pool).supply;
-        let candidates = candidates(floor.book, pool, &self.bids[pool], allowance);
-        let table = Table::new(&candidates, supply, floor.boost);
-        let chosen = table.choose(&candidates);
-        for (candidate, units) in candidates.iter().zip(&chosen) {
-            let Candidate { ix, most, .. } = candidate;
-            allowance.give_back(*ix, pool, most.saturating_sub(*units));
-            self.refused[*ix] = candidate.refusal.is_some() && units == most;
-            floor.fates[*ix] = candidate.fate(pool, *units);
-        }
-        self.record(floor, pool, &candidates, &chosen);
-        self.find_prices(floor.book, pool, &table, &candidates, &chosen);
-        let runs_less = |(it, units): (&Candidate<'_>, &u32)| it.runs.min(it.most) > *units;
-        if candidates.iter().zip(&chosen).any(runs_less) {
-            self.choose_alone(&candidates, supply, floor.boost);
-        }
+    for (pool, _) in floor.book.pools_by_ix().filter(|(pool, _)| !bids[*pool].is_empty()) {
+        clear_pool(floor, pool, &bids[pool], allowance);
     }
+}
 
-    /// Writes down what winners took, as a walk would have.
-    fn record(&self, floor: &mut Floor<'_>, pool: PoolIx, candidates: &[Candidate<'_>], chosen: &[u32]) {
-        let mut steps: Vec<(Rank, u64)> = Vec::new();
-        for (Candidate { ix, bid, runs, .. }, units) in candidates.iter().zip(chosen) {
-            let stays = (*runs).min(*units);
-            steps.push((floor.rank_of_running(*ix, bid), bid.gpus(stays)));
-            steps.push((floor.rank_of_new(*ix, bid), bid.gpus(units.saturating_sub(stays))));
-        }
-        steps.retain(|(_, gpus)| *gpus > 0);
-        steps.sort_unstable_by(|one, other| other.cmp(one));
-        for (rank, gpus) in steps {
-            floor.trails[pool].take(rank, gpus);
-        }
+fn clear_pool(floor: &mut Floor<'_>, pool: PoolIx, bids: &[BidIx], allowance: &mut dyn Allowance) {
+    let candidates = candidates(floor.book, pool, bids, allowance);
+    let table = Table::new(&candidates, floor.book.pool(pool).supply, floor.boost);
+    let chosen = table.choose(&candidates);
+    for (candidate, units) in candidates.iter().zip(&chosen) {
+        allowance.give_back(candidate.ix, pool, candidate.most.saturating_sub(*units));
+        floor.fates[candidate.ix] = candidate.fate(pool, *units);
     }
+    record_steps(floor, pool, &candidates, &chosen);
+    record_alone(floor, pool, &candidates);
+    record_prices(floor, pool, bids, &table, &candidates);
+}
 
-    /// The limit with which each loser would surely have won: with it, the best choice that has the loser
-    /// is worth more than the best one that has not. One nano below, it wins by a tie at most.
-    fn find_prices(
-        &mut self,
-        book: &Book,
-        pool: PoolIx,
-        table: &Table,
-        candidates: &[Candidate<'_>],
-        chosen: &[u32],
-    ) {
-        let offer = book.pool(pool);
-        let losers = candidates.iter().zip(chosen).map(|(_, units)| *units == 0);
-        let losers: Vec<usize> = losers.enumerate().filter_map(|(at, lost)| lost.then_some(at)).collect();
-        let others = table.without(candidates, &losers);
-        for ix in &self.bids[pool] {
-            let bid = book.bid(*ix);
-            if !bid.runs_in(pool) && bid.is_too_large_for(offer) {
-                continue;
-            }
-            let at = candidates.iter().position(|candidate| candidate.ix == *ix);
-            let best = match at {
-                None => table.all(),
-                Some(at) => match losers.iter().position(|loser| *loser == at) {
-                    Some(at) => others.get(at).map_or(&[][..], Vec::as_slice),
-                    None => continue,
-                },
-            };
-            let runs = bid.running.map_or(0, |running| running.units);
-            let it = Candidate { ix: *ix, bid, runs, most: bid.max_units, refusal: None };
-            let least = it.least_nanos_above(best, table.boost);
-            self.wins_at[*ix] = least.and_then(price).map(|least| least.max(offer.reserve));
-        }
+/// Writes down what winners took, as a walk would have.
+fn record_steps(floor: &mut Floor<'_>, pool: PoolIx, candidates: &[Candidate<'_>], chosen: &[u32]) {
+    let mut steps: Vec<(Rank, u64)> = Vec::new();
+    for (candidate, units) in candidates.iter().zip(chosen) {
+        let Candidate { ix, bid, .. } = candidate;
+        let stays = candidate.kept(*units);
+        steps.push((floor.rank_of_running(*ix, bid), bid.gpus(stays)));
+        steps.push((floor.rank_of_new(*ix, bid), bid.gpus(units.saturating_sub(stays))));
     }
+    steps.retain(|(_, gpus)| *gpus > 0);
+    steps.sort_unstable_by(|one, other| other.cmp(one));
+    for (rank, gpus) in steps {
+        floor.trails[pool].take(rank, gpus);
+    }
+}
 
-    /// The programme for what runs alone.
-    fn choose_alone(&mut self, candidates: &[Candidate<'_>], supply: u64, boost: u128) {
-        let incumbents = candidates.iter().map(|it| Candidate { most: it.most.min(it.runs), ..*it });
-        let incumbents: Vec<Candidate<'_>> = incumbents.collect();
-        let chosen = Table::new(&incumbents, supply, boost).choose(&incumbents);
-        for (Candidate { ix, runs, most, .. }, units) in incumbents.iter().zip(chosen) {
-            self.stays_alone[*ix] = units.saturating_add(runs.saturating_sub(*most));
+/// Writes down what would stay of what runs if there were no newcomers.
+fn record_alone(floor: &mut Floor<'_>, pool: PoolIx, candidates: &[Candidate<'_>]) {
+    let incumbents = candidates.iter().map(|it| Candidate { most: it.most.min(it.runs), ..*it });
+    let incumbents: Vec<Candidate<'_>> = incumbents.collect();
+    if incumbents.iter().all(|it| floor.fates[it.ix].stays == it.most) {
+        return;
+    }
+    let alone = Table::new(&incumbents, floor.book.pool(pool).supply, floor.boost).choose(&incumbents);
+    for (Candidate { ix, runs, most, .. }, units) in incumbents.iter().zip(alone) {
+        floor.fates[*ix].stays_alone = units.saturating_add(runs.saturating_sub(*most));
+    }
+}
+
+/// Writes down the limit with which each loser would surely have won: with it, the best choice that has the
+/// loser is worth more than the best one that has not. One nano below, it wins by a tie at most.
+fn record_prices(
+    floor: &mut Floor<'_>,
+    pool: PoolIx,
+    bids: &[BidIx],
+    table: &Table,
+    candidates: &[Candidate<'_>],
+) {
+    let mut earlier = vec![0; table.all().len()];
+    let mut rest = candidates.iter().zip(&table.rows).peekable();
+    for ix in bids.iter().copied() {
+        while let Some((candidate, _)) = rest.next_if(|(candidate, _)| candidate.ix < ix) {
+            earlier = with(&earlier, candidate, table.boost);
         }
+        if floor.fates[ix].won.is_some() {
+            continue;
+        }
+        let after_it = rest.peek().is_some_and(|(candidate, _)| candidate.ix == ix);
+        let at = candidates.len().saturating_sub(rest.len()).saturating_add(usize::from(after_it));
+        let others = Others { earlier: &earlier, later: table.rows.get(at).map_or(&[], Vec::as_slice) };
+        let bid = floor.book.bid(ix);
+        let runs = bid.running.map_or(0, |running| running.units);
+        let candidate = Candidate { ix, bid, runs, most: bid.max_units, refusal: None };
+        let least = candidate.least_nanos_above(&others, table.boost).and_then(price);
+        floor.fates[ix].wins_at = least.map(|least| least.max(floor.book.pool(pool).reserve));
+    }
+}
+
+/// The best scores without one bid, in two parts: of the candidates before it and of those after it.
+struct Others<'a> {
+    earlier: &'a [Score],
+    later: &'a [Score],
+}
+
+impl Others<'_> {
+    /// With so many GPUs less than the pool has.
+    fn beside(&self, gpus: usize) -> Option<Score> {
+        let capacities = self.earlier.len().checked_sub(gpus)?;
+        let splits = self.earlier.iter().zip(self.later.iter().take(capacities).rev());
+        splits.map(|(earlier, later)| earlier.saturating_add(*later)).max()
     }
 }
 
@@ -195,11 +197,10 @@ impl Candidate<'_> {
 
     /// The least limit with which some choice of it, and the best of the others beside, beat the best of
     /// the others alone.
-    fn least_nanos_above(&self, best: &[Score], boost: u128) -> Option<u128> {
-        let alone = best.last().copied()?;
+    fn least_nanos_above(&self, others: &Others<'_>, boost: u128) -> Option<u128> {
+        let alone = others.beside(0)?;
         let choices = self.choices().map_while(|(units, gpus)| {
-            let beside = best.len().checked_sub(gpus.checked_add(1)?).and_then(|free| best.get(free))?;
-            let lacks = alone.saturating_sub(*beside);
+            let lacks = alone.saturating_sub(others.beside(gpus)?);
             let kept = u128::from(self.bid.gpus(self.kept(units)));
             Some(match lacks.checked_sub(kept) {
                 Some(lacks) => (lacks / self.weight(units, boost)).saturating_add(1),
@@ -219,6 +220,7 @@ impl Candidate<'_> {
             stay_refusal: self.refusal.filter(|_| refused_to_stay > 0),
             refusal: self.refusal.filter(|_| units == self.most),
             turned_away: units < self.most || (self.most == 0 && self.refusal.is_none()),
+            ..Fate::default()
         }
     }
 }
@@ -263,20 +265,6 @@ impl Table {
         }
         chosen
     }
-
-    /// For each of some candidates, the best score of all others, by GPUs.
-    fn without(&self, candidates: &[Candidate<'_>], left_out: &[usize]) -> Vec<Vec<Score>> {
-        let mut earlier = vec![0; self.all().len()];
-        let mut without = Vec::with_capacity(left_out.len());
-        for (at, candidate) in candidates.iter().enumerate() {
-            if left_out.contains(&at) {
-                let later = self.rows.get(at.saturating_add(1)).map_or(&[][..], Vec::as_slice);
-                without.push(beside(&earlier, later));
-            }
-            earlier = with(&earlier, candidate, self.boost);
-        }
-        without
-    }
 }
 
 /// The best scores with one candidate more.
@@ -289,14 +277,4 @@ fn with(row: &[Score], candidate: &Candidate<'_>, boost: u128) -> Vec<Score> {
         }
     }
     best
-}
-
-/// The best scores of two groups that share the GPUs.
-fn beside(one: &[Score], other: &[Score]) -> Vec<Score> {
-    let best_of = |gpus: usize| {
-        let sums =
-            one.iter().take(gpus.saturating_add(1)).zip(other.iter().take(gpus.saturating_add(1)).rev());
-        sums.map(|(one, other)| one.saturating_add(*other)).max().unwrap_or(0)
-    };
-    (0..one.len()).map(best_of).collect()
 }

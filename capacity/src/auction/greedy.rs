@@ -1,5 +1,7 @@
 //! The walk.
 
+use hourglass_units::Price;
+
 use super::allowance::{self, Allowance, Grant, Refusal};
 use super::book::{Bid, Book, Running};
 use super::index::{BidIx, PerBid, PerPool, PoolIx};
@@ -26,6 +28,10 @@ pub(super) struct Fate {
     pub(super) refusal: Option<Refusal>,
     /// Whether a pool that it may enter had no room for it.
     pub(super) turned_away: bool,
+    /// Of units that run, those that would have room if there were no newcomers.
+    pub(super) stays_alone: u32,
+    /// Of a loser in an exact pool, the limit with which it would have won.
+    pub(super) wins_at: Option<Price>,
 }
 
 /// A bid took GPUs of a pool.
@@ -70,16 +76,19 @@ pub(super) struct Floor<'a> {
     pub(super) book: &'a Book,
     /// What a limit is multiplied with for what runs.
     pub(super) boost: u128,
+    /// Which pools the programme clears. Their bids name them alone.
+    pub(super) is_exact: PerPool<bool>,
     pub(super) trails: PerPool<Trail>,
     pub(super) fates: PerBid<Fate>,
 }
 
 impl<'a> Floor<'a> {
-    pub(super) fn new(book: &'a Book) -> Self {
+    pub(super) fn new(book: &'a Book, is_exact: PerPool<bool>) -> Self {
         let trails = book.pools().iter().map(|pool| Trail::new(pool.supply)).collect();
         Self {
             book,
             boost: ONCE.saturating_add(u128::from(book.margin().ppm())),
+            is_exact,
             trails: PerPool(trails),
             fates: PerBid::of(book.bids().len(), Fate::default()),
         }
@@ -95,9 +104,9 @@ impl<'a> Floor<'a> {
         Rank::new(bid.limit, self.boost, true, ix)
     }
 
-    /// Walks over all pools that are not left out.
-    pub(super) fn walk(&mut self, left_out: &PerPool<bool>, allowance: &mut dyn Allowance) {
-        for rank in self.ranks(left_out) {
+    /// Clears all pools but the exact ones.
+    pub(super) fn walk(&mut self, allowance: &mut dyn Allowance) {
+        for rank in self.ranks() {
             let ix = rank.bid();
             let bid = self.book.bid(ix);
             match bid.running {
@@ -110,11 +119,10 @@ impl<'a> Floor<'a> {
 
     /// All places, the first one first. The core of a bid and its increments of one key stand together, so
     /// they are one.
-    fn ranks(&self, left_out: &PerPool<bool>) -> Vec<Rank> {
+    fn ranks(&self) -> Vec<Rank> {
         let mut ranks = Vec::with_capacity(self.book.bids().len());
         for (ix, bid) in self.book.bids_by_ix() {
-            // A pool that is left out is named alone.
-            if bid.pools.first().is_some_and(|pool| left_out[*pool]) {
+            if bid.pools.first().is_some_and(|pool| self.is_exact[*pool]) {
                 continue;
             }
             let mut wants_more = true;
@@ -143,8 +151,7 @@ impl<'a> Floor<'a> {
         }
         let Grant { units: stays, refusal } = allowance::take(allowance, (ix, pool), bid.min_units, room);
         if refusal.is_some() {
-            // A gang that is refused loses all that ran, whatever had room.
-            fate.refused_to_stay = if stays == 0 { units } else { room.saturating_sub(stays) };
+            fate.refused_to_stay = room.saturating_sub(stays);
             (fate.stay_refusal, fate.refusal) = (refusal, refusal);
         }
         fate.stays = stays;
@@ -158,9 +165,6 @@ impl<'a> Floor<'a> {
     fn grow(&mut self, rank: Rank, ix: BidIx, bid: &Bid, allowance: &mut dyn Allowance) {
         let fate = &mut self.fates[ix];
         let Some(Place { pool, units }) = fate.won else { return };
-        if bid.running.is_some_and(|running| units < running.units) {
-            return; // What it could not keep it cannot get back: since then, others took more.
-        }
         let wants = bid.max_units.saturating_sub(units);
         let room = self.trails[pool].free.checked_div(u64::from(bid.gpus_per_unit)).unwrap_or(0);
         let room = u32::try_from(room).unwrap_or(u32::MAX).min(wants);

@@ -16,7 +16,7 @@ macro_rules! index {
 
         impl $name {
             /// All numbers below a length; lengths are limited far below what the number can hold.
-            pub fn below(length: usize) -> impl Iterator<Item = Self> {
+            pub(super) fn below(length: usize) -> impl Iterator<Item = Self> {
                 (0..<$number>::try_from(length).unwrap_or(<$number>::MAX)).map(Self)
             }
 

@@ -4,7 +4,7 @@ use hourglass_units::Price;
 
 use super::book::{Bid, Pool};
 use super::greedy::Floor;
-use super::index::{BidIx, PerPool, PoolIx};
+use super::index::{BidIx, PoolIx};
 use super::outcome::Reason;
 use super::price::Winners;
 use super::rank::ONCE;
@@ -29,17 +29,20 @@ pub(super) fn reason(floor: &Floor<'_>, winners: &Winners, ix: BidIx, bid: &Bid)
     }
 }
 
-/// The least limit with which a loser would have won in a pool of the walk.
+/// The least limit with which a loser would have won.
 ///
-/// Exact, because a loser changes nothing for the others: with another limit it meets the same walk at
-/// another place, and there it wins if and only if its gang finds room. So it must go before the first step
-/// that left too little.
-pub(super) fn wins_at(floor: &Floor<'_>, is_exact: &PerPool<bool>, ix: BidIx, bid: &Bid) -> Option<Price> {
+/// Exact for the walk, because a loser changes nothing for the others: with another limit it meets the same
+/// walk at another place, and there it wins if and only if its gang finds room. So it must go before the
+/// first step that left too little.
+pub(super) fn wins_at(floor: &Floor<'_>, ix: BidIx, bid: &Bid) -> Option<Price> {
     let in_pool = |pool: &PoolIx| {
         let offer = floor.book.pool(*pool);
         let runs = bid.runs_in(*pool);
-        if is_exact[*pool] || bid.core_gpus() > offer.supply || (!runs && bid.is_too_large_for(offer)) {
+        if bid.core_gpus() > offer.supply || (!runs && bid.is_too_large_for(offer)) {
             return None;
+        }
+        if floor.is_exact[*pool] {
+            return floor.fates[ix].wins_at;
         }
         let times = if runs { floor.boost } else { ONCE };
         match floor.trails[*pool].first_below(bid.core_gpus()) {

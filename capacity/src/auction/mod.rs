@@ -26,14 +26,21 @@
 //!
 //! # The price
 //!
-//! max(reserve price, the highest limit that capacity turned away, capped at the lowest limit of a winner):
-//! read off the outcome alone, see the source of `price.rs` for what counts as turned away. So it is as
-//! stable as the outcome, and never above a winner's limit.
+//! The reserve price, or the highest limit that capacity turned away, capped at the lowest limit of a
+//! winner. It is read off the outcome alone, so it is as stable as that. A bid that won nothing, or the units
+//! that a winner did not get, were turned away by capacity if
+//!
+//! * the limit reaches the reserve price, and the gang is not too large;
+//! * quotas and budgets would let it pass beside all that won;
+//! * less than one of its units is free beside the winners that outrank it, the margin counted for them. If
+//!   more is free, it is only its size that does not fit, and that sets no price.
+//!
+//! A bid that won elsewhere turns up in no other pool's price.
 //!
 //! # Small pools
 //!
 //! A pool whose [`Mode`] is exact is cleared by a dynamic programme, after the others. It does so only
-//! while each bid that names it names it alone, and within [`EXACT_SUPPLY_MAX`] and [`EXACT_BIDS_MAX`]; else it
+//! while each bid that names it names it alone, and within [`EXACT_SUPPLY_MAX`] and [`EXACT_CHOICES_MAX`]; else it
 //! is walked like the others, and its outcome says so. In such a pool what runs can be displaced by
 //! newcomers that are worth more together, each below the margin; and of two newcomers the one with the
 //! higher limit may lose (A-6 does not hold).
@@ -79,6 +86,6 @@ pub use book::{
     POOLS_PER_BID_MAX, Pool, Running, SUPPLY_MAX, UNITS_MAX,
 };
 pub use clear::clear;
-pub use exact::{EXACT_BIDS_MAX, EXACT_SUPPLY_MAX};
+pub use exact::{EXACT_CHOICES_MAX, EXACT_SUPPLY_MAX};
 pub use index::{BidIx, PoolIx};
 pub use outcome::{BidOutcome, Cause, Cleared, Clearing, Handover, PoolOutcome, Preemption, Reason, Short};

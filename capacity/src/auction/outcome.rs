@@ -41,7 +41,7 @@ pub enum Cleared {
     Exactly,
     /// By the walk: its supply is above [`super::EXACT_SUPPLY_MAX`].
     GreedilyForItsSupply,
-    /// By the walk: more bids name it than [`super::EXACT_BIDS_MAX`].
+    /// By the walk: its bids have more choices than [`super::EXACT_CHOICES_MAX`].
     GreedilyForItsBids,
     /// By the walk: a bid names another pool beside it.
     GreedilyForSharedBids,

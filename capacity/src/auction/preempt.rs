@@ -1,41 +1,40 @@
 //! why units stop, and who gets their GPUs.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 use super::allowance::Refusal;
 use super::book::{Bid, Running};
 use super::greedy::Floor;
-use super::index::{BidIx, PerBid, PerPool, PoolIx};
+use super::index::{BidIx, PerPool, PoolIx};
 use super::outcome::{Cause, Handover, Preemption};
 
-/// What would stay of what runs if there were no newcomers: what does not fit the supply even then was
-/// reclaimed, the rest was outbid.
+/// Finds what would stay of what runs if there were no newcomers: what has no room even then was reclaimed,
+/// the rest was outbid.
 ///
 /// Up to the first newcomer this walk and the real one are the same, refusals included. So whoever stays
 /// here and not there has a newcomer before it.
-pub(super) fn walk_alone(floor: &Floor<'_>, left_out: &PerPool<bool>, stays_alone: &mut PerBid<u32>) {
+pub(super) fn walk_alone(floor: &mut Floor<'_>) {
     let book = floor.book;
     let incumbents = book.bids_by_ix().filter_map(|(ix, bid)| Some((ix, bid, bid.running?)));
-    let mut incumbents: Vec<(BidIx, &Bid, Running)> = incumbents
-        .filter(|(_, bid, it)| !left_out[it.pool] && bid.limit >= book.pool(it.pool).reserve)
-        .collect();
-    incumbents.sort_unstable_by_key(|(ix, bid, _)| std::cmp::Reverse(floor.rank_of_running(*ix, bid)));
+    let mut incumbents: Vec<(BidIx, &Bid, Running)> =
+        incumbents.filter(|(_, _, running)| !floor.is_exact[running.pool]).collect();
+    if incumbents.iter().all(|(ix, _, running)| floor.fates[*ix].stays == running.units) {
+        return;
+    }
+    incumbents.sort_unstable_by_key(|(ix, bid, _)| Reverse(floor.rank_of_running(*ix, bid)));
     let mut free: PerPool<u64> = PerPool(book.pools().iter().map(|pool| pool.supply).collect());
     for (ix, bid, Running { pool, units }) in incumbents {
-        let fate = &floor.fates[ix];
-        let room = bid.units_within(free[pool], units);
-        let taken = if fate.stay_refusal.is_some() { room.min(fate.stays) } else { room };
+        let fate = &mut floor.fates[ix];
+        fate.stays_alone = bid.units_within(free[pool], units);
+        let is_refused = fate.stay_refusal.is_some();
+        let taken = if is_refused { fate.stays_alone.min(fate.stays) } else { fate.stays_alone };
         free[pool] = free[pool].saturating_sub(bid.gpus(taken));
-        stays_alone[ix] = room;
     }
 }
 
 /// All that stops. A bid that loses units for two causes has an entry for each.
-pub(super) fn preemptions(
-    floor: &Floor<'_>,
-    is_exact: &PerPool<bool>,
-    stays_alone: &PerBid<u32>,
-) -> Vec<Preemption> {
+pub(super) fn preemptions(floor: &Floor<'_>) -> Vec<Preemption> {
     let mut preemptions = Vec::new();
     for (ix, bid) in floor.book.bids_by_ix() {
         let Some(Running { pool, units }) = bid.running else { continue };
@@ -59,27 +58,23 @@ pub(super) fn preemptions(
             None => {}
         }
         let without_room = lost.saturating_sub(fate.refused_to_stay);
-        let mut reclaimed = without_room.min(units.saturating_sub(stays_alone[ix]));
-        let by = if reclaimed < without_room { displacer(floor, is_exact, (ix, bid), pool) } else { None };
-        match by {
-            Some(by) => stopped(without_room.saturating_sub(reclaimed), Cause::Outbid { by }),
-            None => reclaimed = without_room,
+        let reclaimed = without_room.min(units.saturating_sub(fate.stays_alone));
+        match displacer(floor, ix, bid, pool) {
+            Some(by) => {
+                stopped(without_room.saturating_sub(reclaimed), Cause::Outbid { by });
+                stopped(reclaimed, Cause::SupplyReclaimed);
+            }
+            None => stopped(without_room, Cause::SupplyReclaimed),
         }
-        stopped(reclaimed, Cause::SupplyReclaimed);
     }
     preemptions
 }
 
 /// The last newcomer of the pool that goes before the victim. A programme has no order: there it is the
 /// newcomer with the highest limit.
-fn displacer(
-    floor: &Floor<'_>,
-    is_exact: &PerPool<bool>,
-    (ix, bid): (BidIx, &Bid),
-    pool: PoolIx,
-) -> Option<BidIx> {
+fn displacer(floor: &Floor<'_>, ix: BidIx, bid: &Bid, pool: PoolIx) -> Option<BidIx> {
     let trail = &floor.trails[pool];
-    if is_exact[pool] {
+    if floor.is_exact[pool] {
         return trail.newcomers().next().map(|step| step.rank.bid());
     }
     let victim = floor.rank_of_running(ix, bid);
@@ -110,7 +105,7 @@ pub(super) fn handovers(floor: &Floor<'_>, preemptions: &[Preemption]) -> Vec<Ha
         if leavers.is_empty() {
             continue;
         }
-        let order = |ix: &BidIx| std::cmp::Reverse(floor.rank_of_running(*ix, book.bid(*ix)));
+        let order = |ix: &BidIx| Reverse(floor.rank_of_running(*ix, book.bid(*ix)));
         leavers.sort_by_key(|(ix, _, was_reclaimed)| (*was_reclaimed, order(ix)));
         let mut leavers: VecDeque<(BidIx, u64)> = leavers.iter().map(|(ix, gpus, _)| (*ix, *gpus)).collect();
         let mut free = offer.supply.saturating_sub(used[pool]);

@@ -7,7 +7,7 @@ use hourglass_units::Price;
 use super::allowance::{self, Allowance};
 use super::book::{Bid, Book};
 use super::greedy::{Floor, Place};
-use super::index::{BidIx, PerBid, PerPool, PoolIx};
+use super::index::{BidIx, PerPool, PoolIx};
 use super::rank::{ONCE, nanos};
 
 /// The winners of each pool, by limit.
@@ -62,52 +62,31 @@ impl Winners {
     }
 }
 
-/// The price of each pool: the reserve price, or the highest limit that capacity turned away, capped at the
-/// lowest limit of a winner.
-///
-/// What quotas, budgets, the size of a gang or the reserve price refuse sets no price. Whether a quota or a
-/// budget refuses is asked of the outcome: what would not pass beside all that won does not count. A bid
-/// that won sets a price only where it won, by units that it did not get.
-pub(super) fn prices(
-    floor: &Floor<'_>,
-    winners: &Winners,
-    refused: &PerBid<bool>,
-    allowance: &mut dyn Allowance,
-) -> PerPool<Price> {
+/// The price of each pool: see [`super`] for what counts.
+pub(super) fn prices(floor: &Floor<'_>, winners: &Winners, allowance: &mut dyn Allowance) -> PerPool<Price> {
     let book = floor.book;
     let mut highest: PerPool<Price> = PerPool(book.pools().iter().map(|pool| pool.reserve).collect());
     for (ix, bid) in book.bids_by_ix() {
-        if refused[ix] {
-            continue;
-        }
-        match floor.fates[ix].won {
-            Some(Place { units, .. }) if units == bid.max_units => {}
-            Some(Place { pool, .. }) => {
-                let counts = bid.limit > highest[pool]
-                    && winners.turn_away(book, pool, bid)
-                    && allowance::would_pass(allowance, ix, pool, 1);
-                if counts {
-                    highest[pool] = bid.limit;
-                }
-            }
-            None => {
-                for pool in &bid.pools {
-                    let counts = bid.limit > highest[*pool]
-                        && !bid.is_too_large_for(book.pool(*pool))
-                        && winners.turn_away(book, *pool, bid)
-                        && allowance::would_pass(allowance, ix, *pool, bid.min_units);
-                    if counts {
-                        highest[*pool] = bid.limit;
-                    }
-                }
+        let won = floor.fates[ix].won;
+        let (pools, units) = match &won {
+            Some(Place { units, .. }) if *units == bid.max_units => continue,
+            Some(Place { pool, .. }) => (std::slice::from_ref(pool), 1),
+            None => (bid.pools.as_slice(), bid.min_units),
+        };
+        for pool in pools {
+            let counts = bid.limit > highest[*pool]
+                && !bid.is_too_large_for(book.pool(*pool))
+                && winners.turn_away(book, *pool, bid)
+                && allowance::would_pass(allowance, ix, *pool, units);
+            if counts {
+                highest[*pool] = bid.limit;
             }
         }
     }
-    for (pool, offer) in book.pools_by_ix() {
-        let price = highest[pool];
-        let capped = winners.lowest(pool).filter(|lowest| nanos(price) > *lowest);
-        if let Some(lowest) = capped.and_then(super::rank::price) {
-            highest[pool] = lowest.max(offer.reserve);
+    for (pool, _) in book.pools_by_ix() {
+        let lowest = winners.lowest(pool).filter(|lowest| *lowest < nanos(highest[pool]));
+        if let Some(lowest) = lowest.and_then(super::rank::price) {
+            highest[pool] = lowest;
         }
     }
     highest

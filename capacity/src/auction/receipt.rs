@@ -80,6 +80,12 @@ impl Receipt {
         let mut recorder = Recorder::new(allowance);
         let clearing = clear(&book, &mut recorder);
         let refused = recorder.into_refused();
+        Self::new(book, refused, clearing)
+    }
+
+    /// Of a clearing with what its [`Recorder`] wrote down. Counting the welfare takes longer than the
+    /// clearing: who is in a hurry does it afterwards.
+    pub fn new(book: Book, refused: Vec<Refused>, clearing: Clearing) -> Self {
         let welfare = Welfare::of(&book, &clearing);
         Self { rules: RULES, book, refused, clearing, welfare }
     }

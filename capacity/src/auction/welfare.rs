@@ -9,16 +9,19 @@
 //! whatever prices π ≥ 0 are put in (weak duality of linear programmes): each GPU that a bid wins is worth
 //! its limit, which is at most the π of the pool, counted on the left, and what the limit exceeds it by,
 //! counted on the right. Only pools that a bid may enter count. Good π make the bound tight: see [`bound`].
+//!
+//! What a clearing lacks of the bound has three causes. Gangs cannot be cut, so even the best choice is below
+//! it. A walk does not leave out a gang to fill a gap, because that gang would envy those who fill it.
+//! And bids go to the pool that they prefer, though it may be the only one of another bid.
 
 use std::cmp::Reverse;
 
-use hourglass_units::Percent;
+use hourglass_units::{Percent, Price};
 use serde::{Deserialize, Serialize};
 
 use super::book::{Bid, Book};
 use super::index::{PerPool, PoolIx};
 use super::outcome::Clearing;
-use super::rank::nanos;
 
 /// How often the prices of the bound are improved.
 const ROUNDS_MAX: usize = 4;
@@ -49,13 +52,18 @@ impl Welfare {
     }
 }
 
-fn worth(nanos: u128, gpus: u64) -> u128 {
-    nanos.saturating_mul(u128::from(gpus))
+/// Never below 0.
+fn nanos(price: Price) -> u64 {
+    u64::try_from(price.nanos()).unwrap_or(0)
+}
+
+fn worth(nanos: u64, gpus: u64) -> u128 {
+    u128::from(nanos).saturating_mul(u128::from(gpus))
 }
 
 /// A bid as the bound sees it.
 struct Demand {
-    limit: u128,
+    limit: u64,
     gpus: u64,
     /// The pools that it may enter.
     pools: Vec<PoolIx>,
@@ -63,9 +71,9 @@ struct Demand {
 
 impl Demand {
     /// The least price of its pools, but for one of them.
-    fn least(&self, prices: &PerPool<u128>, but_for: Option<PoolIx>) -> u128 {
+    fn least(&self, prices: &PerPool<u64>, but_for: Option<PoolIx>) -> u64 {
         let others = self.pools.iter().filter(|pool| Some(**pool) != but_for);
-        others.map(|pool| prices[*pool]).min().unwrap_or(u128::MAX)
+        others.map(|pool| prices[*pool]).min().unwrap_or(u64::MAX)
     }
 }
 
@@ -116,9 +124,9 @@ fn demands(book: &Book) -> Vec<Demand> {
 }
 
 /// The first limit that each pool leaves unfilled, if bids can be cut anywhere.
-fn fluid_prices(book: &Book, demands: &[Demand]) -> PerPool<u128> {
+fn fluid_prices(book: &Book, demands: &[Demand]) -> PerPool<u64> {
     let mut free: PerPool<u64> = PerPool(book.pools().iter().map(|pool| pool.supply).collect());
-    let mut prices: PerPool<Option<u128>> = PerPool::of(book.pools().len(), None);
+    let mut prices: PerPool<Option<u64>> = PerPool::of(book.pools().len(), None);
     for Demand { limit, gpus, pools } in demands {
         let mut wants = *gpus;
         for pool in pools {
@@ -137,9 +145,9 @@ fn fluid_prices(book: &Book, demands: &[Demand]) -> PerPool<u128> {
 
 /// The price of a pool that makes the bound least, beside the prices of the others. Below it, bids for more
 /// GPUs than there are would be better off elsewhere or nowhere.
-fn best_price(supply: u64, demands: &[&Demand], prices: &PerPool<u128>, pool: PoolIx) -> u128 {
+fn best_price(supply: u64, demands: &[&Demand], prices: &PerPool<u64>, pool: PoolIx) -> u64 {
     let leaves_at = |demand: &&Demand| (demand.limit.min(demand.least(prices, Some(pool))), demand.gpus);
-    let mut leave: Vec<(u128, u64)> = demands.iter().map(leaves_at).collect();
+    let mut leave: Vec<(u64, u64)> = demands.iter().map(leaves_at).collect();
     leave.sort_unstable_by(|one, other| other.cmp(one));
     let mut wanted = 0_u64;
     for (price, gpus) in leave {
@@ -151,7 +159,7 @@ fn best_price(supply: u64, demands: &[&Demand], prices: &PerPool<u128>, pool: Po
     0
 }
 
-fn bound_at(book: &Book, demands: &[Demand], prices: &PerPool<u128>) -> u128 {
+fn bound_at(book: &Book, demands: &[Demand], prices: &PerPool<u64>) -> u128 {
     let pools = book.pools_by_ix().map(|(pool, offer)| worth(prices[pool], offer.supply));
     let bids = demands.iter().map(|it| worth(it.limit.saturating_sub(it.least(prices, None)), it.gpus));
     pools.chain(bids).fold(0, u128::saturating_add)

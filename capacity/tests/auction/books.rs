@@ -80,7 +80,13 @@ impl World {
                     Kind::Greedy | Kind::Unlimited => Mode::Greedy,
                 };
                 let supply = u64::from(chance.within(0, 14));
-                pool(at, supply, chance.pick(&[0, 0, 3, 9, 14]), mode, chance.pick(&["25", "50", "100"]))
+                pool(
+                    at,
+                    supply,
+                    chance.pick(if pool_count == 1 { &[0, 0, 2] } else { &[0, 0, 3, 9, 14] }),
+                    mode,
+                    chance.pick(&["25", "50", "100"]),
+                )
             })
             .collect();
         let most = if kind == Kind::Exact { 5 } else { 9 };
@@ -153,7 +159,8 @@ fn random_bid(chance: &mut Chance, at: usize, pools: &[Pool]) -> Bid {
     let running = (chance.below(5) < 2)
         .then(|| Running { pool: chance.pick(&names), units: chance.within(min_units, max_units) });
     let gpus_per_unit = chance.pick(&[1, 1, 2, 3, 4]);
-    let limit = price(chance.within(0, 24));
+    // Few limits where ties are decided by all that was won, many where they are rare anyway.
+    let limit = price(chance.within(0, if pools.len() == 1 { 6 } else { 24 }));
     Bid { number: at as u64 * 3, pools: names, gpus_per_unit, min_units, max_units, limit, running }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use hourglass_capacity::auction::{
-    BidOutcome, Book, Cause, Clearing, Headrooms, Mode, PoolIx, Preemption, Reason, Refusal, clear,
+    Allowance, BidIx, BidOutcome, Book, Cause, Cleared, Clearing, Headrooms, Mode, PoolIx, Preemption,
+    Reason, Refusal, Short, Unlimited, clear,
 };
 
 use super::books::{Chance, Kind, World, for_each_book, price, won};
@@ -108,19 +109,25 @@ fn a4_clearing_again_preempts_nobody() {
     }
 }
 
+/// In an exact pool only the first half of it: there newcomers displace together.
 #[test]
 fn a4_without_change_of_supply_only_a_limit_above_the_margin_displaces() {
-    for_each_book(Kind::Greedy, 10_000, |world| {
-        let running = running_gpus(world);
-        for Preemption { bid, pool, cause, .. } in world.clear().preemptions {
-            if running[pool.index()] <= world.draft.pools[pool.index()].supply {
-                assert_ne!(cause, Cause::SupplyReclaimed);
+    for kind in BOTH {
+        for_each_book(kind, 6_000, |world| {
+            let running = running_gpus(world);
+            let clearing = world.clear();
+            for Preemption { bid, pool, cause, .. } in &clearing.preemptions {
+                if running[pool.index()] <= world.draft.pools[pool.index()].supply {
+                    assert_ne!(*cause, Cause::SupplyReclaimed);
+                }
+                if let Cause::Outbid { by } = cause
+                    && clearing.pools[pool.index()].cleared != Cleared::Exactly
+                {
+                    assert!(key(world, by.index(), false) > key(world, bid.index(), true));
+                }
             }
-            if let Cause::Outbid { by } = cause {
-                assert!(key(world, by.index(), false) > key(world, bid.index(), true));
-            }
-        }
-    });
+        });
+    }
 }
 
 /// The core never loses by it; and if the bid names one pool, no unit does.
@@ -335,7 +342,6 @@ fn who_is_refused_sets_no_price() {
 /// The pool says how it was cleared; an exact one is exact while its bids name it alone.
 #[test]
 fn a_shared_bid_makes_an_exact_pool_greedy() {
-    use hourglass_capacity::auction::Cleared;
     for_each_book(Kind::Mixed, 2_000, |world| {
         for (at, (pool, outcome)) in world.draft.pools.iter().zip(&world.clear().pools).enumerate() {
             let is_shared = world
@@ -356,8 +362,71 @@ fn a_shared_bid_makes_an_exact_pool_greedy() {
 /// Without limits a clearing is that of no allowance at all.
 #[test]
 fn no_constraints_are_no_limits() {
-    use hourglass_capacity::auction::Unlimited;
     for_each_book(Kind::Unlimited, 500, |world| {
         assert_eq!(clear(&world.book(), &mut Unlimited), clear(&world.book(), &mut Headrooms::default()));
     });
+}
+
+/// A winner is short of units only because not one more fits, or not one more is allowed.
+#[test]
+fn a_winner_is_short_for_a_reason() {
+    for_each_book(Kind::Greedy, 4_000, |world| {
+        let mut left = world.headrooms.clone();
+        let clearing = clear(&world.book(), &mut left);
+        for (at, bid, pool, units) in won(world, &clearing) {
+            let BidOutcome::Won { short, .. } = clearing.bids[at] else { continue };
+            assert_eq!(short.is_some(), units < bid.max_units);
+            let one_more = left.clone().take(BidIx(u32::try_from(at).unwrap()), pool, 1);
+            match short {
+                Some(Short::Refused(_)) => assert_eq!(one_more.units, 0),
+                Some(Short::Capacity) => {
+                    assert!(clearing.pools[pool.index()].free < u64::from(bid.gpus_per_unit))
+                }
+                None => {}
+            }
+        }
+    });
+}
+
+#[test]
+fn a_loser_is_told_a_true_reason() {
+    for kind in BOTH {
+        for_each_book(kind, 4_000, |world| {
+            let clearing = world.clear();
+            for (at, (bid, outcome)) in world.draft.bids.iter().zip(&clearing.bids).enumerate() {
+                let BidOutcome::Lost { reason, .. } = outcome else { continue };
+                let pools = bid.pools.iter().map(|pool| (*pool, &world.draft.pools[pool.index()]));
+                let open = || {
+                    pools.clone().filter(|(pool, offer)| {
+                        let runs = bid.running.is_some_and(|running| running.pool == *pool);
+                        runs || bid.min_units == 1 || bid.core_gpus() <= offer.gang_gpus_max()
+                    })
+                };
+                let lowest = open().map(|(_, offer)| offer.reserve).min();
+                match reason {
+                    Reason::TooLarge { .. } => assert_eq!(lowest, None),
+                    Reason::BelowReserve { reserve } => {
+                        assert_eq!(lowest, Some(*reserve));
+                        assert!(bid.limit < *reserve);
+                    }
+                    Reason::Outbid | Reason::NoRoom => {
+                        let mut entered = open().filter(|(_, offer)| bid.limit >= offer.reserve).peekable();
+                        assert!(entered.peek().is_some());
+                        let is_full = entered.any(|(pool, offer)| {
+                            let above = won(world, &clearing).filter(|it| it.2 == pool);
+                            let above = above.filter(|it| key(world, it.0, true) >= key(world, at, false));
+                            let above: u64 = above.map(|(_, winner, _, units)| winner.gpus(units)).sum();
+                            offer.supply - above < u64::from(bid.gpus_per_unit)
+                        });
+                        assert_eq!(*reason == Reason::Outbid, is_full);
+                    }
+                    Reason::Refused(refusal) => {
+                        assert!(bid.limit >= lowest.unwrap());
+                        let mut limits = world.headrooms.by_bid[at].iter();
+                        assert!(limits.any(|it| world.headrooms.constraints[it.0].refusal == *refusal));
+                    }
+                }
+            }
+        });
+    }
 }

@@ -8,6 +8,8 @@ mod books;
 mod brute;
 mod laws;
 mod receipts;
+mod reserve;
 mod slow;
 mod small;
 mod tables;
+mod welfare;

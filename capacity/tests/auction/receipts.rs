@@ -1,14 +1,8 @@
-//! Receipts can be replayed, and show what was changed in them; bounds hold; tables of reserve prices rise.
-
-use hourglass_capacity::auction::receipt::{Difference, RULES, Receipt, why};
-use hourglass_capacity::auction::reserve::{
-    Point, ReserveDraft, ReserveError, ReservePolicy, Shape, utilisation,
-};
-use hourglass_capacity::auction::welfare::{Welfare, bound};
-use hourglass_capacity::auction::{BidIx, BidOutcome, Headrooms, Refusal};
-use hourglass_units::{Percent, Price};
+//! Receipts can be replayed, and show what was changed in them.
 
 use super::books::{Kind, World, for_each_book, price, won};
+use hourglass_capacity::auction::receipt::{Difference, RULES, Receipt, why};
+use hourglass_capacity::auction::{BidIx, BidOutcome, Reason, Refused};
 
 fn receipt(world: &World) -> Receipt {
     Receipt::of(world.book(), &mut world.headrooms.clone())
@@ -77,40 +71,6 @@ fn a_changed_receipt_does_not_replay() {
     });
 }
 
-/// The bound is above what any clearing of the same bids reaches, whatever runs and whatever is allowed.
-#[test]
-fn no_clearing_reaches_more_than_the_bound() {
-    for kind in [Kind::Unlimited, Kind::Mixed, Kind::Exact] {
-        for_each_book(kind, 4_000, |world| {
-            let book = world.book();
-            let clearing = world.clear();
-            let welfare = Welfare::of(&book, &clearing);
-            let reached: i64 = won(world, &clearing)
-                .map(|(_, bid, _, units)| bid.limit.nanos() * i64::try_from(bid.gpus(units)).unwrap())
-                .sum();
-            assert_eq!(welfare.reached, u128::try_from(reached).unwrap());
-            assert!(welfare.reached <= welfare.bound && welfare.ratio() <= Percent::WHOLE);
-            let mut fresh = world.clone();
-            fresh.draft.bids.iter_mut().for_each(|bid| bid.running = None);
-            fresh.headrooms = Headrooms::default();
-            assert!(Welfare::of(&fresh.book(), &fresh.clear()).reached <= bound(&fresh.book()));
-        });
-    }
-}
-
-/// Where bids are single GPUs and nothing runs, the walk is the best there is and the bound says so.
-#[test]
-fn the_bound_is_tight_for_single_gpus_of_one_pool() {
-    for_each_book(Kind::Exact, 2_000, |world| {
-        let mut world = world.clone();
-        for bid in &mut world.draft.bids {
-            (bid.gpus_per_unit, bid.min_units, bid.running) = (1, 1, None);
-        }
-        let welfare = Welfare::of(&world.book(), &world.clear());
-        assert_eq!((welfare.reached, welfare.ratio()), (welfare.bound, Percent::WHOLE));
-    });
-}
-
 #[test]
 fn why_says_what_the_clearing_says_and_what_stands_ahead() {
     for_each_book(Kind::Mixed, 2_000, |world| {
@@ -165,77 +125,10 @@ fn refusals_are_recorded_with_what_was_asked() {
         }
         for (at, outcome) in receipt.clearing.bids.iter().enumerate() {
             if let BidOutcome::Lost { reason, .. } = outcome {
-                let is_refused = matches!(reason, hourglass_capacity::auction::Reason::Refused(_));
-                let of_bid = |refused: &&hourglass_capacity::auction::Refused| refused.bid.index() == at;
+                let is_refused = matches!(reason, Reason::Refused(_));
+                let of_bid = |refused: &&Refused| refused.bid.index() == at;
                 assert!(!is_refused || receipt.refused.iter().any(|it| of_bid(&it)));
             }
         }
-        let _: Option<Refusal> = receipt.refused.first().map(|it| it.refusal);
     });
-}
-
-fn percent(text: &str) -> Percent {
-    text.parse().unwrap()
-}
-
-fn policy(shape: Shape, points: &[(&str, &str)]) -> Result<ReservePolicy, ReserveError> {
-    let point = |(utilisation, price): &(&str, &str)| Point {
-        utilisation: percent(utilisation),
-        price: Price::parse(price).unwrap(),
-    };
-    ReservePolicy::new(ReserveDraft { shape, points: points.iter().map(point).collect() })
-}
-
-#[test]
-fn reserve_prices_follow_the_table() {
-    let points = [("0", "0.80"), ("50", "0.80"), ("80", "1.40"), ("100", "2")];
-    for (at, steps, lines) in [
-        ("0", "0.80", "0.80"),
-        ("49.9999", "0.80", "0.80"),
-        ("50", "0.80", "0.80"),
-        ("65", "0.80", "1.10"),
-        ("79.9999", "0.80", "1.399998"),
-        ("80", "1.40", "1.40"),
-        ("90", "1.40", "1.70"),
-        ("100", "2", "2"),
-        ("250", "2", "2"),
-    ] {
-        let found = |shape| policy(shape, &points).unwrap().price_at(percent(at));
-        assert_eq!(found(Shape::Steps), Price::parse(steps).unwrap(), "steps at {at}");
-        assert_eq!(found(Shape::Lines), Price::parse(lines).unwrap(), "lines at {at}");
-    }
-    let nanos = policy(Shape::Lines, &[("0", "0"), ("0.0003", "0.000000002")]).unwrap();
-    let found = ["0", "0.0001", "0.0002", "0.0003"].map(|at| nanos.price_at(percent(at)).nanos());
-    assert_eq!(found, [0, 0, 1, 2]);
-}
-
-#[test]
-fn a_table_that_falls_or_leaves_a_gap_is_refused() {
-    let check = |points: &[(&str, &str)], expected: &str| {
-        let error = policy(Shape::Steps, points).unwrap_err().to_string();
-        assert!(error.contains(expected), "{error}");
-    };
-    check(&[], "0 points");
-    check(&vec![("0", "1"); 65], "65 points");
-    check(&[("1", "1")], "begin at 1 %");
-    check(&[("0", "1"), ("0", "2")], "at 0 % follows one at 0 %");
-    check(&[("0", "1"), ("60", "2"), ("50", "3")], "at 50 % follows one at 60 %");
-    check(&[("0", "1"), ("101", "2")], "at 101 %");
-    check(&[("0", "1"), ("10", "0.9")], "falls from 1 to 0.9 at 10 %");
-    let text = r#"{"shape":"steps","points":[{"utilisation":"5","price":"1"}]}"#;
-    assert!(serde_json::from_str::<ReservePolicy>(text).unwrap_err().to_string().contains("begin at 5 %"));
-}
-
-#[test]
-fn utilisation_is_a_share_rounded_down() {
-    for (used, capacity, expected) in [
-        (0, 10, "0"),
-        (1, 3, "33.3333"),
-        (10, 10, "100"),
-        (11, 10, "100"),
-        (0, 0, "100"),
-        (u64::MAX, 1, "100"),
-    ] {
-        assert_eq!(utilisation(used, capacity), percent(expected));
-    }
 }

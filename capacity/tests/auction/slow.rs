@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use hourglass_capacity::auction::{Bid, Clearing, Headrooms, PoolIx};
+use hourglass_capacity::auction::{Bid, Cause, Clearing, Headrooms, PoolIx, Running};
 use hourglass_units::Price;
 
 use super::books::{Kind, World, for_each_book};
@@ -127,7 +127,7 @@ fn prices(world: &World, placed: &Placement) -> Vec<Price> {
             let key = millionths(world, it.limit, false);
             let above = here().filter(|(_, (winner, _))| millionths(world, winner.limit, true) >= key);
             let above: u64 = above.map(|(_, (it, is))| u64::from(it.gpus_per_unit * is.unwrap().1)).sum();
-            (is.is_some() || may_enter(world, it, PoolIx(u16::try_from(at).unwrap())))
+            may_enter(world, it, PoolIx(u16::try_from(at).unwrap()))
                 && is_allowed(&world.headrooms, &more)
                 && pool.supply - above < u64::from(it.gpus_per_unit)
         };
@@ -168,46 +168,48 @@ fn prices_agree_with_a_slow_reading_of_the_outcome() {
     });
 }
 
-/// what does not stay even if nobody else bids was reclaimed, the rest was outbid.
+/// what does not stay even if nobody else bids was reclaimed, the rest was outbid. What is refused is
+/// refused there too.
 #[test]
 fn a7_causes_agree_with_a_walk_of_the_incumbents_alone() {
-    use hourglass_capacity::auction::Cause;
-    for_each_book(Kind::Unlimited, 6_000, |world| {
+    for_each_book(Kind::Greedy, 8_000, |world| {
         let clearing = world.clear();
-        let mut alone = world.clone();
-        for bid in &mut alone.draft.bids {
-            match bid.running {
-                Some(running) => {
-                    // It wants no more, and nothing elsewhere.
-                    bid.max_units = running.units;
-                    bid.pools = vec![running.pool];
-                }
-                // Above every supply of these books.
-                None => (bid.min_units, bid.max_units) = (100, 100),
+        let lost_to = |at: usize, is_it: fn(Cause) -> bool| {
+            let of_bid = clearing.preemptions.iter().filter(|it| it.bid.index() == at);
+            of_bid.filter(|it| is_it(it.cause)).map(|it| it.units).sum::<u32>()
+        };
+        let refused_to_stay = |at| lost_to(at, |it| matches!(it, Cause::Quota | Cause::Budget));
+        let stays = |at: usize, running: Running| match clearing.bids[at].won() {
+            Some((pool, units)) if pool == running.pool => units.min(running.units),
+            _ => 0,
+        };
+        let mut alone = World { headrooms: Headrooms::default(), ..world.clone() };
+        for (at, bid) in alone.draft.bids.iter_mut().enumerate() {
+            // More than any supply of these books.
+            let nothing = (100, 100);
+            (bid.min_units, bid.max_units) = match bid.running {
+                Some(running) if refused_to_stay(at) == 0 => (bid.min_units, running.units),
+                Some(running) if stays(at, running) > 0 => (bid.min_units, stays(at, running)),
+                _ => nothing,
+            };
+            bid.pools.truncate(1);
+            if let Some(running) = &mut bid.running {
+                bid.pools = vec![running.pool];
+                running.units = bid.max_units;
             }
         }
         let stays_alone = place(&alone);
         for (at, bid) in world.draft.bids.iter().enumerate() {
             let Some(running) = bid.running else { continue };
-            let lost_to = |is_it: fn(Cause) -> bool| {
-                let of_bid = clearing.preemptions.iter().filter(|it| it.bid.index() == at);
-                of_bid.filter(|it| is_it(it.cause)).map(|it| it.units).sum::<u32>()
-            };
-            let stays = match clearing.bids[at].won() {
-                Some((pool, units)) if pool == running.pool => units.min(running.units),
-                _ => 0,
-            };
-            let alone = stays_alone[at].map_or(0, |(_, units)| units);
-            let lost = running.units - stays;
+            let lost = running.units - stays(at, running);
             if bid.limit < world.draft.pools[running.pool.index()].reserve {
-                assert_eq!(lost_to(|it| it == Cause::ReserveRaised), lost);
-                continue;
+                assert_eq!(lost_to(at, |it| it == Cause::ReserveRaised), lost);
+            } else if refused_to_stay(at) == 0 {
+                let lost_alone = running.units - stays_alone[at].map_or(0, |(_, units)| units);
+                assert_eq!(lost_to(at, |it| it == Cause::SupplyReclaimed), lost.min(lost_alone));
+                let outbid = lost_to(at, |it| matches!(it, Cause::Outbid { .. }));
+                assert_eq!(outbid, lost.saturating_sub(lost_alone));
             }
-            assert_eq!(lost_to(|it| it == Cause::SupplyReclaimed), lost.min(running.units - alone));
-            assert_eq!(
-                lost_to(|it| matches!(it, Cause::Outbid { .. })),
-                lost.saturating_sub(running.units - alone)
-            );
         }
     });
 }

@@ -1,8 +1,9 @@
 //! Numbers worked out by hand, and texts.
 
 use hourglass_capacity::auction::{
-    BIDS_MAX, Bid, BidIx, BidOutcome, Book, BookDraft, Cause, Cleared, Clearing, Constraint, EXACT_BIDS_MAX,
-    EXACT_SUPPLY_MAX, Headrooms, Mode, Pool, PoolIx, Reason, Refusal, Running, SUPPLY_MAX, Short, clear,
+    BIDS_MAX, Bid, BidIx, BidOutcome, Book, BookDraft, Cause, Cleared, Clearing, Constraint,
+    EXACT_CHOICES_MAX, EXACT_SUPPLY_MAX, Headrooms, Mode, Pool, PoolIx, Reason, Refusal, Running, SUPPLY_MAX,
+    Short, clear,
 };
 use hourglass_capacity::pool::PoolName;
 use hourglass_units::Price;
@@ -99,12 +100,14 @@ fn each_cause_has_its_case() {
     let both = walked(3, vec![runs("2"), bid(2, (1, 1), "5", None)]);
     check(&both, &[2, 1], "2", &[(0, 1, Cause::Outbid { by: BidIx(1) }), (0, 1, Cause::SupplyReclaimed)]);
     for (refusal, cause) in [(Refusal::Quota, Cause::Quota), (Refusal::Budget, Cause::Budget)] {
-        let limited = |headroom| {
+        let both = |supply, headroom| {
             let constraints = vec![Constraint { headroom, refusal }];
             let headrooms = Headrooms { constraints, by_bid: vec![vec![(0, 2)]] };
-            cleared(vec![offer(0, 9, Mode::Greedy)], vec![runs("2")], headrooms)
+            cleared(vec![offer(0, supply, Mode::Greedy)], vec![runs("2")], headrooms)
         };
+        let limited = |headroom| both(9, headroom);
         check(&limited(7), &[3], "1", &[(0, 1, cause)]);
+        check(&both(3, 4), &[2], "1", &[(0, 1, cause), (0, 1, Cause::SupplyReclaimed)]);
         check(&limited(1), &[0], "1", &[(0, 4, cause)]);
         assert_eq!(limited(1).bids[0], lost(Reason::Refused(refusal), None));
         let short = Some(Short::Refused(refusal));
@@ -148,6 +151,17 @@ fn a_gang_above_its_share_is_refused_and_one_that_runs_stays() {
     check(&share(vec![large]), &[1], "1", &[]);
 }
 
+/// What was reclaimed goes to whoever reclaimed it, as long as others leave enough.
+#[test]
+fn newcomers_wait_for_those_that_they_displaced() {
+    let runs = |number, units, limit| bid(number, (units, units), limit, Some(units));
+    let clearing = walked(5, vec![runs(1, 6, "4"), runs(2, 3, "3"), bid(3, (3, 3), "5", None)]);
+    let stops = [(0, 6, Cause::SupplyReclaimed), (1, 3, Cause::Outbid { by: BidIx(2) })];
+    check(&clearing, &[0, 0, 3], "1", &stops);
+    let flows: Vec<_> = clearing.handovers.iter().map(|it| (it.from.0, it.to.0, it.gpus)).collect();
+    assert_eq!(flows, [(1, 2, 3)]);
+}
+
 #[test]
 fn who_is_refused_lets_others_pass() {
     let constraints = vec![Constraint { headroom: 5, refusal: Refusal::Quota }];
@@ -158,6 +172,17 @@ fn who_is_refused_lets_others_pass() {
     assert_eq!(clearing.bids[1], lost(Reason::Refused(Refusal::Quota), None));
 }
 
+/// In the order of the walk, newcomers take from victims.
+#[test]
+fn the_first_newcomer_has_what_the_first_victim_leaves() {
+    let runs = |number, limit| bid(number, (2, 2), limit, Some(2));
+    let new = |number, units, limit| bid(number, (units, units), limit, None);
+    let clearing = walked(5, vec![runs(1, "2"), runs(2, "3"), new(3, 3, "6"), new(4, 2, "5")]);
+    check(&clearing, &[0, 0, 3, 2], "3", &[0, 1].map(|it| (it, 2, Cause::Outbid { by: BidIx(3) })));
+    let flows: Vec<_> = clearing.handovers.iter().map(|it| (it.from.0, it.to.0, it.gpus)).collect();
+    assert_eq!(flows, [(1, 2, 2), (0, 3, 2)]);
+}
+
 /// The walk gives the 5 GPUs to the highest limit and wastes 3; the programme fills the pool.
 #[test]
 fn the_programme_fills_a_gap_that_the_walk_leaves() {
@@ -166,10 +191,33 @@ fn the_programme_fills_a_gap_that_the_walk_leaves() {
     let exact = cleared(vec![offer(0, 8, Mode::Exact)], bids(), Headrooms::default());
     check(&exact, &[0, 4, 4], "2.8", &[]);
     assert_eq!(exact.bids[0], lost(Reason::Outbid, Some("4.560000001")));
-    let running = vec![bid(1, (5, 5), "5", Some(5)), bid(2, (4, 4), "4", None), bid(3, (4, 4), "3", None)];
+    let running = vec![bid(1, (5, 5), "5", Some(5)), bid(2, (4, 4), "3", None), bid(3, (4, 4), "4", None)];
     let displaced = cleared(vec![offer(0, 8, Mode::Exact)], running, Headrooms::default());
     // None of the winners outranks the victim: it was turned away for its size alone.
-    check(&displaced, &[0, 4, 4], "1", &[(0, 5, Cause::Outbid { by: BidIx(1) })]);
+    check(&displaced, &[0, 4, 4], "1", &[(0, 5, Cause::Outbid { by: BidIx(2) })]);
+}
+
+/// Before the programme, what runs and is too large by now asks for its allowance last: else the others
+/// would have more as soon as it has lost, and clearing again would not be the same.
+#[test]
+fn a_gang_that_became_too_large_leaves_its_quota_to_others() {
+    let constraints = vec![Constraint { headroom: 3, refusal: Refusal::Quota }];
+    let by_bid = vec![vec![(0, 1)], vec![(0, 1)], vec![]];
+    let pools = vec![Pool { gang_max: "25".parse().unwrap(), ..offer(0, 8, Mode::Exact) }];
+    let bids = vec![bid(1, (3, 3), "9", Some(3)), bid(2, (1, 1), "8", None), bid(3, (1, 6), "20", None)];
+    let clearing = cleared(pools, bids, Headrooms { constraints, by_bid });
+    check(&clearing, &[0, 1, 6], "1", &[(0, 3, Cause::Quota)]);
+}
+
+/// A quota that lets a part of it pass is not why a bid loses.
+#[test]
+fn a_loser_of_the_programme_that_was_allowed_is_outbid() {
+    let constraints = vec![Constraint { headroom: 2, refusal: Refusal::Quota }];
+    let headrooms = Headrooms { constraints, by_bid: vec![vec![(0, 1)]] };
+    let bids = vec![bid(1, (1, 4), "2", None), bid(2, (1, 8), "3", None)];
+    let clearing = cleared(vec![offer(0, 8, Mode::Exact)], bids, headrooms);
+    check(&clearing, &[0, 8], "2", &[]);
+    assert_eq!(clearing.bids[0], lost(Reason::Outbid, Some("3.000000001")));
 }
 
 #[test]
@@ -178,9 +226,14 @@ fn a_pool_too_large_for_the_programme_is_walked_and_says_so() {
         cleared(vec![offer(0, supply, Mode::Exact)], bids, Headrooms::default()).pools[0].cleared
     };
     let many = |count: usize| (0..count).map(|at| bid(at as u64, (1, 1), "2", None)).collect::<Vec<_>>();
-    assert_eq!(how(EXACT_SUPPLY_MAX, many(EXACT_BIDS_MAX)), Cleared::Exactly);
+    let choices = usize::try_from(EXACT_CHOICES_MAX).unwrap();
+    assert_eq!(how(8, many(choices)), Cleared::Exactly);
+    assert_eq!(how(8, many(choices + 1)), Cleared::GreedilyForItsBids);
+    let wide = |count| (0..count).map(|at| bid(at, (1, 4_000), "2", None)).collect::<Vec<_>>();
+    assert_eq!(how(EXACT_SUPPLY_MAX, wide(EXACT_CHOICES_MAX / EXACT_SUPPLY_MAX)), Cleared::Exactly);
+    let more = wide(EXACT_CHOICES_MAX / EXACT_SUPPLY_MAX + 1);
+    assert_eq!(how(EXACT_SUPPLY_MAX, more), Cleared::GreedilyForItsBids);
     assert_eq!(how(EXACT_SUPPLY_MAX + 1, many(1)), Cleared::GreedilyForItsSupply);
-    assert_eq!(how(EXACT_SUPPLY_MAX, many(EXACT_BIDS_MAX + 1)), Cleared::GreedilyForItsBids);
 }
 
 /// At the ends of all ranges nothing overflows: the highest limit, the largest margin, the largest bids.
