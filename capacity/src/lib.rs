@@ -2,3 +2,7 @@
 //!
 //! Pure data and decisions. Nothing here knows a clock, a log or a network; the ledger's core brings
 //! time and positions, and writes down what was decided.
+
+pub mod calendar;
+pub mod nodes;
+pub mod steps;
