@@ -4,5 +4,8 @@
 //! time and positions, and writes down what was decided.
 
 pub mod calendar;
+pub mod cooldown;
+pub mod lifecycle;
 pub mod nodes;
 pub mod steps;
+pub mod supply;
