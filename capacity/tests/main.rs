@@ -7,5 +7,7 @@
 #![cfg(test)]
 
 mod calendar;
+mod lifecycle;
 mod nodes;
 mod seeds;
+mod supply;

@@ -50,6 +50,11 @@ pub const START_MS_MAX: i64 = 30 * 60_000;
 pub const START_ATTEMPTS_MAX: u32 = 5;
 /// After how long a call without an answer is taken for lost, in milliseconds.
 pub const ANSWER_MS_MAX: i64 = 30_000;
+/// How long after it was sent a call may still arrive, in milliseconds: who wants it no more looks so long
+/// whether it did.
+pub const LATE_MS_MAX: i64 = 120_000;
+/// How often what comes up is looked at before it is stopped all the same: for about five minutes.
+pub const LOOKS_MAX: u32 = 10;
 /// First pause before something is tried or asked again, in milliseconds; each further one is twice as long.
 pub const PAUSE_MS_MIN: i64 = 1_000;
 /// Longest pause, in milliseconds.
@@ -380,7 +385,9 @@ enum Flight {
         call: Call,
         /// When for the first time.
         first_sent: Instant,
-        /// A create: whether a look showed that there is none.
+        /// When for the last time.
+        last_sent: Instant,
+        /// A create: whether a look showed that there is none, since.
         is_absent: bool,
     },
     /// The cloud works on it.
@@ -517,9 +524,29 @@ impl Lifecycle {
             Some(Flight::Accepted { operation, .. }) => {
                 Some(Action::PollOperation { operation: operation.clone() })
             }
-            Some(Flight::Sent { call: Call::Create, is_absent: false, .. }) => Some(self.look_up()),
+            Some(Flight::Sent { .. }) if self.is_looked_for() => Some(self.look_up()),
             Some(Flight::Sent { call, .. }) => Some(self.call(*call)),
             None => self.wanted(),
+        }
+    }
+
+    /// Whether a look decides about the call that has no answer: a create, before it is made again; and what
+    /// was to bring up what is to be down now.
+    fn is_looked_for(&self) -> bool {
+        match &self.flight {
+            Some(Flight::Sent { call: Call::Create, is_absent: false, .. }) => true,
+            Some(Flight::Sent { call, .. }) => call.brings_up() && !self.phase.wants_up(),
+            Some(Flight::Accepted { .. }) | None => false,
+        }
+    }
+
+    /// Whether a look that began then says something: nothing is in flight that may change what it saw, and
+    /// nothing has changed since.
+    fn is_timely(&self, began: Instant) -> bool {
+        match &self.flight {
+            None => self.settled_at <= began,
+            Some(Flight::Sent { last_sent, .. }) => self.is_looked_for() && *last_sent <= began,
+            Some(Flight::Accepted { .. }) => false,
         }
     }
 
@@ -528,6 +555,8 @@ impl Lifecycle {
         match (&self.phase, self.belief) {
             (Phase::Requested, _) => None,
             (_, Belief::Unsure) => Some(self.look_up()),
+            // An operation need not say what it made.
+            (_, belief) if belief != Belief::Absent && self.cloud.is_none() => Some(self.look_up()),
 
             (Phase::Held, Belief::Absent) => Some(self.call(Call::Create)),
             (Phase::Held, Belief::Down) => Some(self.call(Call::Start)),
@@ -541,7 +570,10 @@ impl Lifecycle {
 
             (Phase::Notice { .. } | Phase::Stopping { .. } | Phase::Stopped { .. }, belief) => match belief {
                 Belief::Broken => Some(self.call(Call::Delete)),
-                Belief::Up | Belief::ComingUp => Some(self.call(Call::Stop)),
+                Belief::Up => Some(self.call(Call::Stop)),
+                // An operation that we lost brings it up: one at a time.
+                Belief::ComingUp if self.pauses < LOOKS_MAX => Some(self.look_up()),
+                Belief::ComingUp => Some(self.call(Call::Stop)),
                 Belief::GoingDown => Some(self.look_up()),
                 Belief::Down if self.is_deleted => Some(self.call(Call::Delete)),
                 Belief::Down | Belief::Absent | Belief::Unsure => None,

@@ -4,8 +4,8 @@ use hourglass_units::{CloudId, Instant, OperationId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ANSWER_MS_MAX, Action, Belief, Call, Cause, CloudState, Failure, Flight, Key, Lifecycle, NOTICE_MS_MIN,
-    PAUSE_MS_MAX, PAUSE_MS_MIN, Phase, Run, RunEnd, START_ATTEMPTS_MAX, START_MS_MAX,
+    ANSWER_MS_MAX, Action, Belief, Call, Cause, CloudState, Failure, Flight, Key, LATE_MS_MAX, Lifecycle,
+    NOTICE_MS_MIN, PAUSE_MS_MAX, PAUSE_MS_MIN, Phase, Run, RunEnd, START_ATTEMPTS_MAX, START_MS_MAX,
 };
 
 /// What somebody wants.
@@ -271,12 +271,9 @@ impl Change {
     /// Down from wherever it is. What never came up needs no notice.
     fn go_down(&mut self, cause: &Cause) {
         let cause = cause.clone();
-        let is_nowhere = self.it.flight.is_none() && self.it.belief == Belief::Absent;
+        let is_down = self.it.flight.is_none() && matches!(self.it.belief, Belief::Absent | Belief::Down);
         match self.it.phase {
-            Phase::Requested | Phase::Held if is_nowhere => self.enter(Phase::Stopped { cause }),
-            Phase::Requested if self.it.flight.is_none() && self.it.belief == Belief::Down => {
-                self.enter(Phase::Stopped { cause });
-            }
+            Phase::Requested | Phase::Held if is_down => self.enter(Phase::Stopped { cause }),
             Phase::Requested | Phase::Held | Phase::Creating | Phase::Running | Phase::Notice { .. } => {
                 self.enter(Phase::Stopping { cause });
                 self.settle();
@@ -295,7 +292,10 @@ impl Change {
             _ => self.at,
         };
         let call = key.call;
-        self.it.flight = Some(Flight::Sent { call, first_sent, is_absent: false });
+        self.it.flight = Some(Flight::Sent { call, first_sent, last_sent: self.at, is_absent: false });
+        if call.brings_up() {
+            self.it.up_since = None;
+        }
         match &self.it.phase {
             Phase::Held if call.brings_up() => self.enter(Phase::Creating),
             Phase::Notice { cause, .. } => {
@@ -314,13 +314,13 @@ impl Change {
             Fact::Answered { key, outcome } => self.answered(key, outcome),
             Fact::Operation { operation, news } => self.operation(operation, news),
             Fact::Seen { cloud, state, began, last_running } => {
-                if self.is_timely(*began) {
+                if self.it.is_timely(*began) {
                     self.was_running(*last_running);
                     self.seen(cloud, *state, *began);
                 }
             }
             Fact::Absent { began, last_running } => {
-                if self.is_timely(*began) {
+                if self.it.is_timely(*began) {
                     self.was_running(*last_running);
                     self.absent();
                 }
@@ -421,22 +421,18 @@ impl Change {
         self.pause();
     }
 
-    /// Whether a look that began then says something: nothing is in flight that may change what it saw, and
-    /// nothing has changed since. A create without an answer is what a look is for.
-    fn is_timely(&self, began: Instant) -> bool {
-        match &self.it.flight {
-            None => self.it.settled_at <= began,
-            Some(Flight::Sent { call: Call::Create, first_sent, .. }) => *first_sent <= began,
-            Some(Flight::Sent { .. } | Flight::Accepted { .. }) => false,
-        }
-    }
-
     fn seen(&mut self, cloud: &CloudId, state: CloudState, began: Instant) {
+        let belief = Belief::from(state);
+        if let Some(Flight::Sent { call: Call::Start, last_sent, .. }) = self.it.flight
+            && belief == Belief::Down
+            && self.may_arrive(last_sent)
+        {
+            return self.pause();
+        }
         if self.it.flight.is_some() {
             self.land();
         }
         self.it.cloud = Some(cloud.clone());
-        let belief = Belief::from(state);
         if belief == Belief::Up {
             self.was_running(Some(began));
         }
@@ -456,8 +452,6 @@ impl Change {
                 self.it.belief = belief;
                 self.enter(Phase::Creating);
             }
-            // The cloud changes it, or brings it up again after a fault of its own.
-            (Phase::Running | Phase::Notice { .. }, Belief::ComingUp) => {}
             (Phase::Running, Belief::GoingDown | Belief::Broken) => {
                 self.it.belief = belief;
                 self.close(None);
@@ -478,17 +472,22 @@ impl Change {
 
     /// The cloud has none.
     fn absent(&mut self) {
-        if let Some(Flight::Sent { call, first_sent, .. }) = self.it.flight
-            && self.it.phase.wants_up()
-        {
-            // It never arrived, so far.
-            self.it.flight = Some(Flight::Sent { call, first_sent, is_absent: true });
-            return self.pause();
+        if let Some(Flight::Sent { last_sent, is_absent, .. }) = &mut self.it.flight {
+            let last_sent = *last_sent;
+            // It has not arrived so far: it is made again where it is wanted, and may come late where not.
+            *is_absent = true;
+            if self.it.phase.wants_up() || self.may_arrive(last_sent) {
+                return self.pause();
+            }
         }
         if self.it.flight.is_some() {
             self.land();
         }
         self.gone();
+    }
+
+    fn may_arrive(&self, last_sent: Instant) -> bool {
+        self.at.ms_since(last_sent) < LATE_MS_MAX
     }
 
     fn gone(&mut self) {
@@ -507,6 +506,7 @@ impl Change {
         self.it.failures = 0;
         self.it.run = Some(Run { from, last_seen: from, end: None });
         self.enter(Phase::Running);
+        self.settle();
     }
 
     /// It is down: since a stop that was first sent then, or for a reason that we do not know.

@@ -12,7 +12,7 @@ use std::cmp::Ordering;
 use hourglass_units::{CloudId, InstanceId, Instant};
 use serde::{Deserialize, Serialize};
 
-use super::{Belief, Call, CloudState, Fact, Flight, Lifecycle, Phase};
+use super::{Belief, CloudState, Fact, Lifecycle, Phase};
 
 /// An instance in a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,10 +90,11 @@ pub fn reconcile<'a>(
         let (same, after) = from.split_at(from.partition_point(|it| order(it) == Ordering::Equal));
         findings.extend(before.iter().map(stray));
         rest = after;
-        if !is_timely(lifecycle, listing.began) {
+        if !lifecycle.is_timely(listing.began) {
             continue;
         }
-        let seen_before = previous.filter(|previous| lifecycle.settled_at <= *previous);
+        let was_up = |previous: &Instant| lifecycle.belief == Belief::Up && lifecycle.settled_at <= *previous;
+        let seen_before = previous.filter(was_up);
         let Some(ours) = which_is_ours(lifecycle, listing, same) else {
             findings.extend(ghost(lifecycle, listing, seen_before));
             continue;
@@ -103,15 +104,6 @@ pub fn reconcile<'a>(
     }
     findings.extend(rest.iter().map(stray));
     findings
-}
-
-/// As [`Lifecycle::on`] sees it: nothing in flight, nothing newer.
-fn is_timely(lifecycle: &Lifecycle, began: Instant) -> bool {
-    match &lifecycle.flight {
-        None => lifecycle.settled_at <= began,
-        Some(Flight::Sent { call: Call::Create, first_sent, .. }) => *first_sent <= began,
-        Some(Flight::Sent { .. } | Flight::Accepted { .. }) => false,
-    }
 }
 
 /// The one whose id we have; else the liveliest, and of those the first by id.
@@ -153,8 +145,6 @@ fn difference(
     let is_same = lifecycle.cloud.as_ref() == Some(&ours.cloud) && lifecycle.belief == belief;
     let kind = match &lifecycle.phase {
         _ if is_same && lifecycle.flight.is_none() => return None,
-        // The cloud changes it, or brings it up again: it is ours all the same.
-        Phase::Running | Phase::Notice { .. } if belief == Belief::ComingUp => return None,
         Phase::Running | Phase::Notice { .. } if !is_up => Kind::Ghost,
         Phase::Stopped { .. } | Phase::Failed { .. } if is_up => Kind::Zombie,
         _ if lifecycle.cloud.is_none() => Kind::Adopted,
