@@ -130,10 +130,9 @@ pub struct Pool<'a> {
     pub used: &'a BTreeMap<ReservationName, u64>,
     /// On-demand GPUs, running and admitted.
     pub on_demand: u64,
-    /// Spot GPUs that run, those under notice too.
-    pub spot: u64,
-    /// Those of them that are under notice, or stopping.
-    pub draining: u64,
+    /// Spot GPUs that run, over time: those under notice until they are gone at the latest, the others until the
+    /// end of time.
+    pub spot: &'a Steps,
     /// GPUs that the cloud proved not to have, for a while.
     pub cooling_down: u64,
 }
@@ -235,17 +234,30 @@ impl Pool<'_> {
         if gpus > room {
             return Admission::Refused { room, tightest };
         }
-        // Spot sits on what is lent first: the rest of it is in the way.
-        let now = Interval::between(self.at, self.at.saturating_add_ms(1));
-        let lent = now.map_or(0, |now| self.lent_over(policy, now).1.at(self.at));
-        let kept = self.calendar.promised().at(self.at).saturating_add(taken);
-        let wanted = kept.saturating_add(self.spot.saturating_sub(lent)).saturating_add(gpus);
-        match wanted.saturating_sub(self.capacity.at(self.at)) {
-            0 => Admission::Now,
-            in_the_way => Admission::Pending {
-                reclaim: in_the_way.saturating_sub(self.draining),
-                ready_by: self.at.saturating_add_ms(policy.horizon_ms()),
-            },
+        self.make_way(policy, taken.saturating_add(gpus))
+    }
+
+    /// When all that is taken has its GPUs, all reservations within the horizon theirs, and spot what it has now.
+    /// Spot sits on what is lent first: the rest of it may be in the way.
+    fn make_way(&self, policy: &Policy, taken: u64) -> Admission {
+        let gone_by = self.at.saturating_add_ms(policy.horizon_ms());
+        let Some(horizon) = Policy::ahead(self.at, policy.horizon_ms()) else { return Admission::Now };
+        let (_, lent) = self.lent_over(policy, horizon);
+        let remains = self.spot.least(horizon);
+        let (mut reclaim, mut ready_by) = (0, self.at);
+        let figures = [self.capacity, self.calendar.promised(), &lent, self.spot];
+        for (part, [there, reserved, lent, spot]) in side_by_side(figures, horizon) {
+            let kept = reserved.saturating_add(taken);
+            let in_the_way = |spot: u64| kept.saturating_add(spot.saturating_sub(lent)).saturating_sub(there);
+            reclaim = in_the_way(remains).max(reclaim);
+            if in_the_way(spot) > 0 {
+                ready_by = part.end().min(gone_by);
+            }
+        }
+        match ready_by {
+            _ if reclaim > 0 => Admission::Pending { reclaim, ready_by: gone_by },
+            now if now == self.at => Admission::Now,
+            later => Admission::Pending { reclaim, ready_by: later },
         }
     }
 
