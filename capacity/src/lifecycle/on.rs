@@ -164,7 +164,7 @@ pub struct Transition {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IllegalTransition {
     /// Not in this phase.
-    #[error("an instance that is {phase} does not take the wish to {wish}: {hint}")]
+    #[error("an instance in phase {phase} does not take the wish to {wish}: {hint}")]
     Wish {
         /// Which it is in.
         phase: &'static str,
@@ -437,7 +437,7 @@ impl Change {
             self.was_running(Some(began));
         }
         match (&self.it.phase, belief) {
-            (Phase::Held | Phase::Creating, Belief::Up) => self.up(),
+            (Phase::Held | Phase::Creating, Belief::Up) => self.up(began),
             (Phase::Creating, Belief::Down) => {
                 // It was accepted, and came to nothing.
                 self.it.belief = belief;
@@ -500,11 +500,11 @@ impl Change {
         }
     }
 
-    fn up(&mut self) {
+    fn up(&mut self, began: Instant) {
         let from = self.it.up_since.take().unwrap_or(self.at);
         self.it.belief = Belief::Up;
         self.it.failures = 0;
-        self.it.run = Some(Run { from, last_seen: from, end: None });
+        self.it.run = Some(Run { from, last_seen: began.max(from), end: None });
         self.enter(Phase::Running);
         self.settle();
     }
