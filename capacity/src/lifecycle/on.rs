@@ -391,9 +391,6 @@ impl Change {
         if failure == Failure::NotFound && call != Call::Create {
             return self.absent();
         }
-        if failure == Failure::AlreadyExists {
-            self.it.cloud = None;
-        }
         if !(call.brings_up() && self.it.phase.wants_up()) {
             return self.pause();
         }

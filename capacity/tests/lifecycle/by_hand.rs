@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use hourglass_capacity::cooldown::{COOLDOWN_MS_MAX, COOLDOWN_MS_MIN, Cooldown};
 use hourglass_capacity::lifecycle::{
     ANSWER_MS_MAX, Action, Belief, Call, Cause, CloudState, Fact, Failure, Finding, IllegalTransition, Input,
-    Key, Kind, Lifecycle, Listed, Listing, News, Outcome, PAUSE_MS_MAX, Phase, Reclaim, Run, RunEnd,
-    START_ATTEMPTS_MAX, START_MS_MAX, Transition, Wish, reconcile,
+    Key, Kind, LATE_MS_MAX, Lifecycle, Listed, Listing, News, Outcome, PAUSE_MS_MAX, Phase, Reclaim, Run,
+    RunEnd, START_ATTEMPTS_MAX, START_MS_MAX, Transition, Wish, reconcile,
 };
 use hourglass_units::{CloudId, InstanceId};
 
@@ -248,6 +248,68 @@ fn l3_a_repetition_has_the_same_key_and_a_new_attempt_another() {
 }
 
 #[test]
+fn l3_what_is_wanted_no_more_is_looked_for_and_not_made_again() {
+    let late = LATE_MS_MAX / SECOND;
+    // A create without an answer: it may still arrive, so it is not over before that.
+    let mut play = Play::held();
+    play.sent(0, Call::Create);
+    play.wish(1, Wish::Stop { cause: Cause::OwnerStopped });
+    play.now = 60;
+    assert_eq!(play.action(), Some(Action::LookUp { cloud: None }));
+    play.absent(60);
+    play.absent(late - 1);
+    assert_eq!(*play.it.phase(), Phase::Stopping { cause: Cause::OwnerStopped });
+    let mut arrived = Play { it: play.it.clone(), ..play };
+    play.absent(late);
+    assert_eq!((play.it.phase(), play.it.is_over()), (&Phase::Stopped { cause: Cause::OwnerStopped }, true));
+    arrived.seen(late, CloudState::Running);
+    assert_eq!((arrived.due(), arrived.it.run()), ("i1.1.stop".into(), None));
+
+    // A start without an answer.
+    let mut play = Play::running(10);
+    play.seen(20, CloudState::Stopped);
+    play.wish(30, Wish::Start);
+    play.wish(30, Wish::Hold);
+    play.sent(30, Call::Start);
+    play.wish(31, Wish::Stop { cause: Cause::OwnerStopped });
+    play.now = 90;
+    assert_eq!(play.action(), Some(Action::LookUp { cloud: Some(vm("vm-1")) }));
+    play.seen(30 + late - 1, CloudState::Stopped);
+    assert_eq!(*play.it.phase(), Phase::Stopping { cause: Cause::OwnerStopped });
+    play.seen(30 + late, CloudState::Stopped);
+    assert_eq!((play.it.phase(), play.action()), (&Phase::Stopped { cause: Cause::OwnerStopped }, None));
+}
+
+#[test]
+fn l3_what_was_looked_at_before_the_last_change_says_nothing() {
+    let check = |play: &Play, began: i64, is_new: bool| {
+        let began = at(began * SECOND);
+        let seen = Fact::Seen { cloud: vm("vm-1"), state: CloudState::Stopped, began, last_running: None };
+        for fact in [seen, Fact::Absent { began, last_running: None }] {
+            let next = play.it.on(&Input::Fact(fact.clone()), at(100 * SECOND)).unwrap().next;
+            assert_eq!(next != play.it, is_new, "{fact:?}");
+        }
+    };
+    let mut play = Play::held();
+    play.sent(0, Call::Create);
+    play.accepted("op-1");
+    play.operation(5, "op-1", News::Succeeded { finished_at: at(5 * SECOND) });
+    play.seen(10, CloudState::Running);
+    // A listing that began while it came up may have seen it coming up, though it arrives now.
+    check(&play, 9, false);
+    check(&play, 10, true);
+    play.wish(50, Wish::Stop { cause: Cause::OwnerStopped });
+    check(&play, 49, false);
+    play.sent(50, Call::Stop);
+    check(&play, 60, false);
+    play.accepted("op-2");
+    check(&play, 60, false);
+    play.operation(70, "op-2", News::Failed { failure: Failure::Internal });
+    check(&play, 69, false);
+    check(&play, 70, true);
+}
+
+#[test]
 fn l3_pauses_double_up_to_their_bound() {
     let mut play = Play::held();
     play.sent(0, Call::Create);
@@ -425,6 +487,23 @@ fn l3_a_listing_shows_ghosts_zombies_and_strays() {
     // Only what is complete shows that something is gone, and only what began after the last change.
     check(&[&running], &Listing { is_complete: false, ..listing(60, &[]) }, &[]);
     check(&[&running], &listing(9, &[]), &[]);
+
+    // It ran when an earlier listing began, if it was up by then and still is for all we know.
+    let last_running = |it: &Lifecycle, previous: i64| {
+        let findings = reconcile([it], &listing(60, &[]), Some(at(previous * SECOND)));
+        match findings.as_slice() {
+            [Finding::Known { fact: Fact::Absent { last_running, .. }, .. }] => *last_running,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(
+        [9, 10, 30].map(|second| last_running(&running, second)),
+        [None, Some(at(10_000)), Some(at(30_000))]
+    );
+    let mut restarted = Play::running(10);
+    restarted.seen(20, CloudState::Starting);
+    assert_eq!(*restarted.it.phase(), Phase::Running);
+    assert_eq!(last_running(&restarted.it, 30), None);
 
     // Strays: of no name, of an unknown name, of a name that is taken.
     let items = [

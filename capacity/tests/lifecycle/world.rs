@@ -43,6 +43,8 @@ pub(super) struct World {
     wanted: BTreeMap<InstanceId, (Wanted, BTreeSet<&'static str>)>,
     late: Vec<Late>,
     listing: Option<(i64, Listing)>,
+    /// What a listing showed, on its way to the instances.
+    findings: Vec<(i64, InstanceId, Fact)>,
     previous: Option<Instant>,
     runs: Vec<(InstanceId, Run)>,
     keys: BTreeMap<String, (Call, Option<CloudId>)>,
@@ -64,6 +66,7 @@ impl World {
             wanted,
             late: Vec::new(),
             listing: None,
+            findings: Vec::new(),
             previous: None,
             runs: Vec::new(),
             keys: BTreeMap::new(),
@@ -283,6 +286,7 @@ impl World {
     }
 
     fn list(&mut self) {
+        self.tell_findings();
         match self.listing.take() {
             None => {
                 if self.chance.one_in(8) {
@@ -303,15 +307,30 @@ impl World {
     fn take_in(&mut self, listing: &Listing) {
         for finding in reconcile(self.known.values(), listing, self.previous) {
             match finding {
-                Finding::Known { instance, fact, .. } => self.tell(&instance, &Input::Fact(fact)).unwrap(),
+                Finding::Known { instance, fact, .. } => {
+                    let arrives =
+                        if self.errs() { self.now + self.chance.within(0, 60_000) } else { self.now };
+                    self.findings.push((arrives, instance, fact));
+                }
                 Finding::Stray { listed } => {
                     let stray = Lifecycle::stray(listed.cloud.clone(), true, at(self.now)).unwrap();
                     self.strays.entry(listed.cloud).or_insert(stray);
                 }
             }
         }
-        if listing.is_complete {
+        self.tell_findings();
+        // Only a listing whose findings were all taken in says that the rest ran.
+        if listing.is_complete && self.findings.is_empty() {
             self.previous = Some(listing.began);
+        }
+    }
+
+    fn tell_findings(&mut self) {
+        let now = self.now;
+        for (_, instance, fact) in
+            self.findings.extract_if(.., |(arrives, ..)| *arrives <= now).collect::<Vec<_>>()
+        {
+            self.tell(&instance, &Input::Fact(fact)).unwrap();
         }
     }
 
