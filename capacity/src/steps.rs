@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 
 use hourglass_units::{INSTANT_MAX, INSTANT_MIN, Instant, Interval};
 
@@ -113,13 +114,21 @@ pub fn side_by_side<const N: usize>(
     steps: [&Steps; N],
     within: Interval,
 ) -> impl Iterator<Item = (Interval, [u64; N])> {
+    let inside = (Bound::Excluded(within.start()), Bound::Excluded(within.end()));
+    let mut levels = steps.map(|it| it.at(within.start()));
+    let mut changes = steps.map(|it| it.levels.range(inside).peekable());
     let mut from = within.start();
     std::iter::from_fn(move || {
-        let rest = Interval::between(from, within.end())?;
-        let change = steps.iter().filter_map(|it| it.next_change(from)).min().unwrap_or(rest.end());
-        let part = Interval::between(from, change.min(rest.end()))?;
+        let next = changes.iter_mut().filter_map(|it| it.peek().map(|(at, _)| **at)).min();
+        let part = Interval::between(from, next.unwrap_or(within.end()))?;
+        let of_part = levels;
+        for (level, change) in levels.iter_mut().zip(&mut changes) {
+            if let Some((_, changed)) = change.next_if(|(at, _)| **at == part.end()) {
+                *level = *changed;
+            }
+        }
         from = part.end();
-        Some((part, steps.map(|it| it.at(part.start()))))
+        Some((part, of_part))
     })
 }
 

@@ -56,13 +56,15 @@ fn some_capacity(chance: &mut Chance, least: u64, most: u64) -> (Steps, Vec<u64>
     (Steps::sum(instants.chain([(rest, level)])), array)
 }
 
+/// Size, start and end.
+type Part = (u64, i64, i64);
+
 #[derive(Default)]
 struct World {
     capacity: Vec<u64>,
-    /// Size, start, end.
-    reservations: BTreeMap<u64, (u64, i64, i64)>,
-    /// The most that is lent, and claims: size, start, end.
-    loans: BTreeMap<u64, (u64, Vec<(u64, i64, i64)>)>,
+    reservations: BTreeMap<u64, Part>,
+    /// The most that is lent, and claims.
+    loans: BTreeMap<u64, (u64, Vec<Part>)>,
     used: BTreeMap<u64, u64>,
     on_demand: u64,
     cooling_down: u64,

@@ -240,7 +240,7 @@ pub enum Phase {
         /// Why.
         cause: Cause,
     },
-    /// It is down.
+    /// It is down, and can be started again.
     Stopped {
         /// Why.
         cause: Cause,
@@ -438,6 +438,8 @@ pub struct Lifecycle {
     settled_at: Instant,
     /// When the operation finished that brought it up.
     up_since: Option<Instant>,
+    /// Whether it was ever RUNNING.
+    has_run: bool,
     run: Option<Run>,
 }
 
@@ -458,6 +460,7 @@ impl Lifecycle {
             not_before: at,
             settled_at: at,
             up_since: None,
+            has_run: false,
             run: None,
         }
     }

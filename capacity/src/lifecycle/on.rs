@@ -271,9 +271,8 @@ impl Change {
     /// Down from wherever it is. What never came up needs no notice.
     fn go_down(&mut self, cause: &Cause) {
         let cause = cause.clone();
-        let is_down = self.it.flight.is_none() && matches!(self.it.belief, Belief::Absent | Belief::Down);
         match self.it.phase {
-            Phase::Requested | Phase::Held if is_down => self.enter(Phase::Stopped { cause }),
+            Phase::Requested | Phase::Held if self.is_down() => self.enter(Phase::Stopped { cause }),
             Phase::Requested | Phase::Held | Phase::Creating | Phase::Running | Phase::Notice { .. } => {
                 self.enter(Phase::Stopping { cause });
                 self.settle();
@@ -483,6 +482,10 @@ impl Change {
         self.gone();
     }
 
+    fn is_down(&self) -> bool {
+        self.it.flight.is_none() && matches!(self.it.belief, Belief::Absent | Belief::Down)
+    }
+
     fn may_arrive(&self, last_sent: Instant) -> bool {
         self.at.ms_since(last_sent) < LATE_MS_MAX
     }
@@ -500,7 +503,7 @@ impl Change {
     fn up(&mut self, began: Instant) {
         let from = self.it.up_since.take().unwrap_or(self.at);
         self.it.belief = Belief::Up;
-        self.it.failures = 0;
+        (self.it.failures, self.it.has_run) = (0, true);
         self.it.run = Some(Run { from, last_seen: began.max(from), end: None });
         self.enter(Phase::Running);
         self.settle();
@@ -522,9 +525,14 @@ impl Change {
         self.enter(Phase::Stopped { cause });
     }
 
-    /// It did not come up, and will not.
+    /// It did not come up, and will not. What never did is done away with; what did once is only stopped, and
+    /// may be started again.
     fn fail(&mut self, cause: Cause) {
-        self.enter(Phase::Failed { cause });
+        self.enter(match self.it.has_run {
+            false => Phase::Failed { cause },
+            true if self.is_down() => Phase::Stopped { cause },
+            true => Phase::Stopping { cause },
+        });
     }
 
     fn close(&mut self, stopped_at: Option<Instant>) {
@@ -564,8 +572,8 @@ impl Change {
 
     /// Waits, each time twice as long. A start that has waited too long has failed.
     fn pause(&mut self) {
-        let doubled = PAUSE_MS_MIN.checked_shl(self.it.pauses).unwrap_or(PAUSE_MS_MAX);
-        let pause = doubled.clamp(PAUSE_MS_MIN, PAUSE_MS_MAX);
+        let doubled = PAUSE_MS_MIN.saturating_mul(2_i64.saturating_pow(self.it.pauses));
+        let pause = doubled.min(PAUSE_MS_MAX);
         self.it.pauses = self.it.pauses.saturating_add(1);
         self.it.not_before = self.at.saturating_add_ms(pause);
         if self.it.phase == Phase::Creating && self.at.ms_since(self.it.since) >= START_MS_MAX {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hourglass_units::Interval;
+use hourglass_units::{Instant, Interval};
 use serde::{Deserialize, Serialize};
 
 use crate::calendar::ReservationName;
@@ -79,7 +79,9 @@ pub enum LoanError {
         name: ReservationName,
     },
     /// More than [`CLAIMS_MAX`].
-    #[error("{name} has {CLAIMS_MAX} claims that are not over: take the whole offer back instead")]
+    #[error(
+        "{name} has {CLAIMS_MAX} claims that are not over: claim more at once, or take the whole offer back"
+    )]
     TooManyClaims {
         /// Which.
         name: ReservationName,
@@ -106,8 +108,7 @@ impl Loans {
         self.0.entry(name).or_insert(Loan { offer, claims: Vec::new() }).offer = offer;
     }
 
-    /// The owner says when it will need how much. Claims that are over by the start of this one's horizon
-    /// are for [`Self::forget_before`].
+    /// The owner says when it will need how much.
     pub fn ask_back(&mut self, name: &ReservationName, claim: Claim) -> Result<(), LoanError> {
         let loan = self.0.get_mut(name).ok_or_else(|| LoanError::NotLent { name: name.clone() })?;
         if loan.claims.len() >= CLAIMS_MAX {
@@ -117,13 +118,13 @@ impl Loans {
         Ok(())
     }
 
-    /// The owner takes its whole offer back: the spot that sits on it gets its notice.
+    /// The owner takes its whole offer back, and its claims with it: the spot that sits on it gets its notice.
     pub fn withdraw(&mut self, name: &ReservationName) -> Option<Loan> {
         self.0.remove(name)
     }
 
     /// Forgets claims that are over by then.
-    pub fn forget_before(&mut self, at: hourglass_units::Instant) {
+    pub fn forget_before(&mut self, at: Instant) {
         for loan in self.0.values_mut() {
             loan.claims.retain(|claim| claim.interval.end() > at);
         }

@@ -334,6 +334,19 @@ impl World {
         }
     }
 
+    /// Whether the cloud did what is said to be the cause.
+    fn happened(&self, name: &InstanceId, cause: &Cause) -> bool {
+        let mishaps: &[Mishap] = match cause {
+            // One that is found down says no more than that it did not come up.
+            Cause::NotEnoughResources => &[Mishap::Lacked, Mishap::Failed, Mishap::Stopped],
+            Cause::CloudQuota => &[Mishap::Failed],
+            Cause::CloudError { .. } => &[Mishap::Failed, Mishap::Stopped],
+            Cause::Provider => &[Mishap::Stopped],
+            _ => &[],
+        };
+        mishaps.iter().any(|mishap| self.cloud.has(name, *mishap))
+    }
+
     fn check(&self) {
         assert!(self.cloud.had_faults || self.cloud.mishaps.is_empty(), "{:?}", self.cloud.mishaps);
         for (name, it) in &self.known {
@@ -352,21 +365,14 @@ impl World {
                     );
                 }
                 Phase::Stopped { cause } => {
-                    let is_mishap = *cause == Cause::Provider && self.cloud.has(name, Mishap::Stopped);
+                    let is_mishap = self.happened(name, cause);
                     assert!(is_mishap || causes.contains(cause.as_str()), "{context}");
                     assert!(is_mishap || *wanted != Wanted::Up, "{context}");
                     assert!(matches!(state, None | Some(CloudState::Stopped)), "a zombie: {context}");
                     assert!(*wanted != Wanted::Deleted || state.is_none(), "{context}");
                 }
                 Phase::Failed { cause } => {
-                    // One that is found down says no more than that it did not come up.
-                    let mishaps = match cause {
-                        Cause::NotEnoughResources => [Mishap::Lacked, Mishap::Failed, Mishap::Stopped],
-                        Cause::CloudQuota => [Mishap::Failed; 3],
-                        Cause::CloudError { .. } => [Mishap::Failed, Mishap::Stopped, Mishap::Stopped],
-                        _ => panic!("{context}"),
-                    };
-                    assert!(mishaps.iter().any(|mishap| self.cloud.has(name, *mishap)), "{context}");
+                    assert!(self.happened(name, cause), "{context}");
                     assert_eq!(state, None, "{context}");
                 }
                 phase => panic!("it stays {phase:?}: {context}"),
