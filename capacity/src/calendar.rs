@@ -12,7 +12,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use hourglass_units::{INSTANT_MAX, Instant, Interval, ProjectId, ReservationId, TenantId};
+use hourglass_units::{
+    HOUR_MILLISECONDS, INSTANT_MAX, Instant, Interval, ProjectId, ReservationId, TenantId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::nodes::POOL_GPUS_MAX;
@@ -22,8 +24,10 @@ use crate::steps::{Steps, side_by_side};
 pub const RESERVATIONS_MAX: usize = 1 << 17;
 /// Most parts of a reservation that are assigned to projects.
 pub const ALLOWANCES_MAX: usize = 256;
-/// How much later than asked for a start is looked for, in milliseconds: 90 days.
-pub const SEARCH_MS_MAX: i64 = 90 * 24 * 3_600_000;
+/// How much later than asked for a start is looked for, in days.
+pub const SEARCH_DAYS_MAX: i64 = 90;
+/// The same in milliseconds.
+pub const SEARCH_MS_MAX: i64 = SEARCH_DAYS_MAX * 24 * HOUR_MILLISECONDS;
 
 /// Which reservation: a tenant names its own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -235,7 +239,7 @@ impl fmt::Display for Shortage {
         }
         match earliest_start {
             Some(start) => write!(f, ", or all from {start} on for as long"),
-            None => write!(f, ", and all at no start within 90 days"),
+            None => write!(f, ", and all at no start within {SEARCH_DAYS_MAX} days"),
         }
     }
 }

@@ -31,7 +31,7 @@ mod share;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use hourglass_units::{INSTANT_MAX, Instant, Interval};
+use hourglass_units::{HOUR_MILLISECONDS, INSTANT_MAX, Instant, Interval};
 use serde::{Deserialize, Serialize};
 
 use crate::calendar::{Calendar, ReservationName};
@@ -42,7 +42,7 @@ pub use loans::{CLAIMS_MAX, Claim, Lent, Loan, LoanError, Loans, Offer};
 pub use share::{Overfull, Parts, Split, YieldShares, split, yield_shares};
 
 /// Longest horizon, in milliseconds: a day.
-pub const HORIZON_MS_MAX: i64 = 24 * 3_600_000;
+pub const HORIZON_MS_MAX: i64 = 24 * HOUR_MILLISECONDS;
 /// A look-ahead without a bound.
 pub const LOOK_AHEAD_MS_ALL: i64 = i64::MAX;
 /// Most instants that are looked at for the next change; after the last of them it is worth looking again.
@@ -133,7 +133,7 @@ pub struct Pool<'a> {
     /// Spot GPUs that run, over time: those under notice until they are gone at the latest, the others until the
     /// end of time.
     pub spot: &'a Steps,
-    /// GPUs that the cloud proved not to have, for a while.
+    /// GPUs that the cloud proved not to have: they count for nothing until they are tried again.
     pub cooling_down: u64,
 }
 
@@ -242,7 +242,7 @@ impl Pool<'_> {
     fn make_way(&self, policy: &Policy, taken: u64) -> Admission {
         let gone_by = self.at.saturating_add_ms(policy.horizon_ms());
         let Some(horizon) = Policy::ahead(self.at, policy.horizon_ms()) else { return Admission::Now };
-        let (_, lent) = self.lent_over(policy, horizon);
+        let (_, lent) = self.lent_over(horizon);
         let remains = self.spot.least(horizon);
         let (mut reclaim, mut ready_by) = (0, self.at);
         let figures = [self.capacity, self.calendar.promised(), &lent, self.spot];
@@ -287,9 +287,9 @@ impl Pool<'_> {
             next_change: None,
         };
         let Some(horizon) = Policy::ahead(self.at, policy.horizon_ms()) else { return supply };
-        let (loans, lent) = self.lent_over(policy, horizon);
+        let (loans, lent) = self.lent_over(horizon);
         let figures = side_by_side([self.capacity, self.calendar.promised(), &lent], horizon);
-        // The sums differ by the same for all, so that the least is found without the constant terms.
+        // What is the same at every instant does not matter for which is the tightest.
         let left = |[there, reserved, lent]: [u64; 3]| {
             i128::from(there).saturating_add(i128::from(lent)).saturating_sub(i128::from(reserved))
         };
@@ -307,17 +307,16 @@ impl Pool<'_> {
         supply
     }
 
-    /// The loans that count now, and what of the interval they cover.
-    fn lent_over(&self, policy: &Policy, within: Interval) -> (Vec<Lent>, Steps) {
-        let horizon = Policy::ahead(self.at, policy.horizon_ms()).unwrap_or(within);
+    /// The loans that count within the horizon, and what they come to over it.
+    fn lent_over(&self, horizon: Interval) -> (Vec<Lent>, Steps) {
         let mut parts = Vec::new();
         let mut all = Vec::new();
         for (name, loan) in self.loans.iter() {
             let Some(reservation) = self.calendar.get(name) else { continue };
-            let Some(part) = reservation.interval().intersection(within) else { continue };
-            let used = self.used.get(name).copied().unwrap_or(0);
-            let used = if reservation.interval().contains(self.at) { used } else { 0 };
-            let lent = loan.lent(name, reservation.gpus(), used, horizon);
+            let Some(part) = reservation.interval().intersection(horizon) else { continue };
+            // One that is yet to begin has no use.
+            let used = self.used.get(name).filter(|_| reservation.interval().contains(self.at));
+            let lent = loan.lent(name, reservation.gpus(), used.copied().unwrap_or(0), horizon);
             parts.push((part, lent.gpus));
             all.push(lent);
         }
