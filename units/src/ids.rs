@@ -201,6 +201,18 @@ id! {
     /// A grant of credit, unique in its tenant.
     CreditId, "credit id"
 }
+id! {
+    /// A machine with GPUs, as its operator names it.
+    NodeId, "node id"
+}
+id! {
+    /// What the cloud calls one of its things: an instance, a capacity interval.
+    CloudId, "id of the cloud"
+}
+id! {
+    /// What the cloud calls one of its operations.
+    OperationId, "operation id"
+}
 
 #[cfg(test)]
 mod tests {
