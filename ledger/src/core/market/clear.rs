@@ -109,7 +109,7 @@ fn follow(state: &State, cleared: &mut Cleared, now: Instant) -> Result<(), Reje
     for preemption in &clearing.preemptions {
         preempted.entry(preemption.bid).or_default().push(preemption);
     }
-    for (ix, (it, outcome)) in BidIx::below(book.bids().len()).zip(book.bids().iter().zip(&clearing.bids)) {
+    for (ix, (it, outcome)) in (0..).map(BidIx).zip(book.bids().iter().zip(&clearing.bids)) {
         let Some(bid) = state.market.bids.get(&it.number) else { continue };
         let won = outcome.won().and_then(|(pool, units)| Some((name_of(pool)?, units)));
         let stays = match (&bid.held, won) {
