@@ -48,6 +48,7 @@ fn terms(gpus: u64) -> PoolTerms {
         mode: ClearingMode::Greedy,
         gang_max: Percent::WHOLE,
         notice_ms: MINUTE,
+        driven: false,
     }
 }
 

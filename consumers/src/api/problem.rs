@@ -299,7 +299,7 @@ const fn quota_status(rejection: &QuotaRejection) -> StatusCode {
 const fn market_status(rejection: &MarketRejection) -> StatusCode {
     use MarketRejection as M;
     match rejection {
-        M::PoolUnknown { .. } | M::BidUnknown { .. } => StatusCode::NOT_FOUND,
+        M::PoolUnknown { .. } | M::BidUnknown { .. } | M::NoLife { .. } => StatusCode::NOT_FOUND,
         M::PoolsFull
         | M::PoolCurrencyFixed { .. }
         | M::CurrencyDiffers { .. }
@@ -309,8 +309,11 @@ const fn market_status(rejection: &MarketRejection) -> StatusCode {
         | M::AboveSupply { .. }
         | M::GangRuns { .. }
         | M::IsAUnit { .. }
+        | M::Life(_)
+        | M::NothingNew
         | M::NothingToClear => StatusCode::CONFLICT,
         M::PoolElsewhere { .. }
+        | M::ListingTooLong
         | M::NoticeOutOfRange
         | M::PoolTwice { .. }
         | M::Bid(_)

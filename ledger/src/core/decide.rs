@@ -468,6 +468,7 @@ fn sku(cell: &Cell, platform: &Platform, model: PurchaseModel) -> Sku {
 
 fn start(state: &State, cell: &Cell, id: &InstanceId, at: Instant, now: Instant) -> Result<Event, Rejection> {
     let instance = find(state, id)?;
+    market::check_not_driven(state, id)?;
     check_time(cell.policy, at, now)?;
     if let Some(since) = instance.running_since() {
         return Err(Rejection::AlreadyRunning { instance: id.clone(), since });
@@ -499,6 +500,7 @@ fn stop(
 ) -> Result<Event, Rejection> {
     check_text("the cause", cause)?;
     let instance = find(state, id)?;
+    market::check_not_driven(state, id)?;
     check_time(cell.policy, at, now)?;
     // What was accepted and never ran holds quota all the same.
     let since = instance.running_since().or_else(|| instance.holding.map(|holding| holding.since));

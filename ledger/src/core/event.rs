@@ -302,11 +302,12 @@ pub enum EventKind {
     BidUpdated = 53,
     BidCancelled = 54,
     MarketCleared = 55,
+    UnitsLearnt = 56,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 47] = [
         Self::CellOpened,
         Self::TenantOpened,
         Self::RateCardPublished,
@@ -353,6 +354,7 @@ impl EventKind {
         Self::BidUpdated,
         Self::BidCancelled,
         Self::MarketCleared,
+        Self::UnitsLearnt,
     ];
 
     /// The number in the log.
@@ -414,6 +416,7 @@ impl EventKind {
             Self::BidUpdated => "bid_updated",
             Self::BidCancelled => "bid_cancelled",
             Self::MarketCleared => "market_cleared",
+            Self::UnitsLearnt => "units_learnt",
         }
     }
 }

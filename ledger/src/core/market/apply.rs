@@ -1,11 +1,13 @@
 //! What happens in the market.
 
+use hourglass_capacity::cooldown::Cooldown;
+use hourglass_capacity::lifecycle::Input;
 use hourglass_pricing::{PurchaseModel, Sku, SpotPool};
 use hourglass_units::{Instant, TenantId};
 
 use super::command::{Cleared, MarketEvent, Start, Stop};
 use super::rooms::mode_of;
-use super::{Bid, Market, Pool, PoolCleared, unit_name};
+use super::{Bid, Market, Pool, PoolCleared, lives, unit_name};
 use crate::core::Inconsistent;
 use crate::core::command::{Detail, Position, Registration};
 use crate::core::metering::InstanceIx;
@@ -32,7 +34,11 @@ pub(crate) fn apply(
             let terms = terms.clone();
             match market.pools.get_mut(pool) {
                 Some(known) => known.terms = terms,
-                None => drop(market.pools.insert(pool.clone(), Pool { terms, cleared: None })),
+                None => drop(
+                    market
+                        .pools
+                        .insert(pool.clone(), Pool { terms, cleared: None, cooldown: Cooldown::default() }),
+                ),
             }
             market.supply_changed = true;
         }
@@ -74,7 +80,19 @@ pub(crate) fn apply(
             (bid.cancelled, bid.held) = (true, None);
             order(state, stops, at)?;
             forget_when_over(&mut state.market, *number);
+            lives::admit(state, at)?;
             return Ok(Detail::Bid { number: *number });
+        }
+        MarketEvent::Learnt { facts, listing } => {
+            for (instance, fact) in facts {
+                let ix = lifecycle::find(state, instance)?;
+                lives::take(state, ix, &Input::Fact(fact.clone()), at)?;
+            }
+            if let Some(listing) = listing {
+                state.market.listed = Some(listing.began);
+                state.market.strays.clone_from(&listing.strays);
+            }
+            lives::admit(state, at)?;
         }
         MarketEvent::Cleared(it) => {
             cleared(state, it, position, at)?;
@@ -118,6 +136,7 @@ fn cleared(state: &mut State, it: &Cleared, position: Position, at: Instant) -> 
     for start in &it.starts {
         begin(state, start, at)?;
     }
+    lives::admit(state, at)?;
     for number in &it.expired {
         forget(&mut state.market, *number);
     }
@@ -149,7 +168,11 @@ fn begin(state: &mut State, start: &Start, at: Instant) -> Result<()> {
         state.market.units.insert(ix, (start.number, unit));
         let bid = state.market.bids.get_mut(&start.number).ok_or_else(no_bid)?;
         bid.units.insert(unit, ix);
+        let gpus = bid.draft.gpus_per_unit;
         bid.units_made = bid.units_made.max(unit.saturating_add(1));
+        if state.market.pools.get(&start.pool).is_some_and(|pool| pool.terms.driven) {
+            lives::begin(state, ix, start.number, &start.pool, gpus, at);
+        }
     }
     Ok(())
 }
@@ -185,10 +208,10 @@ fn put_order(state: &mut State, stop: &Stop, at: Instant) -> Result<()> {
         ordered_at: at,
         deadline: stop.deadline,
     };
-    match state.quotas.preemptions.insert(target, preemption) {
-        None => Ok(()),
-        Some(_) => Err(Inconsistent::new("a second order to stop one instance")),
+    if state.quotas.preemptions.insert(target, preemption).is_some() {
+        return Err(Inconsistent::new("a second order to stop one instance"));
     }
+    lives::end(state, ix, stop, at)
 }
 
 /// A-7, in words.
@@ -205,9 +228,11 @@ fn reason(stop: &Stop) -> String {
 }
 
 /// A review told an instance to stop: its bid holds one unit less.
-pub(crate) fn ordered(market: &mut Market, ix: InstanceIx, cause: Cause) {
-    let Some((number, _)) = market.units.get(&ix) else { return };
-    let Some(bid) = market.bids.get_mut(number) else { return };
+pub(crate) fn ordered(state: &mut State, ix: InstanceIx, order: &Preemption) -> Result<()> {
+    let market = &mut state.market;
+    let Some((number, _)) = market.units.get(&ix) else { return Ok(()) };
+    let Some(bid) = market.bids.get_mut(number) else { return Ok(()) };
+    let cause = order.cause;
     if let Some((_, units)) = &mut bid.held {
         *units = units.saturating_sub(1);
         if *units == 0 {
@@ -216,6 +241,8 @@ pub(crate) fn ordered(market: &mut Market, ix: InstanceIx, cause: Cause) {
             bid.broken_by = Some(cause);
         }
     }
+    let Target::Instance(instance) = order.target.clone() else { return Ok(()) };
+    lives::end(state, ix, &Stop { instance, cause, by: None, deadline: order.deadline }, order.ordered_at)
 }
 
 /// An instance has stopped: if it was a unit, it is none any more.

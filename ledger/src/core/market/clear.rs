@@ -47,7 +47,7 @@ fn book(state: &State, now: Instant) -> Result<Book, Rejection> {
     let names: Vec<&PoolName> = market.pools.keys().collect();
     let offer = |(name, pool): (&PoolName, &super::Pool)| Offer {
         name: name.clone(),
-        supply: pool.supply(),
+        supply: pool.supply(now),
         reserve: pool.reserve(),
         mode: pool.terms.mode,
         gang_max: pool.terms.gang_max,

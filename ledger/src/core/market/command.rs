@@ -3,6 +3,7 @@
 use hourglass_capacity::auction::Mode as ClearingMode;
 use hourglass_capacity::auction::receipt::Receipt;
 use hourglass_capacity::auction::reserve::ReservePolicy;
+use hourglass_capacity::lifecycle::{Fact, Listing};
 use hourglass_capacity::pool::PoolName;
 use hourglass_units::{BidId, Currency, InstanceId, Instant, Percent, Price, ProjectId, TenantId};
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,18 @@ pub enum MarketCommand {
         /// Why now.
         trigger: Trigger,
     },
+    /// What the driver learnt of one unit.
+    Report {
+        /// Of which.
+        instance: InstanceId,
+        /// What.
+        fact: Fact,
+    },
+    /// What the cloud lists.
+    List {
+        /// All of it.
+        listing: Listing,
+    },
 }
 
 /// How a pool is sold.
@@ -79,6 +92,10 @@ pub struct PoolTerms {
     /// [`super::NOTICE_MS_MIN`].
     #[serde(default = "notice")]
     pub notice_ms: i64,
+    /// Whether this cell brings units up and down through the compute API. Where not, the compute service does
+    /// it, and says so.
+    #[serde(default)]
+    pub driven: bool,
 }
 
 fn greedy() -> ClearingMode {
@@ -201,6 +218,13 @@ pub enum MarketEvent {
     },
     /// Pools were cleared.
     Cleared(Box<Cleared>),
+    /// Something was learnt of units.
+    Learnt {
+        /// What, by unit.
+        facts: Vec<(InstanceId, Fact)>,
+        /// The complete listing that it was learnt of.
+        listing: Option<Listed>,
+    },
 }
 
 impl MarketEvent {
@@ -213,8 +237,18 @@ impl MarketEvent {
             Self::BidUpdated { .. } => EventKind::BidUpdated,
             Self::BidCancelled { .. } => EventKind::BidCancelled,
             Self::Cleared(_) => EventKind::MarketCleared,
+            Self::Learnt { .. } => EventKind::UnitsLearnt,
         }
     }
+}
+
+/// A complete listing of the cloud.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// When it began.
+    pub began: Instant,
+    /// Instances under names of units that are none.
+    pub strays: Vec<hourglass_capacity::lifecycle::Listed>,
 }
 
 /// A clearing, and what follows from it. It holds all that is needed to run it again.

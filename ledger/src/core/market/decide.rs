@@ -3,15 +3,16 @@
 use hourglass_capacity::auction::{
     BIDS_MAX, BookError, GPUS_PER_UNIT_MAX, POOLS_MAX, POOLS_PER_BID_MAX, SUPPLY_MAX, UNITS_MAX,
 };
+use hourglass_capacity::lifecycle::{Fact, Finding, Input, Lifecycle, Listing, reconcile};
 use hourglass_capacity::pool::PoolName;
 use hourglass_pricing::{PurchaseModel, Sku};
 use hourglass_units::{BidId, InstanceId, Instant, TenantId};
 
-use super::command::{BidChange, BidDraft, MarketCommand, MarketEvent, PoolTerms, Stop};
+use super::command::{BidChange, BidDraft, Listed, MarketCommand, MarketEvent, PoolTerms, Stop};
 use super::rejection::MarketRejection;
 use super::{BIDS_PER_TENANT_MAX, Bid, NOTICE_MS_MAX, NOTICE_MS_MIN, clear};
 use crate::core::decide::{check_mode_order, find_tenant};
-use crate::core::quotas::Cause;
+use crate::core::quotas::{Cause, LISTING_MAX};
 use crate::core::rejection::Rejection;
 use crate::core::state::{Cell, State};
 
@@ -34,6 +35,8 @@ pub(crate) fn decide(
             let stops = stops_of_owner(state, found, 0, now);
             MarketEvent::BidCancelled { number, stops }
         }
+        MarketCommand::Report { instance, fact } => report(state, instance, fact, now)?,
+        MarketCommand::List { listing } => list(state, listing, now)?,
         MarketCommand::Clear { trigger } => {
             MarketEvent::Cleared(Box::new(clear::clear(state, *trigger, now)?))
         }
@@ -191,8 +194,63 @@ pub(crate) fn check_not_a_unit(state: &State, instance: &InstanceId) -> Result<(
     }
 }
 
+/// What this cell drives starts and stops by what the cloud says of it, and by nobody's word.
+pub(crate) fn check_not_driven(state: &State, instance: &InstanceId) -> Result<()> {
+    let ix = state.instances.find(instance.as_str());
+    match ix.and_then(|ix| state.market.lives.get(&ix)) {
+        None => Ok(()),
+        Some(_) => check_not_a_unit(state, instance),
+    }
+}
+
 fn check_mode_change(state: &State, instance: &InstanceId, now: Instant) -> Result<()> {
     state.instance(instance.as_str()).map_or(Ok(()), |view| check_mode_order(view, now))
+}
+
+/// What the driver learnt, where it changes something. A call that is not due is refused: the driver must not
+/// make it.
+fn report(state: &State, instance: &InstanceId, fact: &Fact, now: Instant) -> Result<MarketEvent> {
+    let ix = state.instances.find(instance.as_str());
+    let life = ix.and_then(|ix| state.market.lives.get(&ix));
+    let life = life.ok_or_else(|| MarketRejection::NoLife { instance: instance.clone() })?;
+    let next = life.cycle.on(&Input::Fact(fact.clone()), now).map_err(MarketRejection::Life)?.next;
+    if next == life.cycle {
+        return Err(MarketRejection::NothingNew.into());
+    }
+    Ok(MarketEvent::Learnt { facts: vec![(instance.clone(), fact.clone())], listing: None })
+}
+
+/// What a listing shows.
+fn list(state: &State, listing: &Listing, now: Instant) -> Result<MarketEvent> {
+    if listing.items.len() > LISTING_MAX {
+        return Err(MarketRejection::ListingTooLong.into());
+    }
+    let market = &state.market;
+    let mut known: Vec<&Lifecycle> = market.lives.values().map(|life| &life.cycle).collect();
+    known.sort_by_key(|cycle| cycle.instance());
+    let (mut facts, mut strays) = (Vec::new(), Vec::new());
+    for finding in reconcile(known, listing, market.listed) {
+        match finding {
+            Finding::Known { instance, fact, .. } => facts.push((instance, fact)),
+            // What bears another name is none of ours.
+            Finding::Stray { listed } if listed.instance.is_some() => strays.push(listed),
+            Finding::Stray { .. } => {}
+        }
+    }
+    let is_news = |(instance, fact): &(InstanceId, Fact)| {
+        let ix = state.instances.find(instance.as_str());
+        let life = ix.and_then(|ix| market.lives.get(&ix));
+        life.is_some_and(|life| {
+            life.cycle.on(&Input::Fact(fact.clone()), now).is_ok_and(|it| it.next != life.cycle)
+        })
+    };
+    facts.retain(is_news);
+    // A listing without any news is one that everything is as it was seen.
+    if facts.is_empty() && !listing.is_complete {
+        return Err(MarketRejection::NothingNew.into());
+    }
+    let listing = listing.is_complete.then_some(Listed { began: listing.began, strays });
+    Ok(MarketEvent::Learnt { facts, listing })
 }
 
 /// What its owner wants no longer, newest first: all beyond so many units.

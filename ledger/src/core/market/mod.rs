@@ -12,6 +12,7 @@ mod apply;
 mod clear;
 mod command;
 mod decide;
+mod lives;
 mod rejection;
 mod rooms;
 
@@ -19,6 +20,8 @@ use std::collections::BTreeMap;
 
 use hourglass_capacity::auction::MARGIN_DEFAULT_PPM;
 use hourglass_capacity::auction::reserve::utilisation;
+use hourglass_capacity::cooldown::Cooldown;
+use hourglass_capacity::lifecycle::Listed;
 use hourglass_capacity::pool::PoolName;
 use hourglass_units::{BidId, InstanceId, Instant, Percent, Price, TenantId};
 use serde::{Deserialize, Serialize};
@@ -32,7 +35,8 @@ pub(crate) use clear::cleared_again;
 pub use command::{
     BidChange, BidDraft, Cleared, MarketCommand, MarketEvent, PoolTerms, Start, Stop, Trigger,
 };
-pub(crate) use decide::{check_not_a_unit, decide};
+pub(crate) use decide::{check_not_a_unit, check_not_driven, decide};
+pub use lives::{Due, Life};
 pub use rejection::MarketRejection;
 
 /// The shortest notice, in milliseconds: what runs is asked to end, and killed so long after that.
@@ -52,6 +56,12 @@ pub struct Market {
     pub(crate) by_name: BTreeMap<TenantId, BTreeMap<BidId, u64>>,
     /// Whose unit an instance is, until it has stopped.
     pub(crate) units: BTreeMap<InstanceIx, (u64, u32)>,
+    /// Units of pools that are driven, from when they are won until nothing is left of them at the cloud.
+    pub(crate) lives: BTreeMap<InstanceIx, Life>,
+    /// When the last complete listing of the cloud began.
+    pub(crate) listed: Option<Instant>,
+    /// What the cloud runs under names of units that we do not know, at that listing.
+    pub(crate) strays: Vec<Listed>,
     /// Whether the supply changed since the last clearing.
     pub(crate) supply_changed: bool,
     /// Where the last clearing stands in the log, and when it was.
@@ -67,6 +77,8 @@ pub struct Pool {
     pub terms: PoolTerms,
     /// What the last clearing said.
     pub cleared: Option<PoolCleared>,
+    /// GPUs that proved not to be there.
+    pub cooldown: Cooldown,
 }
 
 /// What the last clearing said of a pool.
@@ -113,6 +125,9 @@ impl Default for Market {
             bids: BTreeMap::new(),
             by_name: BTreeMap::new(),
             units: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            listed: None,
+            strays: Vec::new(),
             supply_changed: false,
             cleared: None,
             input: None,
@@ -158,6 +173,16 @@ impl Market {
         self.cleared
     }
 
+    /// What the cloud runs under names of units that nobody knows, at the last complete listing.
+    pub fn strays(&self) -> &[Listed] {
+        &self.strays
+    }
+
+    /// When the last complete listing of the cloud began.
+    pub fn listed(&self) -> Option<Instant> {
+        self.listed
+    }
+
     /// Whether the supply changed since the last clearing: the next one should not wait for its time.
     pub fn is_due(&self) -> bool {
         self.supply_changed
@@ -166,13 +191,14 @@ impl Market {
 
 impl Pool {
     /// GPUs for spot, those that spot runs on included.
-    pub fn supply(&self) -> u64 {
-        self.terms.gpus.saturating_sub(self.terms.safety_buffer)
+    pub fn supply(&self, at: Instant) -> u64 {
+        let there = self.terms.gpus.saturating_sub(self.cooldown.missing(at));
+        there.saturating_sub(self.terms.safety_buffer)
     }
 
     /// Nobody pays less.
     pub fn reserve(&self) -> Price {
-        let used = self.terms.gpus.saturating_sub(self.supply());
+        let used = self.terms.safety_buffer.min(self.terms.gpus);
         self.terms.reserve.price_at(utilisation(used, self.terms.gpus))
     }
 }

@@ -1,6 +1,7 @@
 //! Why something about the market is refused.
 
 use hourglass_capacity::auction::{BIDS_MAX, BookError, POOLS_MAX};
+use hourglass_capacity::lifecycle::IllegalTransition;
 use hourglass_capacity::pool::PoolName;
 use hourglass_units::{BidId, Currency, InstanceId, Region};
 
@@ -105,6 +106,21 @@ pub enum MarketRejection {
         /// Of which bid.
         bid: BidId,
     },
+    /// Nothing that is driven.
+    #[error("{instance} is no unit that this cell drives, or nothing of it is left")]
+    NoLife {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// What cannot be reported.
+    #[error(transparent)]
+    Life(#[from] IllegalTransition),
+    /// A listing that is another cloud's.
+    #[error("the listing has more instances than a cell can")]
+    ListingTooLong,
+    /// It was known, or came too late.
+    #[error("that is known already")]
+    NothingNew,
     /// Clearing would change nothing.
     #[error("nothing is to be cleared: no bid and no price would change")]
     NothingToClear,
@@ -131,6 +147,10 @@ impl MarketRejection {
             Self::ExpiresInThePast => "expires_in_the_past",
             Self::GangRuns { .. } => "gang_runs",
             Self::IsAUnit { .. } => "is_a_unit",
+            Self::NoLife { .. } => "unit_unknown",
+            Self::Life(_) => "not_due",
+            Self::ListingTooLong => "listing_invalid",
+            Self::NothingNew => "nothing_new",
             Self::NothingToClear => "nothing_to_clear",
         }
     }

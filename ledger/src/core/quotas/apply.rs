@@ -275,12 +275,15 @@ fn reviewed(state: &mut State, review: &Review, position: u64, at: Instant) -> R
     }
     for preemption in &review.preempted {
         quotas.preemptions.insert(preemption.target.clone(), preemption.clone());
+    }
+    for preemption in &review.preempted {
         if let Target::Instance(id) = &preemption.target
             && let Some(ix) = state.instances.find(id.as_str())
         {
-            market::ordered(&mut state.market, ix, preemption.cause);
+            market::ordered(state, ix, preemption)?;
         }
     }
+    let quotas = &mut state.quotas;
     quotas.told.clone_from(&quotas.unheld);
     quotas.holds.promote(&mut quotas.tree, position).map_err(broken)
 }

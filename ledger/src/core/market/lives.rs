@@ -1,0 +1,244 @@
+//! The lives of units: when they may come up, and what the cloud says of them.
+//!
+//! Of a pool that this cell drives, each unit has a [`Lifecycle`]. It begins as *requested*: it was won, and
+//! holds its quota. It is *held* as soon as its GPUs are free, which is when whoever had them has stopped:
+//! units of a gang together, and in the order of their bids. From then on the driver makes the calls that
+//! the life cycle asks for, and reports what it learns as [`Fact`]s.
+//!
+//! What the facts say is done here: a run is billed from its beginning to its end, and a unit that is down
+//! gives back its quota and is done away with.
+
+use std::collections::BTreeMap;
+
+use hourglass_capacity::lifecycle::{self as cycle, Action, Belief, Input, Lifecycle, Phase, Wish};
+use hourglass_capacity::pool::PoolName;
+use hourglass_units::{BidId, InstanceId, Instant, Interval};
+use serde::{Deserialize, Serialize};
+
+use super::command::Stop;
+use super::{Market, apply};
+use crate::core::Inconsistent;
+use crate::core::metering::InstanceIx;
+use crate::core::quotas::{self, Cause};
+use crate::core::state::State;
+
+type Result<T> = std::result::Result<T, Inconsistent>;
+
+/// A unit at the cloud.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Life {
+    /// Of which bid.
+    pub number: u64,
+    /// In which pool.
+    pub pool: PoolName,
+    /// Its GPUs.
+    pub gpus: u32,
+    /// Where it stands.
+    pub cycle: Lifecycle,
+}
+
+/// Something that the driver has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// For which unit.
+    pub instance: InstanceId,
+    /// In which pool.
+    pub pool: PoolName,
+    /// Its GPUs.
+    pub gpus: u32,
+    /// What.
+    pub action: Action,
+}
+
+impl Life {
+    /// Whether its GPUs are taken, or may be.
+    fn takes_room(&self) -> bool {
+        match self.cycle.phase() {
+            Phase::Requested => false,
+            Phase::Held
+            | Phase::Creating
+            | Phase::Running
+            | Phase::Notice { .. }
+            | Phase::Stopping { .. } => true,
+            Phase::Stopped { .. } | Phase::Failed { .. } => {
+                !matches!(self.cycle.belief(), Belief::Absent | Belief::Down)
+            }
+        }
+    }
+
+    /// Whether it is down, and stays so.
+    fn has_ended(&self) -> bool {
+        matches!(self.cycle.phase(), Phase::Stopped { .. } | Phase::Failed { .. })
+    }
+}
+
+impl Market {
+    /// What the driver has to do now, the longest waiting first; no more than so much of it.
+    pub fn due(&self, now: Instant, most: usize) -> Vec<Due> {
+        let mut due: Vec<(Instant, &Life)> = Vec::new();
+        for life in self.lives.values() {
+            due.extend(life.cycle.wakes_at().filter(|wakes| *wakes <= now).map(|wakes| (wakes, life)));
+        }
+        due.sort_by_key(|(wakes, life)| (*wakes, life.number));
+        let of = |(_, life): (Instant, &Life)| {
+            Some(Due {
+                instance: life.cycle.instance().clone(),
+                pool: life.pool.clone(),
+                gpus: life.gpus,
+                action: life.cycle.next_action(now)?,
+            })
+        };
+        due.into_iter().filter_map(of).take(most).collect()
+    }
+
+    /// When the driver has to look again, if nothing happens before.
+    pub fn wakes_at(&self) -> Option<Instant> {
+        self.lives.values().filter_map(|life| life.cycle.wakes_at()).min()
+    }
+
+    /// All units that are known at the cloud or are to be, by instance.
+    pub fn lives(&self) -> impl Iterator<Item = &Life> {
+        self.lives.values()
+    }
+
+    /// The life of one of them.
+    pub fn life(&self, ix: &InstanceId) -> Option<&Life> {
+        self.lives.values().find(|life| life.cycle.instance() == ix)
+    }
+}
+
+/// A unit was won: it waits for its GPUs.
+pub(super) fn begin(state: &mut State, ix: InstanceIx, number: u64, pool: &PoolName, gpus: u32, at: Instant) {
+    let Some(instance) = state.instances.get(ix) else { return };
+    let cycle = Lifecycle::requested(instance.id.clone(), at);
+    state.market.lives.insert(ix, Life { number, pool: pool.clone(), gpus, cycle });
+}
+
+/// A unit is told to stop.
+pub(super) fn end(state: &mut State, ix: InstanceIx, stop: &Stop, at: Instant) -> Result<()> {
+    let cause = cause_of(stop)?;
+    let until = stop.deadline;
+    let wish = match stop.cause {
+        // Its owner need not wait.
+        Cause::Owner => Wish::Delete { cause },
+        _ => Wish::Preempt { until, cause },
+    };
+    take(state, ix, &Input::Wish(wish), at)
+}
+
+/// As the life cycle names it.
+fn cause_of(stop: &Stop) -> Result<cycle::Cause> {
+    Ok(match stop.cause {
+        Cause::Outbid => {
+            let by = stop.by.unwrap_or_default().to_string();
+            let by: BidId = by.parse().map_err(|_| Inconsistent::new("a bid without a number"))?;
+            cycle::Cause::Outbid { by }
+        }
+        Cause::SupplyReclaimed => cycle::Cause::SupplyReclaimed { by: cycle::Reclaim::Capacity },
+        Cause::ReserveRaised => cycle::Cause::ReserveRaised,
+        Cause::Owner => cycle::Cause::OwnerStopped,
+        Cause::Quota => cycle::Cause::Quota,
+        Cause::Budget => cycle::Cause::Budget,
+    })
+}
+
+/// What an input makes of a unit, and what follows from that.
+pub(super) fn take(state: &mut State, ix: InstanceIx, input: &Input, at: Instant) -> Result<()> {
+    let Some(life) = state.market.lives.get(&ix) else { return Ok(()) };
+    let (before, pool, gpus) = (life.cycle.clone(), life.pool.clone(), u64::from(life.gpus));
+    let transition =
+        before.on(input, at).map_err(|error| Inconsistent::new(format!("of a unit's life: {error}")))?;
+    let after = transition.next;
+    if transition.is_missing
+        && let Some(pool) = state.market.pools.get_mut(&pool)
+    {
+        pool.cooldown.prove_missing(gpus, at);
+        state.market.supply_changed = true;
+    }
+    if let Some(life) = state.market.lives.get_mut(&ix) {
+        life.cycle = after.clone();
+    }
+    bill(state, ix, &before, &after)?;
+    let ends = |cycle: &Lifecycle| matches!(cycle.phase(), Phase::Stopped { .. } | Phase::Failed { .. });
+    if ends(&after) && !ends(&before) {
+        quotas::release(state, ix)?;
+        apply::stopped(&mut state.market, ix);
+        // Its name is never used again: nothing of it is to be left.
+        if let Phase::Stopped { cause } = after.phase() {
+            let wish = Input::Wish(Wish::Delete { cause: cause.clone() });
+            return take(state, ix, &wish, at);
+        }
+    }
+    if after.is_over() {
+        state.market.lives.remove(&ix);
+    }
+    Ok(())
+}
+
+/// L-2: what ran is billed, and nothing else.
+fn bill(state: &mut State, ix: InstanceIx, before: &Lifecycle, after: &Lifecycle) -> Result<()> {
+    let (was, is) = (before.run(), after.run());
+    if was == is {
+        return Ok(());
+    }
+    let Some(run) = is else { return Ok(()) };
+    let id = after.instance().clone();
+    let holding = state.instances.get(ix).and_then(|instance| instance.holding);
+    // It cannot have run before it was won, whatever the cloud's clock says.
+    let earliest = holding.map_or(run.from, |holding| run.from.max(holding.since));
+    let from = earliest.min(state.now);
+    let is_new = was.is_none_or(|was| was.from != run.from);
+    if is_new && let Some(open) = Interval::from(from) {
+        crate::core::lifecycle::change_running(state, &id, open, |running| running.insert(open))?;
+        quotas::start(state, ix, from)?;
+    }
+    let ended = was.and_then(|was| was.end) != run.end || is_new;
+    if let Some(end) = run.end.filter(|_| ended)
+        && let Some(rest) = Interval::from(end.billed_until.max(from))
+    {
+        crate::core::lifecycle::change_running(state, &id, rest, |running| running.remove(rest))?;
+    }
+    Ok(())
+}
+
+/// Units whose GPUs are free come up: of each bid all that wait, or none where they are its gang.
+pub(super) fn admit(state: &mut State, at: Instant) -> Result<()> {
+    let mut free: BTreeMap<PoolName, u64> = BTreeMap::new();
+    for life in state.market.lives.values().filter(|life| life.takes_room()) {
+        let taken = free.entry(life.pool.clone()).or_default();
+        *taken = taken.saturating_add(u64::from(life.gpus));
+    }
+    for (name, pool) in &state.market.pools {
+        let taken = free.entry(name.clone()).or_default();
+        *taken = pool.supply(at).saturating_sub(*taken);
+    }
+    let mut waiting: BTreeMap<(u64, PoolName), Vec<(InstanceIx, u64)>> = BTreeMap::new();
+    for (ix, life) in &state.market.lives {
+        if matches!(life.cycle.phase(), Phase::Requested) {
+            let of_bid = waiting.entry((life.number, life.pool.clone())).or_default();
+            of_bid.push((*ix, u64::from(life.gpus)));
+        }
+    }
+    for ((number, pool), units) in waiting {
+        let Some(free) = free.get_mut(&pool) else { continue };
+        let min_units = state.market.bids.get(&number).map_or(1, |bid| bid.draft.min_units);
+        let up = state
+            .market
+            .lives
+            .values()
+            .filter(|life| life.number == number && life.takes_room() && !life.has_ended());
+        let missing = usize::try_from(min_units).unwrap_or(usize::MAX).saturating_sub(up.count());
+        let gang: u64 = units.iter().take(missing.max(1)).map(|(_, gpus)| *gpus).fold(0, u64::saturating_add);
+        if gang > *free {
+            // Who comes later must not take what it waits for.
+            *free = 0;
+            continue;
+        }
+        for (ix, gpus) in units {
+            let Some(left) = free.checked_sub(gpus) else { break };
+            *free = left;
+            take(state, ix, &Input::Wish(Wish::Hold), at)?;
+        }
+    }
+    Ok(())
+}
