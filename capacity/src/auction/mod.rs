@@ -4,6 +4,28 @@
 //! budgets. It answers with a [`Clearing`]. It keeps nothing and draws nothing, so the same input gives the
 //! same outcome for ever; a [`receipt::Receipt`] lets anyone check that.
 //!
+//! ```
+//! use hourglass_capacity::auction::{Bid, Book, BookDraft, Mode, Pool, PoolIx, Unlimited, clear};
+//! use hourglass_units::{Percent, Price};
+//!
+//! let pool = Pool {
+//!     name: "eu-north1/gpu-h100-sxm/fabric-2".parse()?,
+//!     supply: 64,
+//!     reserve: Price::parse("0.80")?,
+//!     mode: Mode::Greedy,
+//!     gang_max: "50".parse()?,
+//! };
+//! let bid = |number, units, limit| -> Result<Bid, hourglass_units::MoneyError> {
+//!     let (pools, limit) = (vec![PoolIx(0)], Price::parse(limit)?);
+//!     Ok(Bid { number, pools, gpus_per_unit: 8, min_units: units, max_units: units, limit, running: None })
+//! };
+//! let bids = vec![bid(7, 4, "2.10")?, bid(8, 1, "1.50")?, bid(9, 4, "1.90")?];
+//! let book = Book::new(BookDraft { pools: vec![pool], margin: Percent::from_ppm(100_000)?, bids })?;
+//! let clearing = clear(&book, &mut Unlimited);
+//! assert_eq!(clearing.pools[0].price, Price::parse("1.50")?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # The walk
 //!
 //! Of each bid there are up to two places in a list: one for what runs, by its limit times one plus the

@@ -1,6 +1,8 @@
 //! All books of a small size: what random books may miss, these cannot.
 
-use hourglass_capacity::auction::{Bid, BookDraft, Clearing, Headrooms, Mode, PoolIx, Running};
+use hourglass_capacity::auction::{
+    Bid, BookDraft, Clearing, Constraint, Headrooms, Mode, PoolIx, Refusal, Running,
+};
 
 use super::books::{World, pool, price, won};
 
@@ -159,6 +161,35 @@ fn two_pools(bids: usize) -> usize {
     books
 }
 
+/// Some of the bids share a quota, and gangs can be too large.
+fn shared_quota(bids: usize) -> usize {
+    let shapes = Shapes { gpus_per_unit: &[1], units: &[(1, 2), (2, 2)], limits: &[1, 2], ..ONE_POOL };
+    let mut books = 0;
+    for_each_list(&shapes.all(), bids, &mut |bids| {
+        for (mode, gang_max) in MODES.iter().flat_map(|mode| ["100", "50"].map(|it| (*mode, it))) {
+            for (supply, headroom) in (0..=4).flat_map(|supply| (1..=4).map(move |it| (supply, it))) {
+                for listed in 1..1_u32 << bids.len() {
+                    let mut world = world(&[supply], mode, "10", bids);
+                    world.draft.pools[0].gang_max = gang_max.parse().unwrap();
+                    let limit = |at: usize| if listed >> at & 1 == 1 { vec![(0, 1)] } else { Vec::new() };
+                    world.headrooms = Headrooms {
+                        constraints: vec![Constraint { headroom, refusal: Refusal::Quota }],
+                        by_bid: (0..bids.len()).map(limit).collect(),
+                    };
+                    swing(&world, &[4 - supply]);
+                    books += 1;
+                }
+            }
+        }
+    });
+    books
+}
+
+#[test]
+fn a4_all_small_books_with_a_shared_quota_settle_at_once() {
+    assert_eq!(shared_quota(2), 24_000);
+}
+
 #[test]
 fn a4_all_small_books_of_one_pool_settle_at_once() {
     assert_eq!(one_pool(&ONE_POOL, 2, 4), 72_000);
@@ -172,10 +203,11 @@ fn a4_all_small_books_of_two_pools_settle_at_once() {
 }
 
 #[test]
-#[ignore = "ten million books: run in release"]
+#[ignore = "five million books, each cleared many times: run in release"]
 fn a4_all_larger_books_settle_at_once() {
     assert_eq!(one_pool(&ONE_POOL, 3, 4), 4_320_000);
     let few = Shapes { gpus_per_unit: &[1], units: &[(1, 2), (2, 2)], limits: &[1, 2], ..ONE_POOL };
     assert_eq!(one_pool(&few, 4, 4), 200_000);
     assert_eq!(two_pools(3), 229_376);
+    assert_eq!(shared_quota(3), 560_000);
 }
