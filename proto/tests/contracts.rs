@@ -95,6 +95,7 @@ fn generate() -> Files {
         .build_client(false)
         .build_server(false)
         .btree_map(".")
+        .boxed(".nebius.compute.v1.BatchGetResponse.BatchGetResult.result.instance")
         .out_dir(&messages);
     let builder = SHARED_BYTES.iter().fold(builder, |builder, path| builder.bytes(path));
     // A message knows its name, so that it can be packed as the detail of a status.

@@ -382,7 +382,7 @@ pub mod batch_get_response {
         #[derive(Clone, PartialEq, ::prost::Oneof)]
         pub enum Result {
             #[prost(message, tag = "1")]
-            Instance(super::super::Instance),
+            Instance(::prost::alloc::boxed::Box<super::super::Instance>),
             /// Why there is no instance.
             #[prost(message, tag = "2")]
             Error(super::super::super::super::super::google::rpc::Status),
