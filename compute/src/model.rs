@@ -303,6 +303,19 @@ pub struct BlockGroup {
     pub used: u64,
     /// When the limit changes next, and to what.
     pub next_change: Option<(Instant, u64)>,
+    /// Its intervals without a gap between them, taken together.
+    pub continuous: Option<Continuous>,
+}
+
+/// Intervals without a gap between them: those that hold now, else the next ones, else the last ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Continuous {
+    /// From the first's start to the last's end.
+    pub during: Interval,
+    /// Whether they are now.
+    pub phase: Phase,
+    /// GPUs now; of those to come at their start, of those that are over at their end.
+    pub gpus: u64,
 }
 
 /// How far a figure about capacity can be relied on.

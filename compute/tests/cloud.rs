@@ -398,10 +398,8 @@ fn advice_and_reservations_follow_what_is_used() {
     });
     // The quota has 20 left, 24 of preemptible ones.
     assert_eq!(figures.collect::<Vec<_>>(), [[8, 0, 8], [0, 16, 16]]);
-    let Answer::BlockGroup(group, intervals) = ask(Query::BlockGroup("group-1".parse().unwrap())) else {
-        panic!()
-    };
-    assert_eq!((group.limit, group.used, intervals.len()), (16, 8, 1));
+    let Answer::BlockGroup(group) = ask(Query::BlockGroup("group-1".parse().unwrap())) else { panic!() };
+    assert_eq!((group.limit, group.used, group.continuous.unwrap().gpus), (16, 8, 16));
     let Answer::BlockGroupMembers(members) = ask(Query::BlockGroupMembers("group-1".parse().unwrap())) else {
         panic!()
     };

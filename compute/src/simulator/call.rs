@@ -127,10 +127,10 @@ pub enum Answer {
     Instances(Listed<Instance>),
     /// A page of operations.
     Operations(Listed<Operation>),
-    /// A reservation, with its intervals.
-    BlockGroup(BlockGroup, Vec<CapacityInterval>),
-    /// A page of reservations, each with its intervals.
-    BlockGroups(Listed<(BlockGroup, Vec<CapacityInterval>)>),
+    /// A reservation.
+    BlockGroup(BlockGroup),
+    /// A page of reservations.
+    BlockGroups(Listed<BlockGroup>),
     /// The instances that run in a reservation.
     BlockGroupMembers(Vec<InstanceId>),
     /// A part of a reservation.

@@ -5,7 +5,8 @@ use hourglass_units::{Instant, Interval};
 use crate::error::ComputeError;
 use crate::ids::{BlockGroupId, IntervalId};
 use crate::model::{
-    Advice, Availability, BlockGroup, CapacityInterval, Freshness, Level, Phase, Place, Preset, Supply,
+    Advice, Availability, BlockGroup, CapacityInterval, Continuous, Freshness, InstanceSpec, Level, Phase,
+    Place, Preset, Recovery, Supply, Template,
 };
 
 use super::call::{Answer, Listed, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, Page, Query};
@@ -54,15 +55,11 @@ impl Cloud {
         let groups = &self.settings.reservations;
         let known = |id: &BlockGroupId| groups.get(id).ok_or_else(|| not_found(id.as_str()));
         match query {
-            Query::BlockGroup(id) => {
-                let (group, intervals) = self.group(id, known(id)?);
-                Ok(Answer::BlockGroup(group, intervals))
-            }
+            Query::BlockGroup(id) => Ok(Answer::BlockGroup(self.group(id, known(id)?))),
             Query::BlockGroupOf(place) => {
                 let found = groups.iter().find(|(_, reservation)| reservation.place == *place);
                 let (id, reservation) = found.ok_or_else(|| not_found(&place.to_string()))?;
-                let (group, intervals) = self.group(id, reservation);
-                Ok(Answer::BlockGroup(group, intervals))
+                Ok(Answer::BlockGroup(self.group(id, reservation)))
             }
             Query::BlockGroups(page) => {
                 let all: Vec<_> =
@@ -97,21 +94,44 @@ impl Cloud {
         }
     }
 
-    fn group(&self, id: &BlockGroupId, known: &Reservation) -> (BlockGroup, Vec<CapacityInterval>) {
+    fn group(&self, id: &BlockGroupId, known: &Reservation) -> BlockGroup {
         let age_ms = self.state.age_ms();
         let limit = known.limit(age_ms);
         let mut changes = known.edges().into_iter().filter(|edge| *edge > age_ms);
         let next = changes.find(|edge| known.limit(*edge) != limit);
         let room = Room { place: known.place.clone(), pool: Pool::Group(id.clone()) };
-        let group = BlockGroup {
+        BlockGroup {
             id: id.clone(),
             region: self.settings.region.clone(),
             place: known.place.clone(),
             limit,
             used: self.state.used_of(&room),
             next_change: next.map(|edge| (self.since_begun(edge), known.limit(edge))),
+            continuous: self.continuous(known),
+        }
+    }
+
+    /// The stretch without a gap that holds now, else the next, else the last.
+    fn continuous(&self, known: &Reservation) -> Option<Continuous> {
+        let age_ms = self.state.age_ms();
+        let mut stretches: Vec<(i64, i64)> = Vec::new();
+        let mut intervals = known.intervals.clone();
+        intervals.sort_by_key(|(_, from, _)| *from);
+        for (_, from, until) in intervals.into_iter().filter(|(gpus, ..)| *gpus > 0) {
+            match stretches.last_mut() {
+                Some((_, end)) if from <= *end => *end = until.max(*end),
+                _ => stretches.push((from, until)),
+            }
+        }
+        let chosen = stretches.iter().find(|(_, until)| age_ms < *until).or(stretches.last());
+        let (from, until) = *chosen?;
+        let (phase, gpus) = match () {
+            () if age_ms < from => (Phase::Scheduled, known.limit(from)),
+            () if until <= age_ms => (Phase::Expired, known.limit(until.saturating_sub(1))),
+            () => (Phase::Active, known.limit(age_ms)),
         };
-        (group, self.intervals(id, known))
+        let during = Interval::new(self.since_begun(from), self.since_begun(until)).ok()?;
+        Some(Continuous { during, phase, gpus })
     }
 
     fn intervals(&self, group: &BlockGroupId, known: &Reservation) -> Vec<CapacityInterval> {
@@ -167,15 +187,15 @@ impl Cloud {
 
     fn availability(&self, place: &Place, preset: &Preset, free: u64, supply: &Supply) -> Availability {
         let gpus = u64::from(preset.gpus());
-        let spec = crate::model::InstanceSpec {
+        let spec = InstanceSpec {
             platform: place.platform.clone(),
             preset: preset.clone(),
             cluster: None,
-            recovery: crate::model::Recovery::Fail,
+            recovery: Recovery::Fail,
             supply: supply.clone(),
             hostname: String::new(),
             stopped: false,
-            template: crate::model::Template::default(),
+            template: Template::default(),
         };
         let quota = quota_of(&spec).and_then(|quota| {
             let limit = self.settings.quotas.get(&quota).copied()?;

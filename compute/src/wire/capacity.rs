@@ -4,6 +4,7 @@ use hourglass_proto::nebius::capacity::v1 as wire;
 use hourglass_proto::nebius::capacity::v1::capacity_block_group_status::{State as GroupState, UsageState};
 use hourglass_proto::nebius::capacity::v1::capacity_interval_status::State as IntervalState;
 use hourglass_proto::nebius::capacity::v1::compute_instance_details::{Preset as WirePreset, preset};
+use hourglass_proto::nebius::capacity::v1::current_continuous_interval::State as ContinuousState;
 use hourglass_proto::nebius::capacity::v1::resource_advice_spec::ResourceDetails;
 use hourglass_proto::nebius::capacity::v1::resource_advice_status::Availability as WireAvailability;
 use hourglass_proto::nebius::capacity::v1::resource_advice_status::availability::{
@@ -16,7 +17,7 @@ use hourglass_units::{Interval, Region};
 use super::{Read, Wrong, instant, instant_if_any, known, needed, parsed, parsed_unless_empty, timestamp};
 use crate::ids::ParentId;
 use crate::model::{
-    Advice, Availability, BlockGroup, CapacityInterval, Freshness, Level, Phase, Place, Preset,
+    Advice, Availability, BlockGroup, CapacityInterval, Continuous, Freshness, Level, Phase, Place, Preset,
 };
 
 /// How reservations name the service that they are for.
@@ -96,6 +97,8 @@ pub(crate) fn read_group(group: wire::CapacityBlockGroup) -> Read<BlockGroup> {
     let status = needed("status", group.status)?;
     let _known: GroupState = known("status.state", status.state)?;
     let next = instant_if_any("status.next_change_at", status.next_change_at.as_ref())?;
+    let continuous =
+        status.current_continuous_interval.map(|interval| read_continuous(&interval)).transpose()?;
     Ok(BlockGroup {
         id: parsed("metadata.id", &metadata.id)?,
         region: parsed("status.region", &status.region)?,
@@ -103,16 +106,42 @@ pub(crate) fn read_group(group: wire::CapacityBlockGroup) -> Read<BlockGroup> {
         limit: status.current_limit,
         used: status.usage,
         next_change: next.zip(status.next_change_to),
+        continuous,
     })
 }
 
-/// A group as a message, with its intervals that touch each other now.
-pub(crate) fn write_group(
-    group: &BlockGroup,
-    current: Option<(Interval, Phase, u64)>,
-    tenant: &ParentId,
-) -> wire::CapacityBlockGroup {
-    use wire::current_continuous_interval::State;
+fn read_continuous(interval: &wire::CurrentContinuousInterval) -> Read<Continuous> {
+    let field = "status.current_continuous_interval";
+    let start = instant(field, &needed(field, interval.start_time)?)?;
+    let end = instant(field, &needed(field, interval.end_time)?)?;
+    Ok(Continuous {
+        during: Interval::new(start, end).map_err(|error| Wrong::new(field, error))?,
+        phase: match known(field, interval.state)? {
+            ContinuousState::Scheduled => Phase::Scheduled,
+            ContinuousState::Active => Phase::Active,
+            ContinuousState::Expired => Phase::Expired,
+            ContinuousState::Unspecified => return Err(Wrong::new(field, "its state is missing")),
+        },
+        gpus: interval.quantity,
+    })
+}
+
+fn write_continuous(continuous: &Continuous) -> wire::CurrentContinuousInterval {
+    let state = match continuous.phase {
+        Phase::Scheduled => ContinuousState::Scheduled,
+        Phase::Active => ContinuousState::Active,
+        Phase::Expired => ContinuousState::Expired,
+    };
+    wire::CurrentContinuousInterval {
+        start_time: Some(timestamp(continuous.during.start())),
+        end_time: Some(timestamp(continuous.during.end())),
+        quantity: continuous.gpus,
+        state: state.into(),
+    }
+}
+
+/// A group as a message.
+pub(crate) fn write_group(group: &BlockGroup, tenant: &ParentId) -> wire::CapacityBlockGroup {
     let usage = if group.used == 0 { UsageState::NotUsed } else { UsageState::Used };
     let state = if group.limit == 0 { GroupState::Inactive } else { GroupState::Active };
     wire::CapacityBlockGroup {
@@ -132,19 +161,7 @@ pub(crate) fn write_group(
             usage_percentage: share(group.used, group.limit),
             next_change_at: group.next_change.map(|(at, _)| timestamp(at)),
             next_change_to: group.next_change.map(|(_, to)| to),
-            current_continuous_interval: current.map(|(during, phase, quantity)| {
-                let state = match phase {
-                    Phase::Scheduled => State::Scheduled,
-                    Phase::Active => State::Active,
-                    Phase::Expired => State::Expired,
-                };
-                wire::CurrentContinuousInterval {
-                    start_time: Some(timestamp(during.start())),
-                    end_time: Some(timestamp(during.end())),
-                    quantity,
-                    state: state.into(),
-                }
-            }),
+            current_continuous_interval: group.continuous.as_ref().map(write_continuous),
             usage_state: usage.into(),
             reconciling: false,
         }),

@@ -22,10 +22,9 @@ pub(crate) fn read(operation: &wire::Operation) -> Read<Operation> {
 }
 
 /// An operation as a message.
-pub(crate) fn write(operation: &Operation, description: &str) -> wire::Operation {
+pub(crate) fn write(operation: &Operation) -> wire::Operation {
     wire::Operation {
         id: operation.id.to_string(),
-        description: description.to_owned(),
         created_at: operation.created_at.map(timestamp),
         finished_at: operation.finished_at.map(timestamp),
         resource_id: operation.instance.to_string(),
