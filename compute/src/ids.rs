@@ -1,4 +1,4 @@
-//! Names that the cloud gives.
+//! Names that the cloud gives, and those that calls have.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -82,6 +82,10 @@ id!(
 id!(
     /// A GPU cluster, which chooses the InfiniBand fabric.
     ClusterId
+);
+id!(
+    /// The idempotency key of a call that changes something: the same key is the same call.
+    CallKey
 );
 id!(
     /// What a resource lives in: a project, or a tenant.

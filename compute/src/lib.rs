@@ -1,5 +1,6 @@
 //! The compute API of a GPU cloud: a client, and a simulator.
 
+pub mod client;
 mod draw;
 pub mod error;
 pub mod ids;
