@@ -1,20 +1,16 @@
 //! The client against the simulator, over loopback: the life of an instance, and each way to fail.
 
-#![cfg(test)]
-
-mod support;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::support::{Simulator, client_options, file, new, options, patience, spec};
 use hourglass_compute::client::{Client, ClientError, ClientOptions, Patience, TokenSource};
 use hourglass_compute::ids::{CallKey, OperationId, ParentId};
 use hourglass_compute::model::{Instance, InstanceState, Labels, NewInstance, Operation, Phase, Supply};
 use hourglass_compute::simulator::{SecondCall, ServeOptions, Settings};
 use hourglass_compute::{ComputeError, NextStep};
 use hourglass_units::InstanceId;
-use support::{Simulator, client_options, file, new, options, patience, spec};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -65,7 +61,7 @@ async fn an_instance_lives_its_life_over_the_wire() {
     let NewInstance { parent, name, labels, spec } = new("a");
     assert_eq!((&known.parent, &known.name, &known.labels, &known.spec), (&parent, &name, &labels, &spec));
     assert_eq!(client.instance_by_name(&project(), "a").await.unwrap(), known);
-    assert_eq!(client.instances(&project()).await.unwrap(), [known.clone()]);
+    assert_eq!(client.instances(&project()).await.unwrap(), std::slice::from_ref(&known));
     assert_eq!(client.instances(&"project-2".parse().unwrap()).await.unwrap(), []);
 
     let labels = Labels::from([("hourglass/bid".to_owned(), "8".to_owned())]);
@@ -394,7 +390,7 @@ async fn a_token_is_sent_read_again_and_never_shown() {
 
 #[tokio::test]
 async fn a_cloud_that_is_not_there_is_unavailable_at_once() {
-    // Bound and not listened on by anybody who answers.
+    // It was free a moment ago.
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let client = Client::new(client_options(address)).unwrap();
     let error = client.create(&key("a"), &new("a")).await.unwrap_err();
@@ -517,7 +513,7 @@ async fn a_cloud_comes_back_as_it_was() {
 
     // A minute later, by the wall: the cloud has gone on meanwhile.
     let later =
-        ServeOptions { started: support::started().saturating_add_ms(60_000), ..with_state("", None) };
+        ServeOptions { started: crate::support::started().saturating_add_ms(60_000), ..with_state("", None) };
     let simulator = Simulator::start(later);
     let client = simulator.client();
     assert_eq!(client.operation(&made.id).await.unwrap().outcome, Some(Ok(())));

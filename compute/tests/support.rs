@@ -1,11 +1,5 @@
 //! A simulator on loopback, and a client to it.
 
-#![allow(
-    dead_code,
-    clippy::allow_attributes,
-    reason = "each test program uses a part of it, so nothing is unused or expected in all of them"
-)]
-
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,14 +14,14 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 /// A simulator in a runtime of its own: dropped, it is gone as after a kill.
-pub struct Simulator {
-    pub address: SocketAddr,
+pub(crate) struct Simulator {
+    pub(crate) address: SocketAddr,
     runtime: Option<Runtime>,
     stop: Option<oneshot::Sender<()>>,
     ended: Option<oneshot::Receiver<()>>,
 }
 
-pub fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     let presets = vec!["8gpu-128vcpu-1600gb".parse().unwrap()];
     let mut settings = Settings::new("eu-north1".parse().unwrap(), "tenant-1".parse().unwrap(), presets);
     settings.add_capacity("gpu-h100-sxm/fabric-1=64").unwrap();
@@ -38,7 +32,7 @@ pub fn settings() -> Settings {
 }
 
 /// A cloud whose minutes are half a second.
-pub fn options(script: &str) -> ServeOptions {
+pub(crate) fn options(script: &str) -> ServeOptions {
     ServeOptions {
         settings: Settings { script: Script::parse(script).unwrap(), ..settings() },
         state: None,
@@ -48,12 +42,12 @@ pub fn options(script: &str) -> ServeOptions {
     }
 }
 
-pub fn started() -> Instant {
+pub(crate) fn started() -> Instant {
     "2026-11-22T10:00:00Z".parse().unwrap()
 }
 
 impl Simulator {
-    pub fn start(options: ServeOptions) -> Self {
+    pub(crate) fn start(options: ServeOptions) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -70,13 +64,13 @@ impl Simulator {
     }
 
     /// Tells it to stop, and waits until it has.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         drop(self.stop.take());
         let ended = self.ended.take().unwrap();
         tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap().unwrap();
     }
 
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(client_options(self.address)).unwrap()
     }
 }
@@ -90,7 +84,7 @@ impl Drop for Simulator {
 }
 
 /// Short enough for a test, long enough for a busy machine.
-pub fn patience() -> Patience {
+pub(crate) fn patience() -> Patience {
     Patience {
         attempt: Duration::from_millis(500),
         total: Duration::from_secs(3),
@@ -100,7 +94,7 @@ pub fn patience() -> Patience {
     }
 }
 
-pub fn client_options(address: SocketAddr) -> ClientOptions {
+pub(crate) fn client_options(address: SocketAddr) -> ClientOptions {
     ClientOptions {
         url: format!("http://{address}"),
         authority: None,
@@ -110,7 +104,7 @@ pub fn client_options(address: SocketAddr) -> ClientOptions {
     }
 }
 
-pub fn spec(gpus: u32, supply: Supply) -> InstanceSpec {
+pub(crate) fn spec(gpus: u32, supply: Supply) -> InstanceSpec {
     InstanceSpec {
         platform: "gpu-h100-sxm".parse().unwrap(),
         preset: format!("{gpus}gpu-128vcpu-1600gb").parse().unwrap(),
@@ -123,7 +117,7 @@ pub fn spec(gpus: u32, supply: Supply) -> InstanceSpec {
     }
 }
 
-pub fn new(name: &str) -> NewInstance {
+pub(crate) fn new(name: &str) -> NewInstance {
     NewInstance {
         parent: "project-1".parse().unwrap(),
         name: name.to_owned(),
@@ -133,7 +127,7 @@ pub fn new(name: &str) -> NewInstance {
 }
 
 /// A file in a folder that lives as long as the test.
-pub fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
+pub(crate) fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
     let path = folder.path().join(name);
     std::fs::write(&path, text).unwrap();
     path

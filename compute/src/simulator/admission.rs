@@ -115,7 +115,7 @@ impl Cloud {
             }
         }
         if let Change::Update { version, spec, .. } = change {
-            check_update(machine, *version, spec.as_ref())?;
+            check_update(machine, *version, spec.as_deref())?;
         }
         if first.is_none() {
             check_state(machine, change.kind())?;

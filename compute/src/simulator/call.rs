@@ -36,7 +36,7 @@ pub enum Call {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// An instance is made.
-    Create(NewInstance),
+    Create(Box<NewInstance>),
     /// Its labels become others, and what passes through to it.
     Update {
         /// Which.
@@ -46,7 +46,7 @@ pub enum Change {
         /// All labels that it shall have.
         labels: Labels,
         /// What is wanted of it, where the caller says so.
-        spec: Option<InstanceSpec>,
+        spec: Option<Box<InstanceSpec>>,
     },
     /// It is taken away.
     Delete {

@@ -247,7 +247,7 @@ impl InstanceService for Desk {
 
     async fn create(&self, request: Request<compute::CreateInstanceRequest>) -> Result<common::Operation> {
         let new = read(wire::instance::read_new(request.get_ref().clone()))?;
-        self.change(&request, Change::Create(new)).await
+        self.change(&request, Change::Create(Box::new(new))).await
     }
 
     async fn update(&self, request: Request<compute::UpdateInstanceRequest>) -> Result<common::Operation> {
@@ -257,7 +257,7 @@ impl InstanceService for Desk {
             id: read(parsed("metadata.id", &metadata.id))?,
             version: metadata.resource_version,
             labels: read(wire::instance::read_labels(metadata.labels))?,
-            spec: read(asked.spec.map(wire::instance::read_spec).transpose())?,
+            spec: read(asked.spec.map(wire::instance::read_spec).transpose())?.map(Box::new),
         };
         self.change(&request, change).await
     }

@@ -94,3 +94,89 @@ pub(crate) fn timestamp(at: Instant) -> Timestamp {
     let rest = milliseconds.rem_euclid(1_000).saturating_mul(1_000_000);
     Timestamp { seconds: milliseconds.div_euclid(1_000), nanos: i32::try_from(rest).unwrap_or(0) }
 }
+
+#[cfg(test)]
+mod tests {
+    use hourglass_proto::nebius::capacity::v1::{CapacityBlockGroup, CapacityInterval, ResourceAdvice};
+    use hourglass_proto::nebius::common::v1::Operation;
+    use hourglass_proto::nebius::compute::v1::{CreateInstanceRequest, Instance};
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_they_are_written() {
+        let at: Instant = "2026-11-22T10:00:00.123Z".parse().unwrap();
+        assert_eq!(instant("at", &timestamp(at)), Ok(at));
+        for (seconds, nanos) in [(i64::MAX, 0), (i64::MIN, i32::MIN), (-1, 0)] {
+            assert!(instant("at", &Timestamp { seconds, nanos }).is_err());
+        }
+    }
+
+    /// Messages as another implementation wrote them: name, what they are about, bytes.
+    fn vectors() -> Vec<(String, String, Vec<u8>)> {
+        let text = include_str!("../../../proto/tests/nebius_vectors.json");
+        let entries: Vec<serde_json::Value> = serde_json::from_str(text).unwrap();
+        let text = |entry: &serde_json::Value, key: &str| entry[key].as_str().unwrap().to_owned();
+        entries
+            .iter()
+            .map(|entry| (text(entry, "message"), text(entry, "why"), bytes(&text(entry, "hex"))))
+            .collect()
+    }
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    }
+
+    /// Reads bytes as a message of a name; `None` where there is no reader for it.
+    fn read(name: &str, bytes: &[u8]) -> Option<bool> {
+        Some(match name.rsplit('.').next()? {
+            "CreateInstanceRequest" => {
+                CreateInstanceRequest::decode(bytes).is_ok_and(|message| instance::read_new(message).is_ok())
+            }
+            "Instance" => Instance::decode(bytes).is_ok_and(|message| instance::read(message).is_ok()),
+            "Operation" => Operation::decode(bytes).is_ok_and(|message| operation::read(&message).is_ok()),
+            "CapacityInterval" => {
+                CapacityInterval::decode(bytes).is_ok_and(|message| capacity::read_interval(message).is_ok())
+            }
+            "CapacityBlockGroup" => {
+                CapacityBlockGroup::decode(bytes).is_ok_and(|message| capacity::read_group(message).is_ok())
+            }
+            "ResourceAdvice" => {
+                ResourceAdvice::decode(bytes).is_ok_and(|message| capacity::read_advice(message).is_ok())
+            }
+            _ => return None,
+        })
+    }
+
+    #[test]
+    fn what_another_implementation_wrote_is_read() {
+        // This one has no spec: it shows numbers, and is no instance.
+        let readable = |why: &str| why != "stopped";
+        let found: Vec<_> = vectors().into_iter().filter(|(_, why, _)| readable(why)).collect();
+        let read = found.iter().filter_map(|(name, why, bytes)| Some((why, read(name, bytes)?)));
+        let read: Vec<_> = read.collect();
+        assert!(read.len() >= 8, "{read:?}");
+        assert!(read.iter().all(|(_, sound)| *sound), "{read:?}");
+    }
+
+    proptest! {
+        /// Whatever the damage: it is read or refused.
+        #[test]
+        fn nothing_that_comes_in_panics(
+            which: prop::sample::Index,
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
+            cut: prop::sample::Index,
+        ) {
+            let (name, _, mut bytes) = which.get(&vectors()).clone();
+            for (at, byte) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            read(&name, &bytes);
+            bytes.truncate(cut.index(bytes.len()));
+            read(&name, &bytes);
+        }
+    }
+}
