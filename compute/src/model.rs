@@ -1,7 +1,7 @@
 //! Instances, operations and capacity, as both sides of the API speak of them.
 //!
 //! What is here is plain data that was checked once: ids are ids, texts and lists have bounds. How it
-//! looks on the wire is [`crate::wire`]'s business alone.
+//! looks on the wire is nobody else's business.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -117,7 +117,8 @@ impl Client {
             _ => return Err(wrong()),
         };
         let channel = endpoint
-            .connect_timeout(patience.attempt)
+            // Sooner than the attempt ends: then it is known that nothing was sent.
+            .connect_timeout(patience.attempt / 2)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(patience.attempt)
             .connect_lazy();
