@@ -21,8 +21,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, balance, credit, demo, doctor, estimate, explain, export, instance, invoice, key, ledger,
-    metering, nats, price, quarantine, quota, replay, reserve, scenario, serve, tax, up, usage, verify,
+    agent, balance, compute_sim, credit, demo, doctor, estimate, explain, export, instance, invoice, key,
+    ledger, metering, nats, price, quarantine, quota, replay, reserve, scenario, serve, tax, up, usage,
+    verify,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -59,6 +60,8 @@ enum Command {
     Serve(serve::Args),
     /// Meter a GPU node, and report to its cell over NATS
     Agent(agent::Args),
+    /// Simulate the compute API of a GPU cloud, with every way in which it fails
+    ComputeSim(compute_sim::Args),
     /// Users of the NATS server for agents and cells
     Nats(nats::Args),
     /// Play a real trace into an empty ledger
@@ -117,6 +120,7 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(args, &settings),
         Command::Serve(args) => serve::run(args, settings),
         Command::Agent(args) => agent::run(args, format),
+        Command::ComputeSim(args) => compute_sim::run(args),
         Command::Nats(args) => nats::run(args, format),
         Command::Replay(args) => replay::run(args, &settings, format),
         Command::Scenario(args) => scenario::run(args, format),

@@ -29,6 +29,7 @@ fn the_examples_of_the_documentation_run() {
         "docs/scenarios.md",
         "docs/operating/embedded.md",
         "docs/operating/billing.md",
+        "docs/operating/compute-sim.md",
         "docs/operating/quota.md",
         "docs/operating/production.md",
     ];

@@ -5,6 +5,7 @@ mod agent;
 mod chaos;
 mod command_line;
 mod commerce;
+mod compute_sim;
 mod crash;
 mod documentation;
 mod explain;

@@ -76,6 +76,35 @@ pub mod ledger {
 /// Interfaces of the public Nebius API, so that its clients can talk to a cell. Packages, names and
 /// numbers are the public ones; fields that nothing here needs are left out.
 pub mod nebius {
+    /// Reservations as they are read, and how much there is to be had.
+    pub mod capacity {
+        /// Version 1.
+        #[expect(
+            missing_docs,
+            reason = "a field whose name and type say all has no comment in the contract either"
+        )]
+        pub mod v1 {
+            include!("generated/nebius.capacity.v1.rs");
+
+            #[cfg(feature = "grpc")]
+            pub use services::{
+                capacity_block_group_service_client, capacity_block_group_service_server,
+                capacity_interval_service_client, capacity_interval_service_server,
+                resource_advice_service_client, resource_advice_service_server,
+            };
+
+            #[cfg(feature = "grpc")]
+            #[expect(
+                clippy::allow_attributes,
+                clippy::allow_attributes_without_reason,
+                reason = "tonic writes its own `allow` lines, without a reason"
+            )]
+            mod services {
+                include!("generated/nebius.capacity.v1.grpc.rs");
+            }
+        }
+    }
+
     /// Resources, operations and errors, the same in each of these interfaces.
     pub mod common {
         /// Version 1.
@@ -97,6 +126,31 @@ pub mod nebius {
             )]
             mod services {
                 include!("generated/nebius.common.v1.grpc.rs");
+            }
+        }
+    }
+
+    /// Virtual machines with GPUs.
+    pub mod compute {
+        /// Version 1.
+        #[expect(
+            missing_docs,
+            reason = "a field whose name and type say all has no comment in the contract either"
+        )]
+        pub mod v1 {
+            include!("generated/nebius.compute.v1.rs");
+
+            #[cfg(feature = "grpc")]
+            pub use services::{instance_service_client, instance_service_server};
+
+            #[cfg(feature = "grpc")]
+            #[expect(
+                clippy::allow_attributes,
+                clippy::allow_attributes_without_reason,
+                reason = "tonic writes its own `allow` lines, without a reason"
+            )]
+            mod services {
+                include!("generated/nebius.compute.v1.grpc.rs");
             }
         }
     }

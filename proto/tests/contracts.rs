@@ -12,15 +12,24 @@ use std::{env, fs};
 use prost_types::{DescriptorProto, EnumDescriptorProto, ServiceDescriptorProto};
 use tonic_prost_build::{Config, FileDescriptorSet};
 
-const PROTOS: [&str; 10] = [
+const PROTOS: [&str; 19] = [
     "hourglass/v1/usage.proto",
     "hourglass/v1/quota.proto",
     "hourglass/ledger/v1/event.proto",
     "google/rpc/status.proto",
+    "nebius/capacity/v1/capacity_block_group.proto",
+    "nebius/capacity/v1/capacity_block_group_service.proto",
+    "nebius/capacity/v1/capacity_interval.proto",
+    "nebius/capacity/v1/capacity_interval_service.proto",
+    "nebius/capacity/v1/resource_advice.proto",
+    "nebius/capacity/v1/resource_advice_service.proto",
+    "nebius/capacity/v1/resource_affinity.proto",
     "nebius/common/v1/error.proto",
     "nebius/common/v1/metadata.proto",
     "nebius/common/v1/operation.proto",
     "nebius/common/v1/operation_service.proto",
+    "nebius/compute/v1/instance.proto",
+    "nebius/compute/v1/instance_service.proto",
     "nebius/quotas/v1/quota_allowance.proto",
     "nebius/quotas/v1/quota_allowance_service.proto",
 ];
@@ -86,6 +95,7 @@ fn generate() -> Files {
         .build_client(false)
         .build_server(false)
         .btree_map(".")
+        .boxed(".nebius.compute.v1.BatchGetResponse.BatchGetResult.result.instance")
         .out_dir(&messages);
     let builder = SHARED_BYTES.iter().fold(builder, |builder, path| builder.bytes(path));
     // A message knows its name, so that it can be packed as the detail of a status.
@@ -99,7 +109,9 @@ fn generate() -> Files {
         .extern_path(".google.rpc", "crate::google::rpc")
         .extern_path(".hourglass.v1", "crate::v1")
         .extern_path(".hourglass.ledger.v1", "crate::ledger::v1")
+        .extern_path(".nebius.capacity.v1", "crate::nebius::capacity::v1")
         .extern_path(".nebius.common.v1", "crate::nebius::common::v1")
+        .extern_path(".nebius.compute.v1", "crate::nebius::compute::v1")
         .extern_path(".nebius.quotas.v1", "crate::nebius::quotas::v1")
         .out_dir(&services)
         .compile_fds(contracts())

@@ -11,10 +11,31 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 use hourglass_proto::google::rpc::Status;
+use hourglass_proto::nebius::capacity::v1::compute_instance_details::{Preset, preset};
+use hourglass_proto::nebius::capacity::v1::resource_advice_spec::ResourceDetails;
+use hourglass_proto::nebius::capacity::v1::resource_advice_status::Availability;
+use hourglass_proto::nebius::capacity::v1::resource_advice_status::availability::{
+    AvailabilityLevel, DataState,
+};
+use hourglass_proto::nebius::capacity::v1::resource_affinity::Versions;
+use hourglass_proto::nebius::capacity::v1::{
+    CapacityBlockGroup, CapacityBlockGroupStatus, CapacityInterval, CapacityIntervalStatus,
+    ComputeInstanceDetails, CurrentContinuousInterval, ResourceAdvice, ResourceAdviceSpec,
+    ResourceAdviceStatus, ResourceAffinity, ResourceAffinityComputeV1, capacity_block_group_status,
+    capacity_interval_status, current_continuous_interval,
+};
 use hourglass_proto::nebius::common::v1::service_error::{Details, RetryType};
 use hourglass_proto::nebius::common::v1::{
     GetOperationRequest, NotEnoughResources, Operation, QuotaFailure, ResourceMetadata, ServiceError,
     not_enough_resources, quota_failure,
+};
+use hourglass_proto::nebius::compute::v1::instance_status::InstanceState;
+use hourglass_proto::nebius::compute::v1::preemptible_spec::PreemptionPolicy;
+use hourglass_proto::nebius::compute::v1::reservation_policy::Policy;
+use hourglass_proto::nebius::compute::v1::{
+    CreateInstanceRequest, DeleteInstanceRequest, GetInstanceRequest, Instance, InstanceGpuClusterSpec,
+    InstanceRecoveryPolicy, InstanceSpec, InstanceStatus, ListInstancesRequest, ListInstancesResponse,
+    PreemptibleSpec, ReservationPolicy, ResourcesSpec, StartInstanceRequest, StopInstanceRequest,
 };
 use hourglass_proto::nebius::quotas::v1::quota_allowance_status::{State, UsageState};
 use hourglass_proto::nebius::quotas::v1::{
@@ -27,11 +48,22 @@ use serde_json::Value;
 
 /// 2026-11-22T10:00:00Z.
 const TEN_O_CLOCK: i64 = 1_795_341_600;
+/// 2026-11-01, 2026-12-01 and 2026-12-31, at midnight.
+const NOVEMBER: i64 = 1_793_491_200;
+const DECEMBER: i64 = NOVEMBER + 30 * 86_400;
+const NEW_YEARS_EVE: i64 = DECEMBER + 30 * 86_400;
 
 #[test]
 fn our_types_write_and_read_the_same_bytes() {
     let mut vectors = Vectors::read();
+    check_common(&mut vectors);
+    check_quotas(&mut vectors);
+    check_compute(&mut vectors);
+    check_capacity(&mut vectors);
+    vectors.assert_all_checked();
+}
 
+fn check_common(vectors: &mut Vectors) {
     vectors.check(
         "running operation: no status",
         Operation {
@@ -86,6 +118,9 @@ fn our_types_write_and_read_the_same_bytes() {
             })),
         },
     );
+}
+
+fn check_quotas(vectors: &mut Vectors) {
     vectors.check(
         "quota",
         QuotaAllowance {
@@ -123,15 +158,216 @@ fn our_types_write_and_read_the_same_bytes() {
             region: "eu-north1".into(),
         },
     );
+}
 
-    vectors.assert_all_checked();
+fn check_compute(vectors: &mut Vectors) {
+    let project = || "project-e00xyz".to_owned();
+    let labels = || [("hourglass/bid".to_owned(), "bid-7".to_owned())].into();
+    let resources = |platform: &str, preset: &str| {
+        Some(ResourcesSpec { platform: platform.into(), preset: preset.into() })
+    };
+    vectors.check(
+        "regular instance inside a capacity block, killed by us",
+        CreateInstanceRequest {
+            metadata: Some(ResourceMetadata {
+                parent_id: project(),
+                name: "spot-7".into(),
+                labels: labels(),
+                ..ResourceMetadata::default()
+            }),
+            spec: Some(InstanceSpec {
+                resources: resources("gpu-h100-sxm", "8gpu-128vcpu-1600gb"),
+                gpu_cluster: Some(InstanceGpuClusterSpec { id: "computegpucluster-e00f3".into() }),
+                recovery_policy: InstanceRecoveryPolicy::Fail.into(),
+                hostname: "spot-7".into(),
+                reservation_policy: Some(ReservationPolicy {
+                    policy: Policy::Strict.into(),
+                    reservation_ids: vec!["capacityblockgroup-e00b1".into()],
+                }),
+                ..InstanceSpec::default()
+            }),
+        },
+    );
+    vectors.check(
+        "preemptible instance",
+        CreateInstanceRequest {
+            metadata: Some(ResourceMetadata {
+                parent_id: project(),
+                name: "pre-1".into(),
+                ..ResourceMetadata::default()
+            }),
+            spec: Some(InstanceSpec {
+                resources: resources("gpu-h200-sxm", "1gpu-16vcpu-200gb"),
+                recovery_policy: InstanceRecoveryPolicy::Fail.into(),
+                preemptible: Some(PreemptibleSpec { on_preemption: PreemptionPolicy::Stop.into() }),
+                ..InstanceSpec::default()
+            }),
+        },
+    );
+
+    let id = || "computeinstance-e00abc".to_owned();
+    let metadata = || {
+        Some(ResourceMetadata {
+            id: id(),
+            parent_id: project(),
+            name: "spot-7".into(),
+            resource_version: 3,
+            labels: labels(),
+            ..ResourceMetadata::default()
+        })
+    };
+    let in_state =
+        |state: InstanceState| Some(InstanceStatus { state: state.into(), ..InstanceStatus::default() });
+    vectors.check(
+        "running",
+        Instance {
+            metadata: metadata(),
+            spec: Some(InstanceSpec {
+                resources: resources("gpu-h100-sxm", "8gpu-128vcpu-1600gb"),
+                ..InstanceSpec::default()
+            }),
+            status: Some(InstanceStatus {
+                state: InstanceState::Running.into(),
+                reservation_id: "capacityblockgroup-e00b1".into(),
+                ..InstanceStatus::default()
+            }),
+        },
+    );
+    vectors.check(
+        "stopped",
+        Instance {
+            metadata: metadata(),
+            spec: None,
+            status: Some(InstanceStatus {
+                state: InstanceState::Stopped.into(),
+                reconciling: true,
+                maintenance_event_id: "me-1".into(),
+                ..InstanceStatus::default()
+            }),
+        },
+    );
+    vectors.check(
+        "list",
+        ListInstancesRequest { parent_id: project(), page_size: 100, page_token: "t1".into() },
+    );
+    vectors.check(
+        "list answer",
+        ListInstancesResponse {
+            items: vec![Instance {
+                metadata: metadata(),
+                spec: None,
+                status: in_state(InstanceState::Creating),
+            }],
+            next_page_token: "t2".into(),
+        },
+    );
+    vectors.check("get", GetInstanceRequest { id: id() });
+    vectors.check("delete", DeleteInstanceRequest { id: id() });
+    vectors.check("start", StartInstanceRequest { id: id() });
+    vectors.check("stop", StopInstanceRequest { id: id() });
+}
+
+fn check_capacity(vectors: &mut Vectors) {
+    let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
+    let metadata = |id: &str, parent: &str| {
+        Some(ResourceMetadata { id: id.into(), parent_id: parent.into(), ..ResourceMetadata::default() })
+    };
+    let affinity = || {
+        Some(ResourceAffinity {
+            versions: Some(Versions::ComputeV1(ResourceAffinityComputeV1 {
+                fabric: "fabric-3".into(),
+                platform: "gpu-h100-sxm".into(),
+            })),
+        })
+    };
+    vectors.check(
+        "reservation as read",
+        CapacityBlockGroup {
+            metadata: metadata("capacityblockgroup-e00b1", "tenant-e00a"),
+            spec: None,
+            status: Some(CapacityBlockGroupStatus {
+                region: "eu-north1".into(),
+                resource_affinity: affinity(),
+                service: "compute".into(),
+                state: capacity_block_group_status::State::Active.into(),
+                current_limit: 128,
+                usage: 96,
+                usage_percentage: "0.75".into(),
+                next_change_at: at(DECEMBER),
+                next_change_to: Some(64),
+                current_continuous_interval: Some(CurrentContinuousInterval {
+                    start_time: at(NOVEMBER),
+                    end_time: at(NEW_YEARS_EVE),
+                    quantity: 128,
+                    state: current_continuous_interval::State::Active.into(),
+                }),
+                usage_state: capacity_block_group_status::UsageState::Used.into(),
+                reconciling: false,
+            }),
+        },
+    );
+    vectors.check(
+        "interval",
+        CapacityInterval {
+            metadata: metadata("capacityinterval-1", "capacityblockgroup-e00b1"),
+            spec: None,
+            status: Some(CapacityIntervalStatus {
+                container_id: "tenant-e00a".into(),
+                region: "eu-north1".into(),
+                resource_affinity: affinity(),
+                service: "compute".into(),
+                quantity: 128,
+                start_time: at(NOVEMBER),
+                end_time: at(DECEMBER),
+                state: capacity_interval_status::State::Active.into(),
+                reconciling: false,
+            }),
+        },
+    );
+    vectors.check(
+        "supply feed",
+        ResourceAdvice {
+            metadata: metadata("", "tenant-e00a"),
+            spec: Some(ResourceAdviceSpec {
+                region: "eu-north1".into(),
+                fabric: "fabric-3".into(),
+                resource_details: Some(ResourceDetails::ComputeInstance(ComputeInstanceDetails {
+                    platform: "gpu-h100-sxm".into(),
+                    preset: Some(Preset {
+                        name: "8gpu-128vcpu-1600gb".into(),
+                        resources: Some(preset::Resources {
+                            vcpu_count: 128,
+                            memory_gibibytes: 1600,
+                            gpu_count: 8,
+                        }),
+                    }),
+                    gpu_memory_gigabytes: 80,
+                })),
+            }),
+            status: Some(ResourceAdviceStatus {
+                reserved: None,
+                on_demand: None,
+                preemptible: Some(Availability {
+                    data_state: DataState::Fresh.into(),
+                    available: 40,
+                    limit: 128,
+                    availability_level: AvailabilityLevel::Medium.into(),
+                    effective_at: at(TEN_O_CLOCK),
+                }),
+            }),
+        },
+    );
 }
 
 #[test]
 fn the_contracts_use_the_same_names() {
     let names = [
+        "nebius/capacity/v1/capacity_block_group.proto",
+        "nebius/capacity/v1/capacity_interval.proto",
+        "nebius/capacity/v1/resource_advice.proto",
         "nebius/common/v1/error.proto",
         "nebius/common/v1/operation_service.proto",
+        "nebius/compute/v1/instance_service.proto",
         "nebius/quotas/v1/quota_allowance_service.proto",
     ];
     let files = protox::compile(names.map(|name| root().join(name)), [root()]).unwrap();

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod balance;
 mod change;
+pub mod compute_sim;
 pub mod credit;
 pub mod demo;
 pub mod doctor;
