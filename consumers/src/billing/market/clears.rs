@@ -177,11 +177,55 @@ impl From<Logged> for ReceiptDocument {
             epoch: logged.epoch,
             at: logged.at.to_string(),
             trigger: logged.cleared.trigger,
-            input_hash: blake3::Hash::from_bytes(logged.cleared.input()).to_hex().to_string(),
+            input_hash: hex(&logged.cleared),
             log_hash: logged.hash.to_hex().to_string(),
             receipt: logged.cleared.receipt,
         }
     }
+}
+
+/// What came of clearing a book again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Replayed {
+    /// Which clearing.
+    pub clear: u64,
+    /// Whether outcome, prices and welfare are the same.
+    pub same: bool,
+    /// What differs, where anything does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub difference: Option<String>,
+    /// What was reached of the best that is possible, in percent, rounded down.
+    pub welfare_percent: String,
+}
+
+impl ReceiptDocument {
+    /// Clears the book again and compares.
+    pub fn replay(&self) -> Replayed {
+        let difference = match self.receipt.replay() {
+            Err(difference) => Some(difference.to_string()),
+            Ok(_) if self.input_hash != self.receipt_hash() => {
+                Some("the hash of the input is another one: the receipt was changed".to_owned())
+            }
+            Ok(_) => None,
+        };
+        Replayed {
+            clear: self.clear,
+            same: difference.is_none(),
+            difference,
+            welfare_percent: self.receipt.welfare.ratio().to_string(),
+        }
+    }
+
+    fn receipt_hash(&self) -> String {
+        let (starts, stops, expired) = (Vec::new(), Vec::new(), Vec::new());
+        let (trigger, receipt) = (self.trigger, self.receipt.clone());
+        hex(&Cleared { trigger, receipt, starts, stops, expired })
+    }
+}
+
+/// The fingerprint of what was cleared.
+fn hex(cleared: &Cleared) -> String {
+    blake3::Hash::from_bytes(cleared.input()).to_hex().to_string()
 }
 
 /// What came of a clearing that was asked for.

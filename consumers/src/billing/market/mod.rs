@@ -10,7 +10,8 @@ mod why;
 
 pub use bids::{BidDone, BidRow, BidState, UnitRow, UnitState, bid, bids};
 pub use clears::{
-    ClearDone, ClearError, ClearRow, Logged, RECEIPT_BYTES_MAX, ReceiptDocument, clearing, clearings_before,
+    ClearDone, ClearError, ClearRow, Logged, RECEIPT_BYTES_MAX, ReceiptDocument, Replayed, clearing,
+    clearings_before,
 };
-pub use pools::{PoolRow, PoolTermsRow, PriceRow, pool, pool_name, pools, prices};
+pub use pools::{PoolClearedRow, PoolRow, PoolTermsRow, PriceRow, pool, pool_name, pools, prices};
 pub use why::{StandingRow, StoppedRow, WHY_CLEARINGS_MAX, WhyAbout, WhyRow, about, why};
