@@ -16,6 +16,7 @@ use hourglass_units::{
 use serde_json::Value;
 
 use super::expect_quota::QuotaSubject;
+use super::market::{self, MarketSubject};
 use super::quota::Names;
 
 /// Candidates that a failure shows.
@@ -78,6 +79,8 @@ pub(super) enum Subject {
     },
     /// Something of quota.
     Quota(QuotaSubject),
+    /// Something of the market.
+    Market(MarketSubject),
 }
 
 /// What is known of a candidate.
@@ -88,7 +91,7 @@ impl Expectation {
     pub(super) fn check(&self, state: &State, reader: &Arc<dyn Reader>, names: &Names) -> Result<(), String> {
         let candidates = match &self.subject {
             Subject::Quota(subject) => subject.candidates(state, names),
-            subject => subject.candidates(state, reader)?,
+            subject => subject.resolved(names).candidates(state, reader)?,
         };
         let meets = |facts: &Facts| {
             self.fields.iter().all(|(name, value)| facts.get(name).is_some_and(|found| same(found, value)))
@@ -131,6 +134,17 @@ pub(super) fn facts<const N: usize>(facts: [(&str, String); N]) -> Facts {
 }
 
 impl Subject {
+    /// With the instance that an id stands for.
+    fn resolved(&self, names: &Names) -> Self {
+        let mut subject = self.clone();
+        if let Self::Line { instance, .. } | Self::Lines { instance } | Self::Metering { instance } =
+            &mut subject
+        {
+            *instance = market::resolved_id(instance, names);
+        }
+        subject
+    }
+
     fn candidates(&self, state: &State, reader: &Arc<dyn Reader>) -> Result<Vec<Facts>, String> {
         Ok(match self {
             Self::Balance { account, currency } => balances(state, account, *currency),
@@ -172,6 +186,7 @@ impl Subject {
             Self::DraftLine { tenant, period } => invoice_lines(&draft(state, tenant, *period)?),
             // What the file names is looked up with its names.
             Self::Quota(_) => Vec::new(),
+            Self::Market(subject) => subject.candidates(state, reader)?,
         })
     }
 }

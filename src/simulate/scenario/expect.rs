@@ -6,6 +6,7 @@ use super::Fault;
 use super::check::{Expectation, Subject, span};
 use super::expect_quota;
 use super::lex::{Word, Words};
+use super::market;
 use super::parse::Parser;
 
 /// Fields of a line of usage.
@@ -62,7 +63,7 @@ const METERING: [&str; 9] = [
     "too_old",
 ];
 
-const SUBJECTS: &str = "balance, line, lines, unused, metering, credit, credits, invoice, invoice-line, invoices, draft, draft-line, quota, cap, hold, holds, lease, request, preemption, preemptions, drift, drifts, unheld or refused";
+const SUBJECTS: &str = "balance, line, lines, unused, metering, credit, credits, invoice, invoice-line, invoices, draft, draft-line, quota, cap, hold, holds, lease, request, preemption, preemptions, drift, drifts, unheld, pool, bid, why or refused";
 
 /// Reads an expectation.
 pub(super) fn expectation(parser: &Parser, words: &mut Words, at: Instant) -> Result<Expectation, Fault> {
@@ -98,6 +99,7 @@ pub(super) fn expectation(parser: &Parser, words: &mut Words, at: Instant) -> Re
             (Subject::Unused { reservation, hour }, &UNUSED)
         }
         "metering" => (Subject::Metering { instance: words.value("the instance")? }, &METERING),
+        of if market::SUBJECTS.contains(&of) => market::subject(parser, words, of, &mut place)?,
         of if expect_quota::SUBJECTS.contains(&of) => expect_quota::subject(parser, words, of, &mut place)?,
         _ => of_tenant(words, &what, &mut place)?,
     };

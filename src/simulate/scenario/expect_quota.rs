@@ -10,6 +10,7 @@ use hourglass_units::{InstanceId, ProjectId, ResourceName, TenantId};
 use super::Fault;
 use super::check::{Facts, Subject, count, facts, scalars};
 use super::lex::{Word, Words};
+use super::market;
 use super::parse::Parser;
 use super::quota::{Names, owner, period, slot};
 
@@ -156,7 +157,7 @@ impl QuotaSubject {
                 found.collect()
             }
             Self::Request { name } => requests(state, RequestId(number(name))),
-            Self::Preemption { of } => preemptions(state, of, names.get(of).copied()),
+            Self::Preemption { of } => preemptions(state, of, names),
             Self::Preemptions => vec![count("preemptions", quotas::preemptions(state, None).count())],
             Self::Drift { instance } => {
                 let all = state.quotas().reconciled().into_iter().flat_map(|last| &last.drift);
@@ -215,9 +216,9 @@ fn requests(state: &State, id: RequestId) -> Vec<Facts> {
 }
 
 /// The order to stop a hold of that name, or an instance of that id.
-fn preemptions(state: &State, of: &str, hold: Option<u64>) -> Vec<Facts> {
-    let instance = of.parse().ok().map(Target::Instance);
-    let target = hold.map(|number| Target::Hold(HoldId(number))).or(instance);
+fn preemptions(state: &State, of: &str, names: &Names) -> Vec<Facts> {
+    let instance = of.parse().ok().map(|id| Target::Instance(market::resolved_id(&id, names)));
+    let target = names.get(of).map(|number| Target::Hold(HoldId(*number))).or(instance);
     let order = target.and_then(|target| quotas::preemption_of(state, &target));
     order.iter().map(scalars).collect()
 }

@@ -9,6 +9,7 @@ mod check;
 mod expect;
 mod expect_quota;
 mod lex;
+mod market;
 pub mod parse;
 pub mod quota;
 pub mod report;
@@ -71,10 +72,12 @@ pub enum Act {
     Prices(ShortCard),
     /// Reports of usage, each sent when its time is over.
     Use(Use),
-    /// A command about a hold, a lease or a request that the file names.
+    /// A command about a hold, a lease, a request or a bid that the file names.
     Named(Box<quota::Named>),
     /// What time brought about is looked for; nothing may be due.
     Review,
+    /// The market is cleared; nothing may change.
+    Clear,
     /// From now on the clock ticks so often, in milliseconds.
     TickEvery(i64),
     /// From now on invoices that are due are finalised, or only those that the file finalises.
@@ -90,7 +93,9 @@ impl Act {
     fn can_be_refused(&self) -> bool {
         match self {
             Self::Command(_) | Self::Named(_) | Self::Prices(_) | Self::Use(_) | Self::Unreadable(_) => true,
-            Self::Review | Self::TickEvery(_) | Self::FinaliseWhenDue(_) | Self::Expect(_) => false,
+            Self::Review | Self::Clear | Self::TickEvery(_) | Self::FinaliseWhenDue(_) | Self::Expect(_) => {
+                false
+            }
         }
     }
 }

@@ -52,9 +52,11 @@ pub(super) struct Parser {
     pub(super) region: Option<Region>,
     /// GPUs and agent of each instance.
     pub(super) instances: BTreeMap<InstanceId, (u32, Option<AgentId>)>,
+    /// GPUs of a unit of each bid.
+    pub(super) units: BTreeMap<String, u32>,
     /// Usage reports that the steps make.
     pub(super) reports: usize,
-    /// Holds, leases and requests that have a name.
+    /// Holds, leases, requests and bids that have a name.
     names: BTreeSet<String>,
 }
 

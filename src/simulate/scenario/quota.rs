@@ -198,7 +198,7 @@ fn ttl(words: &mut Words) -> Result<i64, Fault> {
 }
 
 /// A duration of whole seconds, as the API takes them.
-fn whole_seconds(word: &Word) -> Result<i64, Fault> {
+pub(super) fn whole_seconds(word: &Word) -> Result<i64, Fault> {
     let milliseconds = word.duration()?;
     if milliseconds.rem_euclid(1_000) == 0 {
         Ok(milliseconds)

@@ -19,6 +19,7 @@ use hourglass_units::{AgentId, HOUR_MILLISECONDS, INSTANT_MAX, INSTANT_MIN, Inst
 use prost::Message;
 use serde::Serialize;
 
+use super::market;
 use super::quota::Names;
 use super::{Act, Scenario, ShortCard, Step, TICKS_MAX, UNREADABLE, Use};
 
@@ -69,6 +70,7 @@ impl Door for Direct {
                 Detail::Hold { hold, .. } => Some(hold.0),
                 Detail::Lease { lease, .. } => Some(lease.0),
                 Detail::QuotaRequest { request, .. } => Some(request.0),
+                Detail::Bid { number } => Some(number),
                 _ => None,
             })),
             Err(CellError::Rejected(rejection)) => {
@@ -226,9 +228,10 @@ impl Player<'_> {
 
     fn step(&mut self, step: &Step) -> Result<(), RunError> {
         let command = match &step.act {
-            Act::Command(command) => Command::clone(command),
+            Act::Command(command) => market::resolved(command, &self.names),
             Act::Named(named) => named.resolved(&self.names),
             Act::Review => return self.review(step),
+            Act::Clear => return self.clear(step),
             Act::Prices(card) => Command::PublishRateCard(self.next_version(card)?),
             Act::Use(usage) => return self.begin(usage, step),
             Act::Unreadable(fault) => {
@@ -270,6 +273,15 @@ impl Player<'_> {
     fn review(&mut self, step: &Step) -> Result<(), RunError> {
         match self.submit(Command::from(QuotaCommand::Review))? {
             Err(refusal) if refusal.code != "nothing_due" => self.judge(step, Err(refusal)),
+            Ok(_) | Err(_) => {}
+        }
+        Ok(())
+    }
+
+    /// A clearing: that nothing would change is fine.
+    fn clear(&mut self, step: &Step) -> Result<(), RunError> {
+        match self.submit(market::clearing())? {
+            Err(refusal) if refusal.code != "nothing_to_clear" => self.judge(step, Err(refusal)),
             Ok(_) | Err(_) => {}
         }
         Ok(())
@@ -344,7 +356,7 @@ impl Player<'_> {
             let evidence =
                 usage.xid.map(|xid| v1::Evidence { xid_errors: vec![xid], ..v1::Evidence::default() });
             let record = v1::UsageRecord {
-                instance_id: usage.instance.to_string(),
+                instance_id: market::resolved_id(&usage.instance, &self.names).to_string(),
                 session: 1,
                 start_unix_ms: part.start().unix_ms(),
                 end_unix_ms: part.end().unix_ms(),

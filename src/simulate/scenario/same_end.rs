@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hourglass_consumers::api::{ApiConfig, serve_http};
-use hourglass_consumers::billing::quotas;
+use hourglass_consumers::billing::{market, quotas};
 use hourglass_ledger::cell::{Cell, CellHandle};
+use hourglass_ledger::core::market::MarketCommand;
 use hourglass_ledger::core::quotas::QuotaCommand;
 use hourglass_ledger::core::{Command, State};
 use hourglass_quota::cap::{CapDraft, CapPeriod};
@@ -66,6 +67,7 @@ fn request(
         | Command::CreateKey(_)
         | Command::RevokeKey { .. } => return None,
         Command::Quota(command) => return of_quota(command, owner_of),
+        Command::Market(command) => return of_market(command),
         command => of_tenant_or_list(command)?,
     };
     Some(in_json("POST", path, &body))
@@ -147,6 +149,35 @@ fn of_quota(command: &QuotaCommand, owner_of: impl Fn(Numbered) -> String) -> Op
         }
         // The server's own clock reviews.
         QuotaCommand::Review => return None,
+    };
+    Some(in_json("POST", path, &body))
+}
+
+/// Requests about the market.
+fn of_market(command: &MarketCommand) -> Option<Asked> {
+    let (path, body) = match command {
+        MarketCommand::SetPool { pool, terms } => {
+            let path = format!("/v1/pools/{}/{}", pool.platform, pool.fabric);
+            return Some(in_json("PUT", path, &json!(market::PoolTermsRow::from(terms.clone()))));
+        }
+        MarketCommand::SetMargin { margin } => {
+            return Some(in_json("PUT", "/v1/market/margin".to_owned(), &json!({"margin": margin})));
+        }
+        MarketCommand::PlaceBid { tenant, bid } => {
+            let mut body = json!(bid);
+            let fields = body.as_object_mut()?;
+            fields.remove("notice_ms");
+            fields.insert("notice_seconds".to_owned(), json!(bid.notice_ms.map(|ms| ms / 1_000)));
+            (format!("/v1/tenants/{tenant}/bids"), body)
+        }
+        MarketCommand::UpdateBid { tenant, bid, change } => {
+            (format!("/v1/tenants/{tenant}/bids/{bid}:update"), json!(change))
+        }
+        MarketCommand::CancelBid { tenant, bid } => {
+            (format!("/v1/tenants/{tenant}/bids/{bid}:cancel"), json!({}))
+        }
+        MarketCommand::Clear { .. } => ("/v1/market:clear".to_owned(), json!({})),
+        MarketCommand::Report { .. } | MarketCommand::List { .. } => return None,
     };
     Some(in_json("POST", path, &body))
 }
@@ -261,7 +292,8 @@ impl Door for Http {
         let mut answer = request.header("content-type", content_type).send(&body).map_err(wrong)?;
         if answer.status().is_success() {
             let answer: Value = answer.body_mut().read_json().unwrap_or_default();
-            let number = ["hold", "lease", "request"].into_iter().find_map(|name| answer[name].as_u64());
+            let number =
+                ["hold", "lease", "request", "number"].into_iter().find_map(|name| answer[name].as_u64());
             return Ok(Ok(number));
         }
         let problem: Value = answer.body_mut().read_json().map_err(wrong)?;
@@ -299,7 +331,7 @@ fn end_of(scenario: &Scenario, by_http: bool) -> (Played, String, Value) {
     (played.unwrap(), digest.to_hex().to_string(), quota)
 }
 
-/// All that is shown of quota.
+/// All that is shown of quota and of the market.
 fn quota_of(state: &State) -> Value {
     let filter = quotas::QuotaFilter::default();
     let of = |tenant: &TenantId| {
@@ -307,12 +339,14 @@ fn quota_of(state: &State) -> Value {
         let holds: Vec<_> = quotas::holds(state, tenant, HoldId(0)).collect();
         let leases: Vec<_> = quotas::leases(state, tenant, LeaseId(0)).collect();
         let (groups, caps) = (quotas::groups(state, tenant), quotas::caps(state, tenant));
-        json!({"rows": rows, "holds": holds, "leases": leases, "groups": groups, "caps": caps})
+        let bids: Vec<_> = market::bids(state, tenant).collect();
+        json!({"bids": bids, "rows": rows, "holds": holds, "leases": leases, "groups": groups, "caps": caps})
     };
     let requests: Vec<_> = quotas::requests(state, None, None, RequestId(0)).collect();
     let preemptions: Vec<_> = quotas::preemptions(state, None).collect();
     json!({
         "tenants": state.tenants().map(|(tenant, _)| of(tenant)).collect::<Vec<_>>(), "requests": requests,
+        "pools": market::pools(state).collect::<Vec<_>>(), "margin": state.market().margin(),
         "preemptions": preemptions, "drift": quotas::drift(state), "rules": state.quotas().rules(),
     })
 }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::lex::{Word, Words};
 use super::parse::{Block, Parser};
 use super::quota::{self, Named};
-use super::{Act, Fault, REPORTS_MAX, ShortCard, Use, expect};
+use super::{Act, Fault, REPORTS_MAX, ShortCard, Use, expect, market};
 
 /// Who reports where no agent is named.
 const AGENT: &str = "agent-1";
@@ -55,7 +55,7 @@ const FORMS: [(&str, &str); 23] = [
 
 /// How the step of a verb is written.
 pub(super) fn form(verb: &Word) -> Result<&'static str, Fault> {
-    let all = || FORMS.iter().chain(&quota::FORMS);
+    let all = || FORMS.iter().chain(&quota::FORMS).chain(&market::FORMS);
     let known = all().find(|(name, _)| *name == verb.text);
     known.map(|(_, form)| *form).ok_or_else(|| {
         let verbs: Vec<&str> = all().map(|(name, _)| *name).collect();
@@ -80,6 +80,7 @@ pub(super) fn act(
         verb if quota::FORMS.iter().any(|(name, _)| *name == verb) => {
             quota::act(parser, &mut words, at, &mut block)?
         }
+        verb if market::FORMS.iter().any(|(name, _)| *name == verb) => market::act(parser, &mut words, at)?,
         "cell" => cell(parser, &mut words)?.into(),
         "tenant" => tenant(&mut words)?.into(),
         "card" => Command::PublishRateCard(toml(&words, block.take())?).into(),
@@ -221,7 +222,7 @@ pub(super) fn place(words: &mut Words) -> Result<(TenantId, ProjectId), Fault> {
 }
 
 /// `x8`.
-fn gpus(words: &mut Words) -> Result<u32, Fault> {
+pub(super) fn gpus(words: &mut Words) -> Result<u32, Fault> {
     let word = words.next("the number of GPUs")?;
     let count = word.text.strip_prefix('x').and_then(|count| count.parse().ok());
     count.ok_or_else(|| word.fault(format!("{:?} is no number of GPUs: write it like x8", word.text)))
@@ -260,9 +261,11 @@ fn usage(parser: &mut Parser, words: &mut Words, at: Instant) -> Result<Use, Fau
     let interval = words.next("the interval")?.interval(at)?;
     let every_ms = words.named("every").map_or(Ok(HOUR_MILLISECONDS), |word| word.duration())?;
     let known = parser.instances.get(&instance);
-    let gpus = match (words.named_value("gpus")?, known) {
+    let of_bid = market::unit_of(instance.as_str()).and_then(|(bid, _)| parser.units.get(bid));
+    let of_step = known.map(|(gpus, _)| gpus).or(of_bid);
+    let gpus = match (words.named_value("gpus")?, of_step) {
         (Some(gpus), _) => gpus,
-        (None, Some((gpus, _))) => *gpus,
+        (None, Some(gpus)) => *gpus,
         (None, None) => {
             return Err(words.fault(format!("no step above made {instance} known: give its GPUs with gpus=")));
         }
