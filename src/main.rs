@@ -8,6 +8,7 @@ mod client;
 mod clockwork;
 mod commands;
 mod config;
+mod driving;
 mod failure;
 mod output;
 mod serving;
