@@ -229,7 +229,8 @@ fn list(state: &State, listing: &Listing, now: Instant) -> Result<MarketEvent> {
     let mut known: Vec<&Lifecycle> = market.lives.values().map(|life| &life.cycle).collect();
     known.sort_by_key(|cycle| cycle.instance());
     let (mut facts, mut strays) = (Vec::new(), Vec::new());
-    for finding in reconcile(known, listing, market.listed) {
+    // What each listing saw is kept with each unit.
+    for finding in reconcile(known, listing, None) {
         match finding {
             Finding::Known { instance, fact, .. } => facts.push((instance, fact)),
             // What bears another name is none of ours.
