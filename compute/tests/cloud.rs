@@ -229,6 +229,23 @@ fn states_with(place: usize, state: InstanceState) -> Vec<InstanceState> {
 }
 
 #[test]
+fn room_that_one_waits_for_is_not_counted_on_by_another() {
+    let mut talk = Talk::new(Settings { quotas: BTreeMap::new(), ..settings() });
+    let cluster = Some("computegpucluster-fabric-1".parse().unwrap());
+    for number in 0..4 {
+        let spec = InstanceSpec { cluster: cluster.clone(), ..spec(8, Supply::Preemptible) };
+        talk.create(&format!("p{number}"), spec);
+    }
+    talk.at(60);
+    let regular = InstanceSpec { cluster, ..spec(8, Supply::OnDemand) };
+    let both = [talk.create("r1", spec(16, reserved())), talk.create("r2", regular)];
+    let stopping = talk.cloud.instances().filter(|known| known.state == InstanceState::Stopping).count();
+    assert_eq!(stopping, 3, "two leave for the first, one for the second");
+    talk.at(150);
+    assert_eq!(both.map(|id| talk.state(&id)), [InstanceState::Running; 2]);
+}
+
+#[test]
 fn a_reservation_gives_no_more_than_it_has() {
     let mut talk = Talk::new(settings());
     let inside = [talk.create("a", spec(8, reserved())), talk.create("b", spec(8, reserved()))];
