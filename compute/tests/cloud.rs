@@ -93,7 +93,7 @@ impl Talk {
 
     fn change_as(&mut self, key: &str, change: Change) -> Result<Operation, ComputeError> {
         let call = Call::Change { key: Some(key.to_owned()), change };
-        match self.cloud.step(self.now(), &call).as_seen()? {
+        match self.cloud.step(self.now(), &call).as_seen_by(&call)? {
             Answer::Operation(operation) => Ok(operation),
             other => panic!("{other:?}"),
         }
@@ -117,10 +117,15 @@ impl Talk {
     }
 
     fn outcome(&mut self, id: &OperationId) -> Option<Result<(), ComputeError>> {
-        match self.cloud.step(self.now(), &Call::Query(Query::Operation(id.clone()))).as_seen() {
+        match self.ask(Query::Operation(id.clone())) {
             Ok(Answer::Operation(operation)) => operation.outcome,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn ask(&mut self, query: Query) -> Result<Answer, ComputeError> {
+        let call = Call::Query(query);
+        self.cloud.step(self.now(), &call).as_seen_by(&call)
     }
 }
 
@@ -297,8 +302,7 @@ fn a_key_is_answered_with_its_first_operation() {
     let first = talk.change_as("k", create("a", spec(8, Supply::OnDemand))).unwrap();
     talk.at(7_000);
     // The operation is forgotten by now; its key is not.
-    let query = Call::Query(Query::Operation(first.id.clone()));
-    let told = talk.cloud.step(talk.now(), &query).as_seen();
+    let told = talk.ask(Query::Operation(first.id.clone()));
     assert!(matches!(told, Err(ComputeError::NotFound { .. })), "{told:?}");
     let again = talk.change_as("k", create("a", spec(8, Supply::OnDemand))).unwrap();
     assert_eq!((again.id, again.outcome), (first.id, Some(Ok(()))));
@@ -339,7 +343,9 @@ fn faults_of_a_script_strike_what_they_name() {
          at 0s next stop: slow by 100s
          at 0s next start: vanish after 1s
          at 0s next delete: delay by 50s
-         at 0s next list: unavailable",
+         at 0s next list: unavailable
+         at 0s next update: garbage wrong-id
+         at 0s next get: lose-answer by cut",
     );
     let scarce = talk.change(create("scarce", spec(8, Supply::OnDemand))).unwrap();
     let quota = talk.change(create("quota", spec(8, Supply::OnDemand))).unwrap();
@@ -365,8 +371,7 @@ fn faults_of_a_script_strike_what_they_name() {
 
     let start = talk.change(Change::Start { id: id.clone() }).unwrap();
     talk.at(204);
-    let query = Call::Query(Query::Operation(start.id));
-    assert!(matches!(talk.cloud.step(talk.now(), &query).as_seen(), Err(ComputeError::NotFound { .. })));
+    assert!(matches!(talk.ask(Query::Operation(start.id)), Err(ComputeError::NotFound { .. })));
     talk.at(240);
     assert_eq!(talk.state(&id), InstanceState::Running, "its work went on");
 
@@ -375,9 +380,16 @@ fn faults_of_a_script_strike_what_they_name() {
     assert_eq!(talk.state(&id), InstanceState::Running);
     talk.at(310);
     assert!(talk.cloud.instances().all(|known| known.id != id), "it was done later");
-    let list = || Call::Query(Query::Instances("project-1".parse().unwrap(), Page::default()));
-    assert!(matches!(talk.cloud.step(talk.now(), &list()).as_seen(), Err(ComputeError::Unavailable { .. })));
-    assert!(talk.cloud.step(talk.now(), &list()).as_seen().is_ok());
+    let list = || Query::Instances("project-1".parse().unwrap(), Page::default());
+    assert!(matches!(talk.ask(list()), Err(ComputeError::Unavailable { .. })));
+    assert!(talk.ask(list()).is_ok());
+    let update =
+        Change::Update { id: scarce.instance.clone(), version: 0, labels: Labels::new(), spec: None };
+    let garbage = talk.change(update);
+    assert!(matches!(garbage, Err(ComputeError::Garbage { .. })), "{garbage:?}");
+    let get = || Query::Instance(scarce.instance.clone());
+    assert!(matches!(talk.ask(get()), Err(ComputeError::Unavailable { .. })), "reading leaves no doubt");
+    assert!(talk.ask(get()).is_ok());
 }
 
 #[test]
@@ -411,7 +423,7 @@ fn advice_and_reservations_follow_what_is_used() {
     let mut talk = Talk::new(settings());
     talk.create("a", spec(8, reserved()));
     talk.create("b", spec(16, Supply::OnDemand));
-    let mut ask = |query| talk.cloud.step(begun(), &Call::Query(query)).as_seen().unwrap();
+    let mut ask = |query| talk.ask(query).unwrap();
     let Answer::Advice(advice) = ask(Query::Advice(Page::default())) else { panic!() };
     let figures = advice.items.iter().map(|advice| {
         [advice.reserved, advice.on_demand, advice.preemptible].map(|class| class.unwrap().available)
@@ -434,9 +446,7 @@ fn a_list_has_pages() {
     let mut token = String::new();
     loop {
         let query = Query::Instances("project-1".parse().unwrap(), Page { size: 2, token });
-        let Ok(Answer::Instances(page)) = talk.cloud.step(begun(), &Call::Query(query)).as_seen() else {
-            panic!()
-        };
+        let Ok(Answer::Instances(page)) = talk.ask(query) else { panic!() };
         assert!(page.items.len() <= 2);
         found.extend(page.items.into_iter().map(|known| known.id));
         token = page.next;
