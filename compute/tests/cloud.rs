@@ -277,6 +277,19 @@ fn what_goes_off_by_itself_is_started_again_by_policy() {
 }
 
 #[test]
+fn what_goes_off_while_it_is_changed_is_started_again() {
+    let mut talk = Talk::with_script("at 0s next update: slow by 60s\nat 41s instance a: power-off");
+    let id = talk.create("a", InstanceSpec { recovery: Recovery::Recover, ..spec(8, Supply::OnDemand) });
+    talk.at(40);
+    let change = Change::Update { id: id.clone(), version: 0, labels: Labels::new(), spec: None };
+    let update = talk.change(change).unwrap();
+    talk.at(71);
+    assert_eq!((talk.state(&id), talk.outcome(&update.id)), (InstanceState::Running, None));
+    talk.at(101);
+    assert_eq!((talk.state(&id), talk.outcome(&update.id)), (InstanceState::Running, Some(Ok(()))));
+}
+
+#[test]
 fn a_second_call_can_put_an_end_to_the_first() {
     let mut talk = Talk::new(Settings { second_call: SecondCall::Aborts, ..settings() });
     let made = talk.change(create("a", spec(8, Supply::OnDemand))).unwrap();
@@ -294,6 +307,18 @@ fn a_second_call_can_put_an_end_to_the_first() {
     assert_eq!(talk.outcome(&stop.id), Some(Err(ComputeError::Aborted { by: Some(start_again.id) })));
     talk.at(100);
     assert_eq!(talk.state(&made.instance), InstanceState::Running);
+}
+
+#[test]
+fn a_stop_takes_up_no_quota() {
+    let mut talk = Talk::new(Settings { second_call: SecondCall::Aborts, ..settings() });
+    talk.create("all", spec(44, Supply::Either(Vec::new())));
+    let off = InstanceSpec { stopped: true, ..spec(8, Supply::OnDemand) };
+    let made = talk.change(create("off", off)).unwrap();
+    talk.change(Change::Stop { id: made.instance.clone() }).unwrap();
+    assert_eq!(talk.state(&made.instance), InstanceState::Stopped);
+    let start = talk.change(Change::Start { id: made.instance });
+    assert!(matches!(start, Err(ComputeError::QuotaFailure { .. })), "{start:?}");
 }
 
 #[test]
@@ -612,8 +637,15 @@ fn check(cloud: &Cloud, seed: u64) {
     }
 }
 
+/// So many seeds, or as many as `PROPTEST_CASES` says.
+fn seeds(usual: u32) -> ProptestConfig {
+    let told = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    let cases = told.unwrap_or(usual);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) })]
+    #![proptest_config(seeds(60))]
 
     #[test]
     fn nothing_is_given_twice_and_everything_ends(seed: u64) {
@@ -622,7 +654,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(20) })]
+    #![proptest_config(seeds(20))]
 
     #[test]
     fn the_same_seed_is_the_same_history(seed: u64, every in 1_usize..50) {

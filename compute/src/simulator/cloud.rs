@@ -335,7 +335,8 @@ impl Cloud {
             }
             Change::Stop { .. } => {
                 turn_to(machine, true);
-                machine.enter(InstanceState::Stopping);
+                // One that never got room is off already.
+                machine.enter(if had_room { InstanceState::Stopping } else { InstanceState::Stopped });
             }
             Change::Delete { .. } => machine.enter(InstanceState::Deleting),
             Change::Update { .. } => {
@@ -389,9 +390,10 @@ impl Cloud {
             Event::Off(id, run) => self.off(&id, run),
             Event::Back(id, run) => {
                 let up = self.state.machines.get(&id).is_some_and(|machine| {
+                    let other = |work: &Work| work.change.kind() != CallKind::Update;
                     machine.run == run
-                        && machine.operation.is_none()
                         && machine.instance.state == InstanceState::Starting
+                        && !self.state.work_on(machine).is_some_and(other)
                 });
                 if up {
                     self.run(&id);
