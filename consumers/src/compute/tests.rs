@@ -168,7 +168,7 @@ impl System {
 
     /// One call over a wire that may lose the answer.
     fn ask(&mut self, call: &cloud::Call) -> Result<Answer, ComputeError> {
-        self.cloud.step(self.now, call).as_seen()
+        self.cloud.step(self.now, call).as_seen_by(call)
     }
 
     fn query(&mut self, query: Query) -> Result<Answer, ComputeError> {
