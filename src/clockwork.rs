@@ -1,13 +1,15 @@
-//! What the clock brings about in a running cell: ticks, and invoices that are due.
+//! What the clock brings about in a running cell: ticks, invoices that are due, and clearings of the market.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hourglass_ledger::cell::{CellError, CellHandle};
+use hourglass_ledger::core::market::{MarketCommand, MarketRejection, Trigger};
 use hourglass_ledger::core::quotas::{QuotaCommand, QuotaRejection};
 use hourglass_ledger::core::{Command, Outcome, Rejection, State, invoicing};
 
-/// How often it is looked whether a hold has expired, or something else about quota is due between ticks.
+/// How often it is looked whether a hold has expired, something else about quota is due, or the supply of a
+/// pool has changed between ticks.
 const REVIEW_EVERY: Duration = Duration::from_secs(1);
 
 /// What the clock brings about, and how often.
@@ -15,8 +17,17 @@ const REVIEW_EVERY: Duration = Duration::from_secs(1);
 pub struct Clockwork {
     /// Time between two ticks.
     pub every: Duration,
+    /// Time between two clearings of the market. A change of supply does not wait for the next one.
+    pub market_every: Duration,
     /// Whether a due invoice is finalised without being asked for.
     pub finalise_invoices: bool,
+}
+
+/// What it is time for.
+enum Due {
+    Tick,
+    Clearing,
+    Look,
 }
 
 /// Ticks until told to stop: accrual is never older than one tick, and a due invoice waits no longer
@@ -27,19 +38,22 @@ pub async fn run(cell: CellHandle, clockwork: Clockwork, mut stop: tokio::sync::
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut reviews = tokio::time::interval(REVIEW_EVERY);
     reviews.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut clearings = tokio::time::interval(clockwork.market_every);
+    clearings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let between = tokio::select! {
-            _ = ticks.tick() => false,
-            _ = reviews.tick() => true,
+        let due = tokio::select! {
+            _ = ticks.tick() => Due::Tick,
+            _ = clearings.tick() => Due::Clearing,
+            _ = reviews.tick() => Due::Look,
             _ = stop.changed() => return,
         };
         if cell.status().writable.load(Ordering::Acquire) == 0 {
             continue;
         }
-        let done = if between {
-            review_when_due(&cell).await
-        } else {
-            tick(&cell, clockwork.finalise_invoices).await
+        let done = match due {
+            Due::Tick => tick(&cell, clockwork.finalise_invoices).await,
+            Due::Clearing => clear(&cell, Trigger::Tick).await.map(|()| 0),
+            Due::Look => look(&cell).await.map(|()| 0),
         };
         match done {
             Ok(0) => {}
@@ -74,13 +88,29 @@ async fn tick(cell: &CellHandle, finalise_invoices: bool) -> Result<u64, CellErr
     Ok(finalised)
 }
 
-/// A review between two ticks, where one has something to do.
-async fn review_when_due(cell: &CellHandle) -> Result<u64, CellError> {
+/// A review and a clearing between two ticks, where they have something to do.
+async fn look(cell: &CellHandle) -> Result<(), CellError> {
     let now = cell.now();
-    if cell.read(move |state| state.quotas().is_due(now)).await? {
+    let due = cell.read(move |state| (state.quotas().is_due(now), state.market().is_due()));
+    let (review_is_due, clearing_is_due) = due.await?;
+    if review_is_due {
         review(cell).await?;
     }
-    Ok(0)
+    if clearing_is_due {
+        clear(cell, Trigger::Supply).await?;
+    }
+    Ok(())
+}
+
+/// Clears the market, where there is one. That nothing would change is fine.
+async fn clear(cell: &CellHandle, trigger: Trigger) -> Result<(), CellError> {
+    if cell.read(|state| state.market().pools().next().is_none()).await? {
+        return Ok(());
+    }
+    match cell.submit(Command::from(MarketCommand::Clear { trigger })).await {
+        Ok(_) | Err(CellError::Rejected(Rejection::Market(MarketRejection::NothingToClear))) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Lets expired holds and lapsed leases go, and orders what has to stop.

@@ -23,8 +23,8 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     agent, balance, compute_sim, credit, demo, doctor, estimate, explain, export, instance, invoice, key,
-    ledger, metering, nats, price, quarantine, quota, replay, reserve, scenario, serve, tax, up, usage,
-    verify,
+    ledger, market, metering, nats, price, quarantine, quota, replay, reserve, scenario, serve, tax, up,
+    usage, verify,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -97,6 +97,12 @@ enum Command {
     Quarantine(quarantine::Args),
     /// Limits and use, groups, spend caps, holds, requests for more, what has to stop
     Quota(quota::Args),
+    /// Pools of GPUs that are sold as spot: set, list, show, prices
+    Pool(market::pools::Args),
+    /// Bids for spot GPUs: place, list, show, update, cancel
+    Bid(market::bids::Args),
+    /// The spot market: clear it, read and replay receipts, ask why
+    Market(market::clears::Args),
     /// API keys: create, list, revoke
     Key(key::Args),
     /// Write the books for other systems
@@ -139,6 +145,9 @@ fn main() -> ExitCode {
         Command::Price(args) => price::run(args, &settings, format),
         Command::Quarantine(args) => quarantine::run(args, &settings, format),
         Command::Quota(args) => quota::run(args, &settings, format),
+        Command::Pool(args) => market::pools::run(args, &settings, format),
+        Command::Bid(args) => market::bids::run(args, &settings, format),
+        Command::Market(args) => market::clears::run(args, &settings, format),
         Command::Key(args) => key::run(args, &settings, format),
         Command::Export(args) => export::run(args, &settings),
         Command::Verify(args) => verify::run(args, &settings, format),

@@ -12,6 +12,7 @@ mod explain;
 mod full_disk;
 mod http;
 mod keys;
+mod market;
 mod production;
 mod quota;
 mod replay;

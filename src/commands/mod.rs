@@ -14,6 +14,7 @@ pub mod instance;
 pub mod invoice;
 pub mod key;
 pub mod ledger;
+pub mod market;
 pub mod metering;
 pub mod nats;
 pub mod price;

@@ -53,6 +53,7 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
         api: ApiConfig { operator_token: token, exposer, oidc: settings.oidc.clone() },
         clockwork: Some(Clockwork {
             every: settings.cell.tick,
+            market_every: settings.cell.market_tick,
             finalise_invoices: settings.cell.finalise_invoices == FinaliseInvoices::WhenDue,
         }),
     };

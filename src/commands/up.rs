@@ -32,6 +32,9 @@ pub struct Args {
     /// Time between two accruals
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     tick: Duration,
+    /// Time between two clearings of the spot market
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    market_tick: Duration,
     /// File with the bearer token that every request must carry
     #[arg(long, value_name = "FILE", env = "HOURGLASS_OPERATOR_TOKEN_FILE")]
     operator_token_file: Option<PathBuf>,
@@ -45,6 +48,9 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
     if args.tick < Duration::from_secs(1) {
         return Err(Failure::Usage("--tick must be at least 1s".to_owned()));
     }
+    if args.market_tick < Duration::from_secs(1) {
+        return Err(Failure::Usage("--market-tick must be at least 1s".to_owned()));
+    }
     let token_file = args.operator_token_file.or_else(|| settings.operator_token_file.clone());
     let serve = Serve {
         http: args.http.unwrap_or(settings.http),
@@ -54,7 +60,11 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
             oidc: settings.oidc.clone(),
             ..ApiConfig::default()
         },
-        clockwork: Some(Clockwork { every: args.tick, finalise_invoices: true }),
+        clockwork: Some(Clockwork {
+            every: args.tick,
+            market_every: args.market_tick,
+            finalise_invoices: true,
+        }),
     };
     serve.check_exposure()?;
     let asked = args.region.as_deref().unwrap_or(&settings.region);

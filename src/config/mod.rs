@@ -147,6 +147,7 @@ mod tests {
         let (cell, default) = (all.cell, CellSection::default());
         assert_eq!(cell.policy(), Policy::default());
         assert_eq!((cell.lease, cell.tick), (default.lease, default.tick));
+        assert_eq!(cell.market_tick, default.market_tick);
         assert_eq!(cell.finalise_invoices, default.finalise_invoices);
         cell.check().unwrap();
     }
@@ -161,6 +162,7 @@ mod tests {
         };
         check("[cell]\nlease = \"10ms\"", "between 1s and 10m");
         check("[cell]\ntick = \"0s\"", "at least 1s");
+        check("[cell]\nmarket_tick = \"0s\"", "cell.market_tick must be at least 1s");
         check("[cell]\nlease = 10", "string");
         check("[cell]\nleese = \"10s\"", "unknown field");
         check("[postgres]\npassword = \"x\"", "unknown field");

@@ -56,6 +56,8 @@ pub struct CellSection {
     pub lease: Duration,
     #[serde(deserialize_with = "duration")]
     pub tick: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub market_tick: Duration,
     pub finalise_invoices: FinaliseInvoices,
     #[serde(deserialize_with = "duration")]
     clock_skew: Duration,
@@ -84,6 +86,7 @@ impl Default for CellSection {
             node: None,
             lease: LEASE,
             tick: Duration::from_secs(60),
+            market_tick: Duration::from_secs(60),
             finalise_invoices: FinaliseInvoices::default(),
             clock_skew: duration(clock_skew_max_ms),
             acceptance_window: duration(acceptance_window_ms),
@@ -108,6 +111,9 @@ impl CellSection {
         }
         if self.tick < Duration::from_secs(1) {
             return Err(Failure::Usage("cell.tick must be at least 1s".to_owned()));
+        }
+        if self.market_tick < Duration::from_secs(1) {
+            return Err(Failure::Usage("cell.market_tick must be at least 1s".to_owned()));
         }
         Ok(())
     }

@@ -15,16 +15,19 @@ use crate::auth::roles::{Permission, Reach};
 use crate::auth::{Denied, Principal};
 
 use Permission::{
-    IngestUsage, ManageKeys, ReadBooks, ReadContracts, ReadInstances, ReadLedger, ReadMetrics,
-    ReadQuarantine, ReadQuotas, ReadRateCards, ReadReservations, ReadTenants, ReadUsage, RequestQuotas,
-    RerateOpen, VoidUsage, WriteCaps, WriteCredits, WriteHolds, WriteInstances, WriteInvoices, WritePrices,
-    WriteQuarantine, WriteQuotas, WriteReservations, WriteTax, WriteTenants,
+    IngestUsage, ManageKeys, ReadBids, ReadBooks, ReadContracts, ReadInstances, ReadLedger, ReadMarket,
+    ReadMetrics, ReadQuarantine, ReadQuotas, ReadRateCards, ReadReservations, ReadTenants, ReadUsage,
+    RequestQuotas, RerateOpen, VoidUsage, WriteBids, WriteCaps, WriteCredits, WriteHolds, WriteInstances,
+    WriteInvoices, WriteMarket, WritePrices, WriteQuarantine, WriteQuotas, WriteReservations, WriteTax,
+    WriteTenants,
 };
 
 /// Method, path and the permission that both need. An action such as `:start` is part of the path.
 #[rustfmt::skip]
 pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET",  "/metrics",                                                        ReadMetrics),
+    ("GET",  "/v1/clears",                                                      ReadMarket),
+    ("GET",  "/v1/clears/{clear}",                                              ReadMarket),
     ("POST", "/v1/estimates",                                                   ReadRateCards),
     ("POST", "/v1/keys",                                                        ManageKeys),
     ("GET",  "/v1/keys",                                                        ManageKeys),
@@ -35,6 +38,13 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET",  "/v1/ledger/digest",                                               ReadLedger),
     ("GET",  "/v1/ledger/head",                                                 ReadLedger),
     ("GET",  "/v1/ledger/transfers",                                            ReadBooks),
+    ("GET",  "/v1/market",                                                      ReadMarket),
+    ("PUT",  "/v1/market/margin",                                               WriteMarket),
+    ("POST", "/v1/market:clear",                                                WriteMarket),
+    ("GET",  "/v1/pools",                                                       ReadMarket),
+    ("PUT",  "/v1/pools/{platform}/{fabric}",                                   WriteMarket),
+    ("GET",  "/v1/pools/{platform}/{fabric}",                                   ReadMarket),
+    ("GET",  "/v1/pools/{platform}/{fabric}/prices",                            ReadMarket),
     ("GET",  "/v1/preemptions",                                                 WriteHolds),
     ("GET",  "/v1/quarantine",                                                  ReadQuarantine),
     ("GET",  "/v1/quarantine/{position}",                                       ReadQuarantine),
@@ -55,6 +65,12 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET",  "/v1/tenants",                                                     ReadTenants),
     ("GET",  "/v1/tenants/{tenant}",                                            ReadTenants),
     ("GET",  "/v1/tenants/{tenant}/balance",                                    ReadBooks),
+    ("POST", "/v1/tenants/{tenant}/bids",                                       WriteBids),
+    ("GET",  "/v1/tenants/{tenant}/bids",                                       ReadBids),
+    ("GET",  "/v1/tenants/{tenant}/bids/{bid}",                                 ReadBids),
+    ("GET",  "/v1/tenants/{tenant}/bids/{bid}/why",                             ReadBids),
+    ("POST", "/v1/tenants/{tenant}/bids/{bid}:cancel",                          WriteBids),
+    ("POST", "/v1/tenants/{tenant}/bids/{bid}:update",                          WriteBids),
     ("GET",  "/v1/tenants/{tenant}/charges",                                    ReadBooks),
     ("POST", "/v1/tenants/{tenant}/contracts",                                  WritePrices),
     ("GET",  "/v1/tenants/{tenant}/contracts",                                  ReadContracts),

@@ -12,6 +12,7 @@ use super::extract::IDEMPOTENCY_KEY;
 use super::instances::{__path_change_mode, __path_start_instance, __path_stop_instance, __path_void_usage};
 use super::invoices::life::{__path_pay_invoice, __path_void_invoice};
 use super::keys::__path_revoke_key;
+use super::market::bids::{__path_cancel_bid, __path_update_bid};
 use super::problem::{PROBLEM_MEDIA_TYPE, ProblemDocument};
 use super::quarantine::__path_replay_quarantine;
 use super::quotas::__path_place_project;
@@ -36,7 +37,7 @@ use crate::auth::roles::{Permission, Reach, holders};
     paths(
         start_instance, stop_instance, change_mode, void_usage, amend_reservation, pay_invoice, void_invoice,
         revoke_key, replay_quarantine, place_project, commit_hold, release_hold, renew_hold, resize_hold,
-        refresh_lease, return_lease, decide_request,
+        refresh_lease, return_lease, decide_request, update_bid, cancel_bid,
     ),
     components(schemas(ProblemDocument)),
     tags(
@@ -47,6 +48,7 @@ use crate::auth::roles::{Permission, Reach, holders};
         (name = "instances", description = "Instances and their life cycle."),
         (name = "quotas", description = "Limits, spend caps, requests for more, and what has to stop."),
         (name = "holds", description = "What is held of quota, and leased to checkers far away."),
+        (name = "market", description = "Spot: pools and their prices, bids, clearings and their receipts."),
         (name = "usage", description = "Usage in, and reports of it."),
         (name = "ledger", description = "Balances, rows and the log."),
         (name = "invoices", description = "Invoices."),

@@ -33,6 +33,7 @@ mod instances;
 mod invoices;
 mod keys;
 mod ledger;
+mod market;
 mod metrics;
 mod observe;
 pub(crate) mod page;
@@ -130,6 +131,8 @@ pub fn router(cell: CellHandle, config: ApiConfig) -> Router {
     let routes = routes.route("/v1/tenants/{tenant}/leases/{lease}", act);
     let act = post(quotas::requests::act_on_request);
     let routes = routes.route("/v1/tenants/{tenant}/quota-requests/{request}", act);
+    let act = post(market::bids::act_on_bid);
+    let routes = routes.route("/v1/tenants/{tenant}/bids/{bid}", act);
     let documentation = SwaggerUi::new("/docs").url("/openapi.json", document::completed(document));
     layered(Router::from(documentation).merge(routes.with_state(app.clone())), app)
 }
@@ -185,6 +188,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(explain::explain_invoice_line))
         .routes(routes!(invoices::life::issue_credit_note))
         .merge(described_quotas())
+        .merge(described_market())
         .routes(routes!(keys::create_key, keys::list_keys))
         .routes(routes!(keys::get_key))
         .routes(routes!(health::healthz))
@@ -216,6 +220,22 @@ fn described_quotas() -> OpenApiRouter<App> {
         .routes(routes!(quotas::operation::last_drift))
         .routes(routes!(quotas::operation::list_preemptions))
         .merge(listing)
+}
+
+/// Those of the market.
+fn described_market() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(market::get_market))
+        .routes(routes!(market::set_margin))
+        .routes(routes!(market::clear))
+        .routes(routes!(market::pools::list_pools))
+        .routes(routes!(market::pools::set_pool, market::pools::get_pool))
+        .routes(routes!(market::pools::list_prices))
+        .routes(routes!(market::clears::list_clears))
+        .routes(routes!(market::clears::get_clear))
+        .routes(routes!(market::bids::place_bid, market::bids::list_bids))
+        .routes(routes!(market::bids::get_bid))
+        .routes(routes!(market::bids::explain_bid))
 }
 
 /// A handler that panics fails its own request only.

@@ -112,6 +112,33 @@ impl PageRequest {
     }
 }
 
+impl PageRequest {
+    /// A page of a list of the log that goes backwards. `list` is given the position before which the page
+    /// begins, and answers with at most so many rows, each with its position.
+    pub(super) async fn backwards<T: Send + 'static>(
+        self,
+        app: &App,
+        list: impl FnOnce(&dyn Reader, u64, usize) -> Result<Vec<(u64, T)>, Problem> + Send + 'static,
+    ) -> Result<ListPage<T>, Problem> {
+        let limit = self.limit;
+        let (as_of, before) = match &self.from {
+            None => {
+                let as_of = app.read(|state| Ok(AsOf::of(state))).await?;
+                let before = as_of.position.saturating_add(1);
+                (as_of, before)
+            }
+            Some(token) => {
+                let as_of = AsOf { position: token.until, time: token.time.clone() };
+                (as_of, token.after.parse().map_err(|_| invalid())?)
+            }
+        };
+        let rows = app.store(move |reader| Ok(list(reader, before, limit))).await??;
+        let last = rows.last().filter(|_| rows.len() >= limit).map(|(position, _)| position.to_string());
+        let next_page_token = last.map(|last| self.token(&as_of, last));
+        Ok(ListPage { as_of, rows: rows.into_iter().map(|(_, row)| row).collect(), next_page_token })
+    }
+}
+
 /// A page of a list that only ever grows at its end, or is short: rows are numbered from 0, and the
 /// number is the key.
 pub(super) fn behind<T>(

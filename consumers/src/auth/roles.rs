@@ -74,6 +74,14 @@ pub(crate) enum Permission {
     WriteCaps,
     /// Holds and leases, and the comparison with what the compute API runs.
     WriteHolds,
+    /// Pools, their prices, and the receipts of clearings.
+    ReadMarket,
+    /// Pools, the margin, and clearing.
+    WriteMarket,
+    /// Bids.
+    ReadBids,
+    /// Placing, changing and taking back bids.
+    WriteBids,
     /// The log's head and digest.
     ReadLedger,
     /// API keys: list, create, revoke.
@@ -87,7 +95,7 @@ pub(crate) enum Permission {
 type Line = (Permission, &'static str, Scope, [Reach; 7]);
 
 #[rustfmt::skip]
-const TABLE: [Line; 28] = {
+const TABLE: [Line; 32] = {
     use Permission as P;
     use Scope::{Ingest, Keys, Metrics, Read, Write};
     [
@@ -117,6 +125,10 @@ const TABLE: [Line; 28] = {
     (P::RequestQuotas,     "quotas.request",      Write,   [Own, No,  No,  No,  No,  All, No ]),
     (P::WriteCaps,         "caps.write",          Write,   [Own, All, No,  No,  No,  All, No ]),
     (P::WriteHolds,        "holds.write",         Write,   [No,  No,  No,  No,  All, All, No ]),
+    (P::ReadMarket,        "market.read",         Read,    [All, All, All, All, All, All, No ]),
+    (P::WriteMarket,       "market.write",        Write,   [No,  No,  No,  No,  No,  All, No ]),
+    (P::ReadBids,          "bids.read",           Read,    [Own, No,  All, All, No,  All, No ]),
+    (P::WriteBids,         "bids.write",          Write,   [Own, No,  All, No,  No,  All, No ]),
     (P::ReadLedger,        "ledger.read",         Read,    [No,  All, No,  No,  No,  All, No ]),
     (P::ManageKeys,        "keys.manage",         Keys,    [No,  No,  No,  No,  No,  All, No ]),
     (P::ReadMetrics,       "metrics.read",        Metrics, [No,  No,  No,  No,  No,  All, No ]),
@@ -197,7 +209,7 @@ mod tests {
             assert_eq!(TABLE.iter().position(|line| line.1 == *name), Some(at));
             assert_eq!((permission.scope(), permission.to_string().as_str()), (*scope, *name));
             assert_eq!(reach(Role::Operator, *permission), Reach::All, "{name}");
-            let public = *permission == Permission::ReadRateCards;
+            let public = matches!(permission, Permission::ReadRateCards | Permission::ReadMarket);
             assert_eq!(reach(Role::Customer, *permission) == Reach::All, public, "{name}");
             assert!(matches!(reach(Role::Agent, *permission), Reach::None | Reach::Own), "{name}");
         }

@@ -4,6 +4,7 @@
 pub mod credits;
 pub mod explain;
 pub mod invoices;
+pub mod market;
 pub mod quotas;
 pub mod report;
 pub mod reservations;

@@ -6,14 +6,17 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a suite for tests fails loudly")]
 
+use hourglass_capacity::auction::receipt::Receipt;
+use hourglass_capacity::auction::{Book, BookDraft, Unlimited};
 use hourglass_pricing::PurchaseModel;
-use hourglass_units::{Amount, Currency, HOUR_MILLISECONDS, Hour, Instant, Price, Quantity};
+use hourglass_units::{Amount, Currency, HOUR_MILLISECONDS, Hour, Instant, Percent, Price, Quantity};
 use prost::bytes::Bytes;
 
 use super::{
     Acquire, AcquireError, ChargeFilter, Commit, CommitError, Head, Keyed, PAGE_ROWS_MAX, Page, Reader,
     RowKey, Store, Table, TransferFilter, UsageQuery,
 };
+use crate::core::market::{Cleared, MarketEvent, Trigger};
 use crate::core::rows::{ChargeRow, EventRows, InvoiceRow, QuarantineRow, TransferRow, UnusedRow};
 use crate::core::{Account, Event, Position, Recorded, TransferCode};
 use crate::log::{self, StoredEvent};
@@ -29,7 +32,7 @@ pub trait Harness {
 
 /// Runs the whole suite.
 pub fn run(harness: &mut dyn Harness) {
-    let cases: [fn(&mut dyn Harness); 14] = [
+    let cases: [fn(&mut dyn Harness); 15] = [
         a_fresh_store_is_empty,
         writers_take_turns_by_lease_and_epoch,
         a_commit_compares_the_head_and_sets_it,
@@ -37,6 +40,7 @@ pub fn run(harness: &mut dyn Harness) {
         a_commit_without_events_renews_the_lease,
         cursors_move_with_their_commit,
         events_are_read_without_a_gap,
+        clearings_are_found_among_other_events,
         listings_page_in_order,
         listings_filter,
         amounts_are_kept_exactly,
@@ -65,9 +69,16 @@ fn acquire(store: &mut dyn Store) -> Head {
 
 /// A commit of one `Ticked` event for each element of `rows`, behind the head.
 fn commit_of(head: &Head, rows: Vec<EventRows>) -> Commit {
+    let ticks = rows.iter().map(|_| Event::Ticked).collect();
+    Commit { rows, ..commit_of_events(head, ticks) }
+}
+
+/// A commit of events without rows, behind the head.
+fn commit_of_events(head: &Head, these: Vec<Event>) -> Commit {
     let (mut events, mut hash, mut position) = (Vec::new(), head.hash, head.position);
-    for _ in &rows {
-        let recorded = Recorded { key: None, event: Event::Ticked };
+    let rows = vec![EventRows::default(); these.len()];
+    for event in these {
+        let recorded = Recorded { key: None, event };
         position = position.next();
         let event = StoredEvent::chain(&hash, position, head.epoch, at(5_000), &recorded);
         hash = event.hash;
@@ -315,6 +326,32 @@ fn events_are_read_without_a_gap(harness: &mut dyn Harness) {
     assert_eq!(some.iter().map(|event| event.position.number()).collect::<Vec<_>>(), [5, 6, 7, 8, 9]);
     assert_eq!(reader.events(Position::new(21), 5).unwrap(), []);
     assert_eq!(reader.events(Position::ZERO, 0).unwrap(), []);
+}
+
+fn clearings_are_found_among_other_events(harness: &mut dyn Harness) {
+    let clearing = || {
+        let draft = BookDraft { pools: Vec::new(), margin: Percent::ZERO, bids: Vec::new() };
+        let receipt = Receipt::of(Book::new(draft).unwrap(), &mut Unlimited);
+        let (starts, stops, expired) = (Vec::new(), Vec::new(), Vec::new());
+        let cleared = Cleared { trigger: Trigger::Tick, receipt, starts, stops, expired };
+        Event::Market(MarketEvent::Cleared(Box::new(cleared)))
+    };
+    let mut store = harness.fresh();
+    acquire(store.as_mut());
+    for _ in 0..3 {
+        let head = store.reader().head().unwrap();
+        store.commit(&commit_of_events(&head, vec![Event::Ticked, clearing(), Event::Ticked])).unwrap();
+    }
+    let reader = store.reader();
+    let numbers = |events: Vec<StoredEvent>| {
+        events.into_iter().map(|event| event.position.number()).collect::<Vec<_>>()
+    };
+    let after = |position, limit| numbers(reader.clearings(Position::new(position), limit).unwrap());
+    assert_eq!((after(0, 9), after(2, 1), after(8, 9)), (vec![2, 5, 8], vec![5], vec![]));
+    let before = |position, limit| numbers(reader.clearings_before(Position::new(position), limit).unwrap());
+    assert_eq!((before(u64::MAX, 2), before(8, 9), before(2, 9)), (vec![8, 5], vec![5, 2], vec![]));
+    let whole = reader.clearings(Position::ZERO, 1).unwrap();
+    assert_eq!(whole, reader.events(Position::new(1), 1).unwrap());
 }
 
 fn listings_page_in_order(harness: &mut dyn Harness) {

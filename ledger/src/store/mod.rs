@@ -306,6 +306,12 @@ pub trait Reader: Send + Sync {
     /// Up to `limit` events behind `after`, in order.
     fn events(&self, after: Position, limit: usize) -> Result<Vec<StoredEvent>, StoreError>;
 
+    /// Up to `limit` clearings of the market behind `after`, in order.
+    fn clearings(&self, after: Position, limit: usize) -> Result<Vec<StoredEvent>, StoreError>;
+
+    /// Up to `limit` clearings of the market before `before`, newest first.
+    fn clearings_before(&self, before: Position, limit: usize) -> Result<Vec<StoredEvent>, StoreError>;
+
     /// The newest snapshot.
     fn newest_snapshot(&self) -> Result<Option<Snapshot>, StoreError>;
 

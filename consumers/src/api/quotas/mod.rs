@@ -222,7 +222,7 @@ pub(in crate::api) async fn place_project(
 }
 
 /// The body of an action, in JSON.
-fn read<T: serde::de::DeserializeOwned>(body: &Body) -> Result<T, Problem> {
+pub(in crate::api) fn read<T: serde::de::DeserializeOwned>(body: &Body) -> Result<T, Problem> {
     if body.media_type != "application/json" {
         return Err(unsupported(&body.media_type, "application/json"));
     }

@@ -8,11 +8,13 @@ use serde_json::Value;
 
 use crate::testing::{request, with_server};
 
-const ROUTES: [&str; 92] = [
+const ROUTES: [&str; 107] = [
     "DELETE /v1/tenants/{tenant}/spend-caps",
     "GET /healthz",
     "GET /metrics",
     "GET /readyz",
+    "GET /v1/clears",
+    "GET /v1/clears/{clear}",
     "GET /v1/keys",
     "GET /v1/keys/{key}",
     "GET /v1/ledger/balances",
@@ -20,6 +22,10 @@ const ROUTES: [&str; 92] = [
     "GET /v1/ledger/digest",
     "GET /v1/ledger/head",
     "GET /v1/ledger/transfers",
+    "GET /v1/market",
+    "GET /v1/pools",
+    "GET /v1/pools/{platform}/{fabric}",
+    "GET /v1/pools/{platform}/{fabric}/prices",
     "GET /v1/preemptions",
     "GET /v1/quarantine",
     "GET /v1/quarantine/{position}",
@@ -31,6 +37,9 @@ const ROUTES: [&str; 92] = [
     "GET /v1/tenants",
     "GET /v1/tenants/{tenant}",
     "GET /v1/tenants/{tenant}/balance",
+    "GET /v1/tenants/{tenant}/bids",
+    "GET /v1/tenants/{tenant}/bids/{bid}",
+    "GET /v1/tenants/{tenant}/bids/{bid}/why",
     "GET /v1/tenants/{tenant}/charges",
     "GET /v1/tenants/{tenant}/contracts",
     "GET /v1/tenants/{tenant}/credits",
@@ -61,6 +70,7 @@ const ROUTES: [&str; 92] = [
     "POST /v1/estimates",
     "POST /v1/keys",
     "POST /v1/keys/{key}:revoke",
+    "POST /v1/market:clear",
     "POST /v1/quarantine/{position}:replay",
     "POST /v1/quotas:check",
     "POST /v1/quotas:reconcile",
@@ -69,6 +79,9 @@ const ROUTES: [&str; 92] = [
     "POST /v1/rerates:preview",
     "POST /v1/spot-prices",
     "POST /v1/tenants",
+    "POST /v1/tenants/{tenant}/bids",
+    "POST /v1/tenants/{tenant}/bids/{bid}:cancel",
+    "POST /v1/tenants/{tenant}/bids/{bid}:update",
     "POST /v1/tenants/{tenant}/contracts",
     "POST /v1/tenants/{tenant}/credit-notes",
     "POST /v1/tenants/{tenant}/credits",
@@ -99,6 +112,8 @@ const ROUTES: [&str; 92] = [
     "POST /v1/tenants/{tenant}/reservations/{reservation}:amend",
     "POST /v1/tenants/{tenant}/tax",
     "POST /v1/usage:ingest",
+    "PUT /v1/market/margin",
+    "PUT /v1/pools/{platform}/{fabric}",
     "PUT /v1/quotas/rules",
     "PUT /v1/tenants/{tenant}/spend-caps",
 ];
@@ -180,6 +195,8 @@ fn every_example_can_be_read() {
                 }
                 seen += 1;
                 let filled = path.replace("{tenant}", "acme").replace("{project}", "ml");
+                let filled = filled.replace("{bid}", "b-1").replace("{platform}", "h100");
+                let filled = filled.replace("{fabric}", "f-1");
                 let filled =
                     ["{hold}", "{lease}", "{request}"].iter().fold(filled, |it, part| it.replace(part, "1"));
                 let headers = [("content-type", "application/json")];
@@ -189,7 +206,7 @@ fn every_example_can_be_read() {
                 assert!(!unread, "{method} {path}: {}", answer.text());
             }
         }
-        assert_eq!(seen, 15, "an example is missing, or there is a new one");
+        assert_eq!(seen, 19, "an example is missing, or there is a new one");
     });
 }
 

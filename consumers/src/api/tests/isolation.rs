@@ -8,9 +8,16 @@ use crate::api::access::ROUTES;
 use crate::testing::{Server, instance, key_of, record, with_server};
 
 /// What must never be in an answer to acme: ids that are beta's alone.
-const OF_BETA: [&str; 6] = ["beta", "b-secret", "hidden-project", "b-reserved", "b-credit", "b-group"];
+const OF_BETA: [&str; 7] =
+    ["beta", "b-secret", "hidden-project", "b-reserved", "b-credit", "b-group", "b-bid"];
 /// What a customer can change itself, at its own tenant's paths.
-const OWN_CHANGES: [&str; 2] = ["/v1/tenants/{tenant}/quota-requests", "/v1/tenants/{tenant}/spend-caps"];
+const OWN_CHANGES: [&str; 5] = [
+    "/v1/tenants/{tenant}/quota-requests",
+    "/v1/tenants/{tenant}/spend-caps",
+    "/v1/tenants/{tenant}/bids",
+    "/v1/tenants/{tenant}/bids/{bid}:update",
+    "/v1/tenants/{tenant}/bids/{bid}:cancel",
+];
 
 /// Both tenants have a limit, a group, a hold, a lease, a spend cap and a request. Answers with the numbers of
 /// the hold, the lease and the request of each.
@@ -83,11 +90,29 @@ async fn two_tenants(server: &Server) -> String {
     server.key(key_of(Role::Customer, "acme", &[])).await
 }
 
+/// Both tenants have a bid in one pool, and it was cleared. Answers with the position of the clearing.
+async fn bids_of_both(server: &Server) -> u64 {
+    let reserve = json!({"shape": "steps", "points": [{"utilisation": "0", "price": "0.5"}]});
+    let terms = json!({"currency": "USD", "gpus": 4, "reserve": reserve}).to_string();
+    let headers = [("content-type", "application/json")];
+    let put = crate::testing::request("PUT", "/v1/pools/h100/f-1", &headers, terms.into());
+    server.send(put).await.expect(StatusCode::OK);
+    for (tenant, bid, limit) in [("acme", "a-bid", "1"), ("beta", "b-bid", "2")] {
+        let project = if tenant == "beta" { "hidden-project" } else { "ml" };
+        let bid = json!({"bid": bid, "project": project, "pools": ["eu/h100/f-1"], "gpus_per_unit": 1,
+            "max_units": 3, "limit": limit});
+        server.post(&format!("/v1/tenants/{tenant}/bids"), bid).await.expect(StatusCode::CREATED);
+    }
+    let cleared = server.post("/v1/market:clear", json!({})).await.expect(StatusCode::CREATED).json();
+    cleared["position"].as_u64().unwrap()
+}
+
 #[test]
 fn a_customer_sees_its_own_and_nothing_else() {
     with_server(async |server| {
         let key = two_tenants(&server).await;
         let [[hold, lease, request], _] = quota_of_both(&server).await;
+        let clear = bids_of_both(&server).await;
         let server = server.guarded();
         let numbered = [
             format!("/v1/tenants/acme/holds/{hold}"),
@@ -97,6 +122,9 @@ fn a_customer_sees_its_own_and_nothing_else() {
         let own = [
             "/v1/tenants/acme",
             "/v1/tenants/acme/balance",
+            "/v1/tenants/acme/bids",
+            "/v1/tenants/acme/bids/a-bid",
+            "/v1/tenants/acme/bids/a-bid/why",
             "/v1/tenants/acme/charges",
             "/v1/tenants/acme/contracts",
             "/v1/tenants/acme/credits",
@@ -131,6 +159,7 @@ fn a_customer_sees_its_own_and_nothing_else() {
         for (method, route, _) in ROUTES.iter().filter(|it| it.1.starts_with("/v1/tenants/{tenant}")) {
             let route =
                 route.replace("{tenant}", "acme").replace("{instance}", "i-1").replace("{number}", "1");
+            let route = route.replace("{bid}", "a-bid");
             let route = route.replace("{reservation}", "a-reserved").replace("{line}", "1");
             let route = route.replace("{hour}", "2026-01-01T00:00:00Z").replace("{hold}", &hold.to_string());
             let route =
@@ -170,6 +199,26 @@ fn a_customer_sees_its_own_and_nothing_else() {
         ] {
             server.get_with(path, &key).await.expect_problem(403, "forbidden");
         }
+        // The market is everybody's, and names nobody.
+        for path in
+            ["/v1/market", "/v1/pools", "/v1/pools/h100/f-1", "/v1/pools/h100/f-1/prices", "/v1/clears"]
+        {
+            let answer = server.get_with(path, &key).await.expect(StatusCode::OK).text();
+            OF_BETA.iter().for_each(|it| assert!(!answer.contains(it), "{path} holds {it}: {answer}"));
+        }
+        let receipt =
+            server.get_with(&format!("/v1/clears/{clear}"), &key).await.expect(StatusCode::OK).text();
+        OF_BETA.iter().chain(&["acme", "a-bid"]).for_each(|it| assert!(!receipt.contains(it), "{receipt}"));
+        // Under its own path another's bid is as unknown as none.
+        for change in ["", "/why"] {
+            let path = format!("/v1/tenants/acme/bids/b-bid{change}");
+            server.get_with(&path, &key).await.expect_problem(404, "bid_unknown");
+        }
+        for action in ["update", "cancel"] {
+            let path = format!("/v1/tenants/acme/bids/b-bid:{action}");
+            let answer = server.send_with("POST", &path, &key, r#"{"limit": "9"}"#).await;
+            answer.expect_problem(404, "bid_unknown");
+        }
         let cards = server.get_with("/v1/rate-cards", &key).await.expect(StatusCode::OK).text();
         assert!(cards.contains("2.95"));
     });
@@ -204,6 +253,7 @@ fn filters_and_page_tokens_open_nothing() {
                 "charges",
                 "instances",
                 "invoices",
+                "bids",
                 "contracts",
                 "credits",
                 "reservations",

@@ -9,6 +9,7 @@ mod explain;
 mod isolation;
 mod keys;
 mod lists;
+mod market;
 mod quarantine;
 mod quotas;
 mod rerating;

@@ -186,7 +186,7 @@ fn first_free(state: &State, number: u64, from: u32, count: u32) -> Result<u32, 
 
 impl Cleared {
     /// A fingerprint of the input: the same one gives the same outcome.
-    pub(super) fn input(&self) -> [u8; 32] {
+    pub fn input(&self) -> [u8; 32] {
         // Numbers and names: there is nothing in them that the encoding lacks.
         let bytes = postcard::to_stdvec(&(&self.receipt.book, &self.receipt.refused)).unwrap_or_default();
         *blake3::hash(&bytes).as_bytes()

@@ -170,6 +170,12 @@ impl Market {
         self.bids.get(&number)
     }
 
+    /// Whose unit an instance is that has not stopped, by the number of the bid.
+    pub fn bid_of(&self, state: &State, instance: &InstanceId) -> Option<u64> {
+        let ix = state.instances.find(instance.as_str())?;
+        self.units.get(&ix).map(|(number, _)| *number)
+    }
+
     /// Where the last clearing stands in the log, and when it was.
     pub fn cleared(&self) -> Option<(u64, Instant)> {
         self.cleared
@@ -217,6 +223,11 @@ impl Bid {
             let goes_on = quotas.preemption(&Target::Instance(id.clone())).is_none();
             goes_on.then_some((*unit, id))
         })
+    }
+
+    /// Units that are known and have not stopped, in the order in which they were won.
+    pub fn instances<'a>(&'a self, state: &'a State) -> impl Iterator<Item = &'a InstanceId> {
+        self.units.values().filter_map(|ix| Some(&state.instances.get(*ix)?.id))
     }
 
     /// How many of its units are to go on.

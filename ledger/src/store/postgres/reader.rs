@@ -213,6 +213,16 @@ impl Reader for PostgresReader {
         self.soon(EVENTS_TIMEOUT, sql::EVENTS, bind, columns::event)
     }
 
+    fn clearings(&self, after: Position, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+        let bind = |query: Binding| query.bind(number(after)).bind(limited(limit));
+        self.soon(EVENTS_TIMEOUT, sql::CLEARINGS, bind, columns::event)
+    }
+
+    fn clearings_before(&self, before: Position, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+        let bind = |query: Binding| query.bind(number(before)).bind(limited(limit));
+        self.soon(EVENTS_TIMEOUT, sql::CLEARINGS_BEFORE, bind, columns::event)
+    }
+
     fn newest_snapshot(&self) -> Result<Option<Snapshot>, StoreError> {
         let rows = self.rows(self.target.reader_patience, None, sql::SNAPSHOT_NEWEST, |query| query);
         columns::snapshot(&rows?)

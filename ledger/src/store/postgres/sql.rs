@@ -64,6 +64,13 @@ pub(super) const CURSOR: &str = "SELECT position FROM cursors WHERE consumer = $
 pub(super) const EVENTS: &str = "SELECT position, epoch, kind, at, payload, hash FROM events \
      WHERE position > $1 ORDER BY position LIMIT $2";
 
+/// The kind is written out, so that the index of clearings serves.
+pub(super) const CLEARINGS: &str = "SELECT position, epoch, kind, at, payload, hash FROM events \
+     WHERE kind = 55 AND position > $1 ORDER BY position LIMIT $2";
+
+pub(super) const CLEARINGS_BEFORE: &str = "SELECT position, epoch, kind, at, payload, hash FROM events \
+     WHERE kind = 55 AND position < $1 ORDER BY position DESC LIMIT $2";
+
 pub(super) const SNAPSHOT_NEWEST: &str = "SELECT position, part, parts, format, payload FROM snapshots \
      WHERE position = (SELECT max(position) FROM snapshots) ORDER BY part";
 
@@ -215,7 +222,7 @@ pub(super) const ROLES: [Role; 3] = [
 
 /// Every statement that can be prepared as it stands, for the test that prepares them all.
 #[cfg(test)]
-pub(super) const ALL: [&str; 34] = [
+pub(super) const ALL: [&str; 36] = [
     HEAD,
     ACQUIRE,
     RELEASE,
@@ -228,6 +235,8 @@ pub(super) const ALL: [&str; 34] = [
     INSERT_QUARANTINE,
     CURSOR,
     EVENTS,
+    CLEARINGS,
+    CLEARINGS_BEFORE,
     SNAPSHOT_NEWEST,
     SNAPSHOT_PART,
     SNAPSHOTS_DROP,

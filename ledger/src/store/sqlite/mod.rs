@@ -39,10 +39,11 @@ const LOCK_FILE: &str = "hourglass.lock";
 /// "HGLS": marks the file as ours.
 const APPLICATION_ID: i64 = 0x4847_4c53;
 /// Numbered from 1, each run once, in order.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../../../../migrations/sqlite/0001_ledger.sql"),
     include_str!("../../../../migrations/sqlite/0002_cursors.sql"),
     include_str!("../../../../migrations/sqlite/0003_pricing.sql"),
+    include_str!("../../../../migrations/sqlite/0004_market.sql"),
 ];
 /// Connections for reading.
 const READERS_MAX: u32 = 4;
@@ -514,6 +515,16 @@ impl Reader for SqliteReader {
     fn events(&self, after: Position, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
         let bind = |query: Binding| query.bind(number(after)).bind(limited(limit));
         self.all(sql::EVENTS, bind, columns::event)
+    }
+
+    fn clearings(&self, after: Position, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+        let bind = |query: Binding| query.bind(number(after)).bind(limited(limit));
+        self.all(sql::CLEARINGS, bind, columns::event)
+    }
+
+    fn clearings_before(&self, before: Position, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+        let bind = |query: Binding| query.bind(number(before)).bind(limited(limit));
+        self.all(sql::CLEARINGS_BEFORE, bind, columns::event)
     }
 
     fn newest_snapshot(&self) -> Result<Option<Snapshot>, StoreError> {

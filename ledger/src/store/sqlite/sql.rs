@@ -39,6 +39,13 @@ pub(super) const CURSOR_MOVE: &str = "INSERT INTO cursors (consumer, position) V
 
 pub(super) const EVENTS: &str = "SELECT position, epoch, kind, at, payload, hash FROM events WHERE position > ? ORDER BY position LIMIT ?";
 
+/// The kind is written out, so that the index of clearings serves.
+pub(super) const CLEARINGS: &str = "SELECT position, epoch, kind, at, payload, hash FROM events \
+     WHERE kind = 55 AND position > ? ORDER BY position LIMIT ?";
+
+pub(super) const CLEARINGS_BEFORE: &str = "SELECT position, epoch, kind, at, payload, hash FROM events \
+     WHERE kind = 55 AND position < ? ORDER BY position DESC LIMIT ?";
+
 pub(super) const SNAPSHOT_NEWEST: &str = "SELECT position, part, parts, format, payload FROM snapshots \
      WHERE position = (SELECT max(position) FROM snapshots) ORDER BY part";
 
@@ -117,7 +124,7 @@ pub(super) const fn raw_rows(table: Table) -> &'static str {
 
 /// Every statement that can be prepared as it stands, for the test that prepares them all.
 #[cfg(test)]
-pub(super) const ALL: [&str; 22] = [
+pub(super) const ALL: [&str; 24] = [
     HEAD,
     HEAD_FIRST,
     ACQUIRE,
@@ -126,6 +133,8 @@ pub(super) const ALL: [&str; 22] = [
     CURSOR,
     CURSOR_MOVE,
     EVENTS,
+    CLEARINGS,
+    CLEARINGS_BEFORE,
     SNAPSHOT_NEWEST,
     SNAPSHOT_PART,
     SNAPSHOTS_DROP,

@@ -1,0 +1,17 @@
+//! The spot market, as HTTP, gRPC and the command line show it.
+//!
+//! Pools and bids are read from the state. What a clearing decided is read from its event in the log, which
+//! is its receipt: bids have numbers in it and no owners, so everybody may see it.
+
+mod bids;
+mod clears;
+mod pools;
+mod why;
+
+pub use bids::{BidDone, BidRow, BidState, UnitRow, UnitState, bid, bids};
+pub use clears::{
+    ClearDone, ClearError, ClearRow, Logged, RECEIPT_BYTES_MAX, ReceiptDocument, Replayed, clearing,
+    clearings_before,
+};
+pub use pools::{PoolClearedRow, PoolRow, PoolTermsRow, PriceRow, pool, pool_name, pools, prices};
+pub use why::{StandingRow, StoppedRow, WHY_CLEARINGS_MAX, WhyAbout, WhyRow, about, why};

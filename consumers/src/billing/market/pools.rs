@@ -1,0 +1,181 @@
+//! Pools and their prices.
+
+use hourglass_capacity::auction::Mode;
+use hourglass_capacity::auction::reserve::ReservePolicy;
+use hourglass_capacity::pool::PoolName;
+use hourglass_ledger::core::State;
+use hourglass_ledger::core::market::{NOTICE_MS_MIN, Pool, PoolTerms};
+use hourglass_pricing::{PurchaseModel, Sku, SpotPool};
+use hourglass_units::{Currency, Fabric, Instant, Interval, Percent, Platform};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::super::bound;
+use crate::api::schema;
+
+/// How a pool is sold.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = PoolTerms, example = json!({"currency": "USD", "gpus": 64, "safety_buffer": 4,
+    "reserve": {"shape": "steps", "points": [{"utilisation": "0", "price": "0.50"}]}, "notice_seconds": 120}))]
+pub struct PoolTermsRow {
+    /// Of its prices, ISO 4217. Only tenants that are billed in it can bid.
+    #[schema(value_type = String)]
+    pub currency: Currency,
+    /// GPUs that it has.
+    pub gpus: u64,
+    /// So many of them are never sold as spot.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub safety_buffer: u64,
+    /// Nobody pays less: a price by the share of the pool that is not for spot.
+    #[schema(value_type = schema::ReservePolicy)]
+    pub reserve: ReservePolicy,
+    /// Who wins: `greedy`, by a walk down the limits, or `exact`, for small pools.
+    #[serde(default = "greedy")]
+    #[schema(value_type = schema::ClearingMode, required = false)]
+    pub mode: Mode,
+    /// A gang larger than this part of the supply is refused, in percent; `100` where absent.
+    #[serde(default = "whole")]
+    #[schema(value_type = String, required = false)]
+    pub gang_max: Percent,
+    /// What loses has so long until it must have stopped: 60 to 3,600; 60 where absent.
+    #[serde(default = "notice")]
+    #[schema(required = false)]
+    pub notice_seconds: u32,
+    /// Whether this cell brings units up and down through the compute API. Where not, the compute service
+    /// does it, and says so.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub driven: bool,
+}
+
+fn greedy() -> Mode {
+    Mode::Greedy
+}
+
+fn whole() -> Percent {
+    Percent::WHOLE
+}
+
+fn notice() -> u32 {
+    seconds(NOTICE_MS_MIN)
+}
+
+pub(super) fn seconds(milliseconds: i64) -> u32 {
+    u32::try_from(milliseconds.div_euclid(1_000)).unwrap_or(u32::MAX)
+}
+
+impl From<PoolTermsRow> for PoolTerms {
+    fn from(row: PoolTermsRow) -> Self {
+        let PoolTermsRow { currency, gpus, safety_buffer, reserve, mode, gang_max, notice_seconds, driven } =
+            row;
+        let notice_ms = i64::from(notice_seconds).saturating_mul(1_000);
+        Self { currency, gpus, safety_buffer, reserve, mode, gang_max, notice_ms, driven }
+    }
+}
+
+impl From<PoolTerms> for PoolTermsRow {
+    fn from(terms: PoolTerms) -> Self {
+        let PoolTerms { currency, gpus, safety_buffer, reserve, mode, gang_max, notice_ms, driven } = terms;
+        let notice_seconds = seconds(notice_ms);
+        Self { currency, gpus, safety_buffer, reserve, mode, gang_max, notice_seconds, driven }
+    }
+}
+
+/// A pool, and how it was cleared last.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Pool)]
+pub struct PoolRow {
+    /// `REGION/PLATFORM/FABRIC`, as bids name it.
+    #[schema(value_type = String)]
+    pub pool: PoolName,
+    /// How it is sold.
+    pub terms: PoolTermsRow,
+    /// GPUs for spot now, those that spot runs on included.
+    pub supply: u64,
+    /// Nobody pays less now: per GPU-hour, a decimal.
+    pub reserve_price: String,
+    /// What the last clearing says; absent before the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleared: Option<PoolClearedRow>,
+}
+
+/// What the last clearing says of a pool.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = PoolCleared)]
+pub struct PoolClearedRow {
+    /// What all who run there pay per GPU-hour, a decimal.
+    pub price: String,
+    /// GPUs that bids have.
+    pub sold: u64,
+    /// GPUs that nobody has.
+    pub free: u64,
+    /// When, RFC 3339.
+    #[schema(format = DateTime)]
+    pub at: String,
+    /// Its log position: names its receipt.
+    pub clear: u64,
+}
+
+/// All pools, by name.
+pub fn pools(state: &State) -> impl Iterator<Item = PoolRow> {
+    state.market().pools().map(|(name, pool)| row(state, name, pool))
+}
+
+/// One of them.
+pub fn pool(state: &State, name: &PoolName) -> Option<PoolRow> {
+    state.market().pool(name).map(|pool| row(state, name, pool))
+}
+
+/// The name of a pool of the cell's region; `None` as long as the cell is not open.
+pub fn pool_name(state: &State, platform: Platform, fabric: Fabric) -> Option<PoolName> {
+    let region = state.cell()?.region.clone();
+    Some(PoolName { region, platform, fabric })
+}
+
+fn row(state: &State, name: &PoolName, pool: &Pool) -> PoolRow {
+    PoolRow {
+        pool: name.clone(),
+        terms: pool.terms.clone().into(),
+        supply: pool.supply(state.now()),
+        reserve_price: pool.reserve().to_string(),
+        cleared: pool.cleared.map(|it| PoolClearedRow {
+            price: it.price.to_string(),
+            sold: it.sold,
+            free: it.free,
+            at: it.at.to_string(),
+            clear: it.position,
+        }),
+    }
+}
+
+/// A time in which a pool had one price.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = PoolPrice)]
+pub struct PriceRow {
+    /// Since when, RFC 3339.
+    #[schema(format = DateTime)]
+    pub from: String,
+    /// Until when, RFC 3339; absent where it holds on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    pub until: Option<String>,
+    /// Per GPU-hour, a decimal.
+    pub price: String,
+}
+
+/// The prices of a pool within a time, in order. Before its first clearing a pool costs what the rate card
+/// says.
+pub fn prices(state: &State, name: &PoolName, within: Interval) -> Vec<(Instant, PriceRow)> {
+    let Some(pool) = state.market().pool(name) else { return Vec::new() };
+    let PoolName { region, platform, fabric } = name.clone();
+    let sku = Sku { platform, region, model: PurchaseModel::Spot };
+    let spot = SpotPool { currency: pool.terms.currency, sku, fabric: Some(fabric) };
+    let steps = state.prices().spot(&spot).into_iter().flat_map(|prices| prices.within(within));
+    let of = |(held, price): (Interval, hourglass_units::Price)| {
+        let from = held.start().to_string();
+        (held.start(), PriceRow { from, until: bound(held.end()), price: price.to_string() })
+    };
+    steps.map(of).collect()
+}
