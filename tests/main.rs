@@ -8,6 +8,7 @@ mod commerce;
 mod compute_sim;
 mod crash;
 mod documentation;
+mod driven;
 mod explain;
 mod full_disk;
 mod http;
