@@ -139,7 +139,7 @@ async fn publish_at_pace(
 }
 
 /// Ticks, as the clock of a production cell does.
-fn tick(cell: CellHandle) -> JoinHandle<()> {
+pub(super) fn tick(cell: CellHandle) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(TICK_EVERY);
         loop {
