@@ -26,12 +26,12 @@ use tokio::runtime::Runtime;
 
 use self::client::{Client, Load, Pace};
 use self::peer::Peer;
-use self::work::{AMOUNT, Seen, Task, Window, Work, percentile};
+use self::work::{AMOUNT, Seen, Task, Window, Work};
 use super::cell::{self, BenchClock};
 use super::latency::tick;
 use super::{postgres, runtime};
 use crate::embedded::submit_all;
-use crate::figure::{Figure, median};
+use crate::figure::{Figure, median, percentile};
 use crate::quota::{Path, Shape, resource, set_up};
 use crate::workload::opens_at;
 

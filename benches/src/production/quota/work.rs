@@ -127,10 +127,6 @@ impl Window {
         let from = Instant::now() + time / 4;
         Self { from, until: from + time }
     }
-
-    pub(super) fn seconds(self) -> f64 {
-        (self.until - self.from).as_secs_f64()
-    }
 }
 
 /// What was seen in a window, of reservations and commits, or of checks.
@@ -166,11 +162,4 @@ impl Seen {
         self.checks.extend(other.checks);
         self
     }
-}
-
-/// The latency that so many of a hundred do not exceed, in milliseconds.
-pub(super) fn percentile(latencies: &mut [Duration], of_hundred: usize) -> f64 {
-    latencies.sort_unstable();
-    let place = (latencies.len() * of_hundred / 100).min(latencies.len().saturating_sub(1));
-    latencies.get(place).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1_000.0)
 }
