@@ -283,7 +283,7 @@ impl Taken {
             figures.push(figure("  its latency, p50", series.p50, ms, "-"));
             figures.push(figure("  its latency, p99", series.p99, ms, target));
         };
-        add("reserve + commit, half of that", pairs, self.half, "<= 20 ms");
+        add("reserve + commit, half of the first", pairs, self.half, "<= 20 ms");
         add("check, at a pace", "checks/s", self.checks_paced, "<= 2 ms");
         add("check, 1 under way each", "checks/s", self.checks, "<= 2 ms");
         add("check, beside half of the pairs", "checks/s", self.checks_beside, "-");
