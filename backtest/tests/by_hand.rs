@@ -87,8 +87,8 @@ fn what_shrinks_is_known_a_notice_before() {
     assert_eq!(outcome.stops.preempted, Causes { supply_reclaimed: 1, ..Causes::default() });
     // Two GPUs for 200 s, one for 430 s.
     assert_eq!(outcome.pools[0].supply, 830);
-    // At 0, at once at 170 and 200, and at 420 for what ended at 410.
-    assert_eq!(outcome.clearings, 4);
+    // At 0, at once at 170, and at 420 for what ended at 410.
+    assert_eq!(outcome.clearings, 3);
 }
 
 /// An elastic job of 1 to 4 units has 4 GPUs from 10 on. A gang of 2 with a higher limit comes at 60: two units

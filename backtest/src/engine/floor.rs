@@ -7,7 +7,7 @@ use hourglass_capacity::auction::PoolIx;
 use hourglass_units::Price;
 
 use super::work::JobIx;
-use crate::supply::{PoolSupply, gpu_seconds};
+use crate::supply::gpu_seconds;
 
 /// What a GPU does. Each does exactly one thing at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,14 +119,12 @@ impl Floor {
         Some(())
     }
 
-    /// Supply and what is for sale, as they are from now on. `None` if GPUs are gone that are in use.
-    pub(super) fn supply_changes(&mut self, now: u64, of: &PoolSupply, notice: u64) -> Option<()> {
+    /// So many GPUs are there from now on. `None` if GPUs are gone that are in use.
+    pub(super) fn set_supply(&mut self, now: u64, supply: u64) -> Option<()> {
         self.settle(now);
-        let supply = of.at(now);
         let vacant = self.gpus[Use::Vacant].checked_add(supply)?;
         self.gpus[Use::Vacant] = vacant.checked_sub(self.supply)?;
         self.supply = supply;
-        self.for_sale = of.least_within(now, now.saturating_add(notice));
         note(&mut self.supplies, now, supply);
         Some(())
     }

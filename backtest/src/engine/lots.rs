@@ -180,8 +180,11 @@ impl Market<'_> {
         let lots = std::mem::take(&mut work.lots);
         self.holds(is_done, || format!("job {} is done too early or too late", job.0))?;
         self.ended = self.ended.saturating_add(1);
+        // All lots leave before anybody takes their GPUs: one may still wait in a queue itself.
+        for lot in &lots {
+            self.leave(job, *lot)?;
+        }
         for lot in lots {
-            self.leave(job, lot)?;
             self.fill(lot.pool)?;
         }
         self.clear_at_tick();

@@ -1,9 +1,9 @@
 //! The market in virtual time.
 //!
-//! Time goes from event to event. At one second things happen in this order: jobs are done, notices end,
-//! lots begin to work, supplies change, jobs arrive; then, if the second is a tick and anything changed
-//! since the last clearing, or if a supply changed, the market is cleared. Where nothing changed, clearing
-//! again would change nothing.
+//! Time goes from event to event. At one second things happen in this order: jobs are done, notices end, lots
+//! begin to work, supplies grow, jobs arrive; then, if the second is a tick and anything changed since
+//! the last clearing, or if more or less is for sale, the market is cleared; at last supplies shrink. Where
+//! nothing changed, clearing again would change nothing.
 
 mod clearing;
 mod event;
@@ -56,7 +56,7 @@ struct Market<'a> {
     works: Works<'a>,
     floors: Floors,
     events: Events,
-    /// When which pools change, the earliest first.
+    /// When supplies change, or what is for sale, the earliest first.
     shocks: std::iter::Peekable<std::vec::IntoIter<(u64, PoolIx)>>,
     /// Who bid in the last clearing.
     bids: Vec<Bid>,
@@ -125,11 +125,11 @@ impl<'a> Market<'a> {
     /// All that happens at one second.
     fn pass(&mut self, now: u64) -> Result<(), BacktestError> {
         self.now = now;
-        while let Some(event) = self.events.pop_at(now) {
-            self.happen(event)?;
-        }
+        self.happen_all()?;
+        let mut changed = Vec::new();
         while let Some((_, pool)) = self.shocks.next_if(|(at, _)| *at == now) {
-            self.shock(pool)?;
+            self.announce(pool)?;
+            changed.push(pool);
         }
         while self.next_arrival() == Some(now) {
             self.newcomers.push(JobIx(u32::try_from(self.arrived).unwrap_or(u32::MAX)));
@@ -139,6 +139,15 @@ impl<'a> Market<'a> {
         if self.clears_at == Some(now) {
             self.clears_at = None;
             self.clear()?;
+            // Without any notice, what was told to stop stops now, before its GPUs go.
+            self.happen_all()?;
+        }
+        changed.into_iter().try_for_each(|pool| self.set_supply(pool, self.supply_of(pool)))
+    }
+
+    fn happen_all(&mut self) -> Result<(), BacktestError> {
+        while let Some(event) = self.events.pop_at(self.now) {
+            self.happen(event)?;
         }
         Ok(())
     }
@@ -153,20 +162,29 @@ impl<'a> Market<'a> {
         }
     }
 
-    /// Supply changes, or what is for sale does: the market is cleared at once.
-    fn shock(&mut self, ix: PoolIx) -> Result<(), BacktestError> {
+    /// What comes is there now, what will go is not for sale any more. If that is news, the market is cleared
+    /// at once.
+    fn announce(&mut self, ix: PoolIx) -> Result<(), BacktestError> {
         let Some(of) = self.supply.pools().get(ix.index()) else { return Ok(()) };
+        let for_sale = of.least_within(self.now, self.now.saturating_add(self.policy.notice_seconds));
         let floor = &mut self.floors[ix];
-        let before = (floor.supply, floor.for_sale);
-        let changed = floor.supply_changes(self.now, of, self.policy.notice_seconds);
-        let after = (floor.supply, floor.for_sale);
-        floor.reserve = clearing::reserve(of, self.policy, floor.for_sale);
-        self.holds(changed.is_some(), || format!("GPUs of pool {} are gone while in use", of.name))?;
-        if before != after {
+        floor.reserve = clearing::reserve(of, self.policy, for_sale);
+        if std::mem::replace(&mut floor.for_sale, for_sale) != for_sale {
             self.clears_at = Some(self.now);
-            self.fill(ix)?;
         }
-        Ok(())
+        let supply = self.floors[ix].supply.max(self.supply_of(ix));
+        self.set_supply(ix, supply)?;
+        self.fill(ix)
+    }
+
+    /// GPUs of a pool that are for spot at this second.
+    fn supply_of(&self, ix: PoolIx) -> u64 {
+        self.supply.pools().get(ix.index()).map_or(0, |of| of.at(self.now))
+    }
+
+    fn set_supply(&mut self, ix: PoolIx, supply: u64) -> Result<(), BacktestError> {
+        let is_there = self.floors[ix].set_supply(self.now, supply);
+        self.holds(is_there.is_some(), || format!("GPUs of pool {ix} go while they are in use"))
     }
 
     /// Something changed: the market is cleared at the next tick, or at this second, if it is one.
