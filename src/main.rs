@@ -21,8 +21,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, backtest, balance, credit, demo, doctor, estimate, explain, export, instance, invoice, key, ledger,
-    metering, nats, price, quarantine, quota, replay, reserve, scenario, serve, tax, up, usage, verify,
+    agent, backtest, balance, credit, demo, doctor, estimate, explain, export, instance, invoice, key,
+    ledger, metering, nats, price, quarantine, quota, replay, reserve, scenario, serve, tax, up, usage,
+    verify,
 };
 use crate::config::Settings;
 use crate::output::Format;

@@ -5,7 +5,7 @@ use hourglass_units::{Percent, Price};
 use plotters::coord::Shift;
 use plotters::prelude::{
     BindKeyPoints, ChartBuilder, Color, DrawingArea, DrawingAreaErrorKind, IntoDrawingArea, LineSeries,
-    PathElement, RGBColor, Rectangle, SVGBackend, SeriesLabelPosition, WHITE,
+    PathElement, RGBColor, Rectangle, SVGBackend, Text, WHITE,
 };
 
 use crate::engine::{Outcome, PoolRecord};
@@ -19,6 +19,8 @@ const POINTS: u64 = 800;
 /// Marks of an axis.
 const MARKS_MAX: u64 = 8;
 const SIZE: (u32, u32) = (1_000, 1_080);
+/// Where the legend begins.
+const LEGEND_AT: u32 = 780;
 const FONT: &str = "sans-serif";
 
 /// Colours that most people can tell apart, those who see fewer colours included.
@@ -159,13 +161,19 @@ fn draw_waiting(area: &Area<'_>, deciles: &[WaitingReport]) -> Result<(), PlotEr
             height: seconds.map_or(y.end, whole),
         }));
     }
-    let middles = (0..deciles.len()).map(|decile| whole(decile as u64).saturating_mul(WIDTH).saturating_add(5));
+    let middles =
+        (0..deciles.len()).map(|decile| whole(decile as u64).saturating_mul(WIDTH).saturating_add(5));
     let label = |at: i64| {
         let decile = usize::try_from(at / WIDTH).ok().and_then(|decile| deciles.get(decile));
         decile.map(|decile| format!("{} - {}", decile.limit_from, decile.limit_to)).unwrap_or_default()
     };
-    let x = Axis { end: whole(deciles.len().max(1) as u64).saturating_mul(WIDTH), marks: middles.collect(), label };
-    let legend = [("half began within", COLOURS[0]), ("nine tenths began within", COLOURS[1]), ("never", NEVER)];
+    let x = Axis {
+        end: whole(deciles.len().max(1) as u64).saturating_mul(WIDTH),
+        marks: middles.collect(),
+        label,
+    };
+    let legend =
+        [("half began within", COLOURS[0]), ("nine tenths began within", COLOURS[1]), ("never", NEVER)];
     let legend = legend.map(|(name, colour)| Line { name: name.to_owned(), colour, points: Vec::new() });
     draw(area, "Waiting time until the first work, by limit price", &x, &y, legend.into(), bars)
 }
@@ -195,7 +203,8 @@ fn draw(
     lines: Vec<Line>,
     bars: Vec<Bar>,
 ) -> Result<(), PlotError> {
-    let mut chart = ChartBuilder::on(area)
+    let (area, legend) = area.split_horizontally(LEGEND_AT);
+    let mut chart = ChartBuilder::on(&area)
         .caption(title, (FONT, 18))
         .margin(14)
         .x_label_area_size(28)
@@ -214,18 +223,12 @@ fn draw(
     chart.draw_series(bars.into_iter().map(|Bar { colour, from, to, height }| {
         Rectangle::new([(from, 0), (to, height)], colour.filled())
     }))?;
-    for Line { name, colour, points } in lines {
-        let series = chart.draw_series(LineSeries::new(points, colour.stroke_width(1)))?;
-        series.label(name).legend(move |(at, height)| {
-            PathElement::new([(at, height), (at.saturating_add(16), height)], colour.stroke_width(4))
-        });
+    let heights = (0..).map(|line: i32| line.saturating_mul(18).saturating_add(50));
+    for (Line { name, colour, points }, height) in lines.into_iter().zip(heights) {
+        chart.draw_series(LineSeries::new(points, colour.stroke_width(1)))?;
+        legend.draw(&PathElement::new([(0, height), (16, height)], colour.stroke_width(4)))?;
+        legend.draw(&Text::new(name, (22, height.saturating_sub(6)), (FONT, 12)))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .label_font((FONT, 12))
-        .draw()?;
     Ok(())
 }
 
@@ -241,9 +244,13 @@ impl<Label> Axis<Label> {
     fn up_to(highest: i64, unit: i64, label: Label) -> Self {
         let end = highest.saturating_add(highest / 10).max(unit);
         let mut step = unit;
-        // One, two, five, ten and so on; of a minute also a quarter of an hour, an hour, six, a day.
+        // One, two, five, ten and so on; of a minute up to days as clocks and calendars have them.
         let mut factors = [2, 5, 10].into_iter().cycle();
-        let rounds = if unit == 60 { vec![5, 15, 60, 360, 1_440, 4_320, 14_400, 43_200] } else { Vec::new() };
+        let rounds = if unit == 60 {
+            vec![5, 15, 30, 60, 180, 360, 720, 1_440, 4_320, 14_400, 43_200]
+        } else {
+            Vec::new()
+        };
         let mut rounds = rounds.into_iter();
         let mut decade = unit;
         while end / step > whole(MARKS_MAX) {
@@ -275,6 +282,9 @@ fn percent_label(parts: i64) -> String {
 
 /// In the largest unit that it is a multiple of.
 fn time_label(seconds: i64) -> String {
+    if seconds == 0 {
+        return "0".to_owned();
+    }
     let units = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
     let unit = units.into_iter().find(|(unit, _)| seconds % unit == 0);
     unit.map(|(unit, name)| format!("{} {name}", seconds / unit)).unwrap_or_default()

@@ -26,7 +26,9 @@ fn the_examples_run() {
 
     let svg = plot::plot(&outcome, &supply).unwrap();
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{}", &svg[..200.min(svg.len())]);
-    for shown in ["eu-north1/gpu-h100-sxm/fabric-1", "eu-north1/gpu-h100-sxm/fabric-2", "GPUs at work", "12 h"] {
+    for shown in
+        ["eu-north1/gpu-h100-sxm/fabric-1", "eu-north1/gpu-h100-sxm/fabric-2", "GPUs at work", "12 h"]
+    {
         assert!(svg.contains(shown), "{shown} is not in the picture");
     }
 }
@@ -96,7 +98,10 @@ fn a_wrong_trace_is_told_by_line_and_column() {
     check(&format!("{HEAD}0,60,8,1,3,,\n"), "line 2, column num_gpus: 8 GPUs are not 3 units of 2 GPUs");
     check(&format!("{HEAD}0,60,1,,,-1,\n"), "line 2, column limit");
     check(&format!("{HEAD}0,60,1,,,,h100\n"), "line 2, column pools: a pool is REGION/PLATFORM/FABRIC");
-    check(&format!("{HEAD}0,60,1,,,,a/b/c\n"), "line 2, column pools: pool a/b/c is twice here, or not in the");
+    check(
+        &format!("{HEAD}0,60,1,,,,a/b/c\n"),
+        "line 2, column pools: pool a/b/c is twice here, or not in the",
+    );
 }
 
 #[test]
@@ -113,7 +118,11 @@ fn a_wrong_policy_says_what_would_do() {
         let error = Policy::parse(&policy.replacen(from, to, 1)).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     };
-    check("margin = \"10\"", "margin = -1", "\"-1\" is no percentage: write it like 12.5, between 0 and 1000");
+    check(
+        "margin = \"10\"",
+        "margin = -1",
+        "\"-1\" is no percentage: write it like 12.5, between 0 and 1000",
+    );
     check("margin = \"10\"", "margin = \"2000\"", "no percentage");
     check("margin = \"10\"", "margin = true", "expected a decimal");
     check("tick_seconds = 60", "tick_seconds = 0", "tick_seconds is 0: give 1 to 86400");

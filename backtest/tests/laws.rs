@@ -34,8 +34,9 @@ fn chance_of(seed: u64) -> u64 {
 }
 
 fn trace(chance: &mut Chance) -> String {
-    let mut text =
-        String::from("timestamp,duration,num_gpus,gpus_per_unit,min_units,max_units,limit,pools,checkpoint_s\n");
+    let mut text = String::from(
+        "timestamp,duration,num_gpus,gpus_per_unit,min_units,max_units,limit,pools,checkpoint_s\n",
+    );
     for _ in 0..1 + chance.below(30) {
         let (unit, most) = (1 + chance.below(2), 1 + chance.below(4));
         let least = 1 + chance.below(most);
@@ -57,7 +58,8 @@ fn trace(chance: &mut Chance) -> String {
 fn supply(chance: &mut Chance) -> String {
     let mut text = String::new();
     for name in POOLS {
-        text += &format!("[[pools]]\nname = \"{name}\"\ngpus = {}\ncapacity = 16\nchanges = [", chance.below(9));
+        text +=
+            &format!("[[pools]]\nname = \"{name}\"\ngpus = {}\ncapacity = 16\nchanges = [", chance.below(9));
         let mut at = 0;
         for _ in 0..chance.below(6) {
             at += 1 + chance.below(400);

@@ -22,7 +22,8 @@ pub(crate) fn trace(seed: u64, jobs: u64, days: u64) -> String {
     let mut text = String::from("timestamp,duration,num_gpus,gpus_per_unit,min_units,max_units\n");
     for at in 0..jobs {
         let timestamp = at * days * 86_400 / jobs;
-        let gpus = [1, 1, 1, 1, 1, 2, 4, 8, 8, 8 << chance.below(5)][usize::try_from(chance.below(10)).unwrap()];
+        let gpus =
+            [1, 1, 1, 1, 1, 2, 4, 8, 8, 8 << chance.below(5)][usize::try_from(chance.below(10)).unwrap()];
         let duration = 30 << chance.below(11);
         let duration = duration + chance.below(duration);
         let (unit, most) = if gpus > 8 { (8, gpus / 8) } else { (gpus, 1) };

@@ -167,5 +167,8 @@ fn time(seconds: u64) -> String {
 fn gpu_hours(gpu_seconds: u128) -> String {
     let milliseconds = i128::try_from(gpu_seconds).unwrap_or(i128::MAX).saturating_mul(1_000);
     let nanos = Quantity::of_gpu_milliseconds(milliseconds).map(Quantity::nanos);
-    nanos.map_or_else(|| "very many".to_owned(), |nanos| Amount::from_attos(i128::from(nanos) * 1_000_000_000).to_string())
+    nanos.map_or_else(
+        || "very many".to_owned(),
+        |nanos| Amount::from_attos(i128::from(nanos) * 1_000_000_000).to_string(),
+    )
 }

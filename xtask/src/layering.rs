@@ -30,11 +30,7 @@ const LAYERS: [Layer; 15] = [
     Layer { name: "hourglass-pricing", may_use: &["hourglass-units"], never: &IMPURE },
     Layer { name: "hourglass-quota", may_use: &["hourglass-units"], never: &IMPURE },
     Layer { name: "hourglass-capacity", may_use: &["hourglass-units"], never: &IMPURE },
-    Layer {
-        name: "hourglass-backtest",
-        may_use: &["hourglass-units", "hourglass-capacity"],
-        never: &IMPURE,
-    },
+    Layer { name: "hourglass-backtest", may_use: &["hourglass-units", "hourglass-capacity"], never: &IMPURE },
     Layer {
         name: "hourglass-compute",
         may_use: &["hourglass-units", "hourglass-proto"],
