@@ -1,8 +1,8 @@
 //! Backtests: a trace of jobs against pools and a market policy, cleared by the auction that runs live.
 //!
 //! [`Trace`], [`Supply`] and [`Policy`] are read from text; whoever calls reads the files. [`backtest`] fills
-//! the gaps of the trace ([`job::jobs`]), runs the market in virtual time ([`engine::run`]) and sums up
-//! ([`report::Report`]); [`plot::plot`] draws it. The same input gives the same result, on any machine: time
+//! the gaps of the trace ([`job::jobs`]) and runs the market in virtual time ([`engine`]); [`Report::of`] sums
+//! up what came out, [`plot::plot`] draws it. The same input gives the same result, on any machine: time
 //! and GPU-time are whole seconds and GPU-seconds, prices nano-currency, and chance follows from the seed.
 //!
 //! # A job

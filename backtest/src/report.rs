@@ -132,7 +132,7 @@ impl Serialize for Hundredths {
 pub struct PoolReport {
     /// Which.
     pub name: PoolName,
-    /// What was done with its GPUs. What was lost is not told by pool.
+    /// GPU-seconds that it had for spot.
     pub supply: u128,
     /// GPU-seconds of work.
     pub worked: u128,

@@ -196,7 +196,7 @@ fn the_public_trace_runs() {
     let (trace, supply) = (Trace::parse(&pods).unwrap(), Supply::parse_nodes(&nodes).unwrap());
     assert_eq!(supply.pools().iter().map(|pool| pool.gpus).sum::<u64>(), 6_212);
     assert_eq!(trace.jobs.len() as u64 + trace.left_out, 8_152);
-    let policy = Policy { pools: [].into(), ..example_policy() };
+    let policy = Policy::parse(&example("backtest-openb-policy.toml")).unwrap();
     let outcome = backtest(&trace, &supply, &policy, &mut |_, _| {}).unwrap();
     let report = Report::of(&outcome, &supply);
     // The whole cluster has room for all of them.

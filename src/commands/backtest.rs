@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hourglass_backtest::report::{GpuTime, JobCounts, PerHundred, PoolReport, WaitingReport};
 use hourglass_backtest::trace::TRACE_BYTES_MAX;
 use hourglass_backtest::{BacktestError, Policy, Report, Supply, Trace, backtest, plot};
-use hourglass_units::{Amount, Quantity};
+use hourglass_units::{Amount, Price};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -98,10 +98,10 @@ fn text(answer: &Answer) -> String {
         report.utilisation,
         report.goodput,
         report.lost,
-        welfare.reached,
-        welfare.bound,
+        money(welfare.reached),
+        money(welfare.bound),
         welfare.ratio,
-        report.revenue,
+        money(report.revenue),
         preemptions(report),
         pools(&report.pools),
         waits(&report.waiting),
@@ -137,11 +137,11 @@ fn preemptions(report: &Report) -> String {
 fn pools(pools: &[PoolReport]) -> String {
     let rows = pools.iter().map(|pool| {
         let price = pool.price;
-        let prices = [price.mean, price.p50, price.p90, price.p99, price.max].map(|price| price.to_string());
+        let prices = [price.p50, price.p90, price.p99, price.max].map(|price| price.to_string());
         let name = [pool.name.to_string(), gpu_hours(pool.supply), format!("{} %", pool.utilisation)];
-        name.into_iter().chain([pool.revenue.to_string()]).chain(prices).collect()
+        name.into_iter().chain([money(pool.revenue), mean(price.mean)]).chain(prices).collect()
     });
-    let head = ["pool", "GPU-hours", "used", "revenue", "price", "p50", "p90", "p99", "max"];
+    let head = ["pool", "GPU-hours", "used", "revenue", "mean price", "p50", "p90", "p99", "max"];
     table(&head, &[1, 2, 3, 4, 5, 6, 7, 8], rows)
 }
 
@@ -163,12 +163,21 @@ fn time(seconds: u64) -> String {
     humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string()
 }
 
-/// Rounded to a nano-GPU-hour.
+/// With a tenth of a GPU-hour, rounded down.
 fn gpu_hours(gpu_seconds: u128) -> String {
-    let milliseconds = i128::try_from(gpu_seconds).unwrap_or(i128::MAX).saturating_mul(1_000);
-    let nanos = Quantity::of_gpu_milliseconds(milliseconds).map(Quantity::nanos);
-    nanos.map_or_else(
-        || "very many".to_owned(),
-        |nanos| Amount::from_attos(i128::from(nanos) * 1_000_000_000).to_string(),
-    )
+    let tenths = gpu_seconds / 360;
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
+/// With two digits, rounded down. Never negative here.
+fn money(amount: Amount) -> String {
+    const HUNDREDTH: i128 = 10_000_000_000_000_000;
+    let hundredths = amount.attos() / HUNDREDTH;
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+}
+
+/// A mean with four digits at most, rounded down.
+fn mean(price: Price) -> String {
+    let nanos = price.nanos();
+    Price::from_nanos(nanos.saturating_sub(nanos % 100_000)).unwrap_or(price).to_string()
 }

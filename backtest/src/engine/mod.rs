@@ -28,7 +28,7 @@ use crate::supply::Supply;
 
 /// Runs jobs, in the order of their arrivals, against a supply under a policy. `progress` hears how many
 /// arrivals and ends are behind, and of how many.
-pub fn run(
+pub(crate) fn run(
     jobs: &[Job],
     supply: &Supply,
     policy: &Policy,
