@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod agent;
+mod backtest;
 mod chaos;
 mod command_line;
 mod commerce;

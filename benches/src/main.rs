@@ -15,6 +15,8 @@
 //! | `serve` | JetStream to priced, durable in PostgreSQL, posted, acknowledged: messages of 1,000 | a bare pipe that moves the same messages from JetStream into rows, as many a commit as the cell had; and, side by side, a hand-written ledger with a row a record |
 //! | `latency` (part of `serve`) | publish to visible in a tenant's balance at 100,000 records/s, 1,000,000 instances; the close of an hour | the pace that was wanted |
 //! | `restart` (part of `serve`) | from `kill -9` of `hourglass serve` to the first commit of the next one, 1,000,000 instances running | – |
+//! | `market` | clearings of 10,000 bids and of 100,000 in 64 pools, a hundredth of them new: one thread | – |
+//! | `backtest` | a month of 100,000 jobs on 2,048 GPUs, in virtual time: one thread | – |
 //! | `recovery` | folding a log of 10,000,000 records: cold, and from a snapshot | decoding the same batches with prost |
 
 #![expect(clippy::float_arithmetic, reason = "figures are not money")]
@@ -25,6 +27,7 @@
 )]
 #![expect(clippy::print_stdout, reason = "figures are the answer of this program")]
 
+mod backtest;
 mod embedded;
 mod figure;
 mod memory;
@@ -43,11 +46,13 @@ fn main() {
     let names: Vec<&str> = args.iter().map(String::as_str).filter(|arg| !arg.starts_with("--")).collect();
     type Bench = (&'static str, fn(bool) -> Vec<Figure>);
     // Memory comes first: later, what the others have freed would be used again unseen.
-    let benches: [Bench; 9] = [
+    let benches: [Bench; 11] = [
         ("memory", memory::run),
         ("metering", metering::run),
         ("pricing", pricing::run),
         ("quota", quota::run),
+        ("market", backtest::market),
+        ("backtest", backtest::run),
         ("admission", production::admission),
         ("embedded", embedded::run),
         ("serve", production::serve),
@@ -57,7 +62,7 @@ fn main() {
     let known = |name: &&str| *name == "recovery" || benches.iter().any(|(bench, _)| bench == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
         eprintln!(
-            "no benchmark is called {unknown:?}: choose among metering, pricing, quota, admission, embedded, recovery, memory, serve, latency and restart"
+            "no benchmark is called {unknown:?}: choose among metering, pricing, quota, market, backtest, admission, embedded, recovery, memory, serve, latency and restart"
         );
         std::process::exit(2);
     }
