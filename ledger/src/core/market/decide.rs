@@ -51,11 +51,12 @@ fn set_pool(state: &State, cell: &Cell, pool: &PoolName, terms: &PoolTerms) -> R
     let market = &state.market;
     match market.pools.get(pool) {
         None if market.pools.len() >= POOLS_MAX => return Err(MarketRejection::PoolsFull.into()),
-        Some(known) if known.terms.currency != terms.currency => {
-            if market.bids.values().any(|bid| bid.draft.pools.contains(pool)) {
-                let (pool, currency) = (pool.clone(), known.terms.currency);
-                return Err(MarketRejection::PoolCurrencyFixed { pool, currency }.into());
-            }
+        Some(known)
+            if known.terms.currency != terms.currency
+                && market.bids.values().any(|bid| bid.draft.pools.contains(pool)) =>
+        {
+            let (pool, currency) = (pool.clone(), known.terms.currency);
+            return Err(MarketRejection::PoolCurrencyFixed { pool, currency }.into());
         }
         _ => {}
     }
