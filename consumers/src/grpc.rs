@@ -1,6 +1,7 @@
 //! gRPC: every service of a cell on one port, and what they share.
 //!
 //! * `hourglass.v1.UsageService` ([`crate::usage::grpc`]) takes usage in.
+//! * `hourglass.v1.MarketService` ([`crate::market`]) takes bids, and tells prices as they change.
 //! * `hourglass.v1.QuotaService` and, for clients of the public Nebius API,
 //!   `nebius.quotas.v1.QuotaAllowanceService` and `nebius.common.v1.OperationService`
 //!   ([`crate::quota`]) say and decide what may run.
@@ -18,6 +19,7 @@ use hourglass_ledger::cell::{CellError, CellHandle};
 use hourglass_ledger::core::{Rejection, State};
 use hourglass_proto::nebius::common::v1::operation_service_server::OperationServiceServer;
 use hourglass_proto::nebius::quotas::v1::quota_allowance_service_server::QuotaAllowanceServiceServer;
+use hourglass_proto::v1::market_service_server::MarketServiceServer;
 use hourglass_proto::v1::quota_service_server::QuotaServiceServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -31,6 +33,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::api::ApiConfig;
 use crate::auth::{Authenticator, Denied, Principal};
+use crate::market::MarketService;
 use crate::quota::{Allowances, Operations, QuotaService};
 use crate::usage::grpc::UsageService;
 
@@ -45,9 +48,10 @@ pub const CREDENTIAL_CHECK: Duration = Duration::from_secs(5);
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
 /// The services, by name.
-pub const SERVICES: [&str; 4] = [
+pub const SERVICES: [&str; 5] = [
     "hourglass.v1.UsageService",
     "hourglass.v1.QuotaService",
+    "hourglass.v1.MarketService",
     "nebius.quotas.v1.QuotaAllowanceService",
     "nebius.common.v1.OperationService",
 ];
@@ -92,6 +96,7 @@ pub(crate) async fn serve_checking(
 struct Services {
     usage: UsageService,
     quota: QuotaServiceServer<QuotaService>,
+    market: MarketServiceServer<MarketService>,
     allowances: QuotaAllowanceServiceServer<Allowances>,
     operations: OperationServiceServer<Operations>,
 }
@@ -99,11 +104,13 @@ struct Services {
 impl Services {
     fn new(gate: &Gate) -> Self {
         let quota = QuotaServiceServer::new(QuotaService::new(gate.clone()));
+        let market = MarketServiceServer::new(MarketService::new(gate.clone()));
         let allowances = QuotaAllowanceServiceServer::new(Allowances::new(gate.clone()));
         let operations = OperationServiceServer::new(Operations::new(gate.clone()));
         Self {
             usage: UsageService::new(gate.clone()),
             quota: quota.max_decoding_message_size(MESSAGE_BYTES_MAX),
+            market: market.max_decoding_message_size(MESSAGE_BYTES_MAX),
             allowances: allowances.max_decoding_message_size(MESSAGE_BYTES_MAX),
             operations: operations.max_decoding_message_size(MESSAGE_BYTES_MAX),
         }
@@ -123,6 +130,7 @@ impl Service<Request<Body>> for Services {
         match request.uri().path().split('/').nth(1) {
             Some(UsageService::NAME) => self.usage.call(request),
             Some(QuotaServiceServer::<QuotaService>::NAME) => self.quota.call(request),
+            Some(MarketServiceServer::<MarketService>::NAME) => self.market.call(request),
             Some(QuotaAllowanceServiceServer::<Allowances>::NAME) => self.allowances.call(request),
             Some(OperationServiceServer::<Operations>::NAME) => self.operations.call(request),
             _ => {
@@ -226,6 +234,7 @@ mod tests {
         let served = [
             UsageService::NAME,
             QuotaServiceServer::<QuotaService>::NAME,
+            MarketServiceServer::<MarketService>::NAME,
             QuotaAllowanceServiceServer::<Allowances>::NAME,
             OperationServiceServer::<Operations>::NAME,
         ];

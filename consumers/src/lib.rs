@@ -3,6 +3,7 @@
 //! * [`api`] serves HTTP: resources, reports, ingestion, health, and the OpenAPI document.
 //! * [`usage`] takes usage in, as protobuf, CloudEvents or JSON over HTTP and as a gRPC stream.
 //! * [`grpc`] serves gRPC, all services on one port.
+//! * [`market`] serves the spot market, and its prices as they change.
 //! * [`quota`] answers who asks what may run, and clients of the public Nebius API about quotas.
 //! * [`auth`] says who asks, and what each role may do.
 //! * [`billing`] holds the reports that HTTP and the command line share.
@@ -31,6 +32,7 @@ pub mod compute;
 pub mod feed;
 pub mod finance;
 pub mod grpc;
+pub mod market;
 pub mod nats;
 pub mod quota;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! The contracts that live here age in different ways:
 //!
 //! * [`v1`] is what others say to a cell and what it answers: GPU agents report usage, a compute
-//!   service asks for quota. The ends are upgraded at their own pace, so a field keeps its number and
+//!   service asks for quota, a customer bids. The ends are upgraded at their own pace, so a field keeps its number and
 //!   its meaning for as long as anyone may still send it.
 //! * [`ledger::v1`] is what the log holds. An event is written once and read for as long as the
 //!   books exist, so its messages only ever gain fields.
@@ -39,15 +39,16 @@
 /// On which NATS subjects these messages travel.
 pub mod subjects;
 
-/// Usage as agents report it, with the watermark that tells them what is committed; and quota as a
-/// compute service asks for it.
+/// Usage as agents report it, with the watermark that tells them what is committed; quota as a compute
+/// service asks for it; and the spot market.
 #[expect(missing_docs, reason = "a field whose name and type say all has no comment in the contract either")]
 pub mod v1 {
     include!("generated/hourglass.v1.rs");
 
     #[cfg(feature = "grpc")]
     pub use services::{
-        quota_service_client, quota_service_server, usage_service_client, usage_service_server,
+        market_service_client, market_service_server, quota_service_client, quota_service_server,
+        usage_service_client, usage_service_server,
     };
 
     #[cfg(feature = "grpc")]

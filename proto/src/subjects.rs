@@ -59,6 +59,11 @@ impl Subjects {
         format!("hg.{}.alerts.{}", self.region, token(tenant))
     }
 
+    /// What a spot pool costs.
+    pub fn spot(&self, platform: &str, fabric: &str) -> String {
+        format!("hg.{}.spot.{}.{}", self.region, token(platform), token(fabric))
+    }
+
     /// What came as usage and could not be used.
     pub fn quarantine(&self) -> String {
         format!("hg.{}.quarantine.usage", self.region)

@@ -12,9 +12,10 @@ use std::{env, fs};
 use prost_types::{DescriptorProto, EnumDescriptorProto, ServiceDescriptorProto};
 use tonic_prost_build::{Config, FileDescriptorSet};
 
-const PROTOS: [&str; 19] = [
+const PROTOS: [&str; 20] = [
     "hourglass/v1/usage.proto",
     "hourglass/v1/quota.proto",
+    "hourglass/v1/market.proto",
     "hourglass/ledger/v1/event.proto",
     "google/rpc/status.proto",
     "nebius/capacity/v1/capacity_block_group.proto",

@@ -1,4 +1,4 @@
-//! What the cell tells others, from its log: life cycle, alerts, quarantine.
+//! What the cell tells others, from its log: life cycle, alerts, quarantine, spot prices.
 //!
 //! * At least once, in order of the log, under ids that never change: `ce-id` and `Nats-Msg-Id` are the
 //!   log position (and the line, where an event can give several). Who reads drops what it has seen.
@@ -8,6 +8,7 @@
 //! * A message is a CloudEvent in binary mode with JSON in it. An original that is long stays at home:
 //!   the message says where.
 
+mod market;
 mod notice;
 mod quota;
 #[cfg(test)]
@@ -19,12 +20,13 @@ use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
 use hourglass_ledger::cell::{CellError, CellHandle};
-use hourglass_ledger::core::{Policy, Position};
+use hourglass_ledger::core::{EventKind, Policy, Position};
 use hourglass_ledger::log::StoredEvent;
 use hourglass_ledger::store::{Reader, StoreError};
 use hourglass_proto::subjects::Subjects;
 use tokio::time::MissedTickBehavior;
 
+use crate::billing::market::ClearError;
 use crate::nats::{Ensured, Nats, StreamError, StreamLimits, chain, ensure_stream, feed_stream};
 use notice::{Draft, Notice};
 
@@ -97,6 +99,8 @@ enum FeedError {
     Stream(#[from] StreamError),
     #[error("position {position}: {what}")]
     Event { position: Position, what: String },
+    #[error(transparent)]
+    Clearing(#[from] ClearError),
     #[error("NATS did not store a message: {0}")]
     Publish(String),
     #[error("the store could not be read")]
@@ -222,7 +226,7 @@ impl Publisher {
             _ => limit,
         };
 
-        let drafts = drafts(events, policy).await?;
+        let drafts = drafts(Arc::clone(self.cell.reader()), events, policy).await?;
         let told = !drafts.is_empty();
         self.tell(drafts).await?;
         let place = Place { done: last, ..place };
@@ -339,12 +343,21 @@ impl Publisher {
 }
 
 /// Reads events where it holds up nobody: most are usage, and have to be unpacked.
-async fn drafts(events: Vec<StoredEvent>, policy: Policy) -> Result<Vec<Draft>, FeedError> {
+async fn drafts(
+    reader: Arc<dyn Reader>,
+    events: Vec<StoredEvent>,
+    policy: Policy,
+) -> Result<Vec<Draft>, FeedError> {
     let read = move || {
         let mut drafts = Vec::new();
+        // What was told of prices is looked up once, where the first clearing is.
+        let is_clearing = |event: &&StoredEvent| event.kind == EventKind::MarketCleared.number();
+        let first = events.iter().find(is_clearing).map(|event| event.position);
+        let prices = first.map(|first| market::seen_before(reader.as_ref(), first)).transpose();
+        let mut prices = prices?.unwrap_or_default();
         for event in events {
             let position = event.position;
-            let draft = Draft::of(&event, policy);
+            let draft = Draft::of(&event, policy, &mut prices);
             drafts.extend(draft.map_err(|error| FeedError::Event { position, what: error.to_string() })?);
         }
         Ok(drafts)

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use hourglass_ledger::core::market::{MarketEvent, Stop};
 use hourglass_ledger::core::quotas::QuotaEvent;
 use hourglass_ledger::core::usage::UsageBatch;
 use hourglass_ledger::core::{Event, EventError, EventKind, Policy, Position, Recorded, State};
@@ -16,7 +17,9 @@ use hourglass_units::{InstanceId, Instant, Month, TenantId};
 use prost::bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::market::{self, Clearing, SPOT_PRICE};
 use super::quota::{self, PREEMPTION_ORDERED, QUOTA_DRIFT, QUOTA_UNHELD, REQUEST_DECIDED, SPEND_ALERT};
+use crate::market::ticks::Seen;
 use crate::usage::Format;
 use crate::usage::quarantine::agent_of_content_type;
 
@@ -25,7 +28,7 @@ pub const ORIGINAL_BYTES_MAX: usize = 256 << 10;
 /// Most quarantined records that one message lists.
 pub const RECORDS_LISTED_MAX: usize = 1_000;
 
-const INSTANCE_REGISTERED: &str = "hourglass.instance.registered.v1";
+pub(super) const INSTANCE_REGISTERED: &str = "hourglass.instance.registered.v1";
 const INSTANCE_STARTED: &str = "hourglass.instance.started.v1";
 const INSTANCE_STOPPED: &str = "hourglass.instance.stopped.v1";
 const INVOICE_FINALISED: &str = "hourglass.invoice.finalised.v1";
@@ -33,7 +36,7 @@ const USAGE_LATE: &str = "hourglass.usage.late.v1";
 const USAGE_QUARANTINED: &str = "hourglass.usage.quarantined.v1";
 
 /// The CloudEvents types of all that is published.
-pub const EVENT_TYPES: [&str; 11] = [
+pub const EVENT_TYPES: [&str; 12] = [
     INSTANCE_REGISTERED,
     INSTANCE_STARTED,
     INSTANCE_STOPPED,
@@ -45,6 +48,7 @@ pub const EVENT_TYPES: [&str; 11] = [
     QUOTA_UNHELD,
     QUOTA_DRIFT,
     REQUEST_DECIDED,
+    SPOT_PRICE,
 ];
 
 /// One message to publish.
@@ -73,6 +77,8 @@ pub(super) struct Draft {
 enum What {
     Event(Box<Event>),
     Quota(Box<QuotaEvent>),
+    Cleared(Box<Clearing>),
+    Stops(Vec<Stop>),
     Usage { batch: UsageBatch, late: BTreeMap<LateKey, Late> },
 }
 
@@ -107,7 +113,12 @@ impl Late {
 
 impl Draft {
     /// Reads an event. `None` where nobody is to be told of it.
-    pub(super) fn of(event: &StoredEvent, policy: Policy) -> Result<Option<Self>, EventError> {
+    /// `prices` are those that were told before it.
+    pub(super) fn of(
+        event: &StoredEvent,
+        policy: Policy,
+        prices: &mut Seen,
+    ) -> Result<Option<Self>, EventError> {
         let (position, at) = (event.position, event.at);
         let told = matches!(
             EventKind::from_number(event.kind),
@@ -122,6 +133,9 @@ impl Draft {
                     | EventKind::QuotaReconciled
                     | EventKind::IncreaseRequested
                     | EventKind::IncreaseDecided
+                    | EventKind::BidUpdated
+                    | EventKind::BidCancelled
+                    | EventKind::MarketCleared
             )
         );
         if !told {
@@ -136,6 +150,12 @@ impl Draft {
                 What::Usage { batch, late }
             }
             Event::Quota(event) => What::Quota(Box::new(event)),
+            Event::Market(MarketEvent::Cleared(cleared)) => {
+                What::Cleared(Box::new(Clearing::new(*cleared, event.epoch, prices)))
+            }
+            Event::Market(
+                MarketEvent::BidUpdated { stops, .. } | MarketEvent::BidCancelled { stops, .. },
+            ) => What::Stops(stops),
             event => What::Event(Box::new(event)),
         };
         Ok(Some(Self { position, at, what }))
@@ -149,6 +169,8 @@ impl Draft {
                 QuotaEvent::Reviewed(review) => review.alerts.len().saturating_add(review.unheld.len()),
                 _ => 1,
             },
+            What::Cleared(clearing) => clearing.lookups(),
+            What::Stops(stops) => stops.len(),
             What::Usage { late, .. } => late.len(),
         }
     }
@@ -171,6 +193,8 @@ impl Draft {
                 told.into_iter().collect()
             }
             What::Quota(event) => in_lines(quota::told(&event, number, state, subjects), number, at),
+            What::Cleared(clearing) => in_lines(clearing.told(number, state, subjects), number, at),
+            What::Stops(stops) => in_lines(market::of_stops(&stops, number, state, subjects), number, at),
             What::Usage { batch, late } => {
                 let mut told = Vec::new();
                 if !batch.quarantined().is_empty() {

@@ -198,6 +198,90 @@ fn others_are_told_what_concerns_them() {
     });
 }
 
+/// One message for each unit that starts or has to stop, and one for each pool that changed; published again
+/// it is the same.
+#[test]
+fn a_clearing_is_told_to_whom_it_concerns() {
+    with_server(async |server| {
+        let nats = client().await;
+        let options = options("feed-market");
+        server.with_customers().await;
+        let running = Running::start(&nats, &server, &options);
+        let reserve = json!({"shape": "steps", "points": [{"utilisation": "0", "price": "0.5"}]});
+        let headers = [("content-type", "application/json")];
+        for fabric in ["f.1", "f-2"] {
+            let terms = json!({"currency": "USD", "gpus": 2, "reserve": reserve}).to_string();
+            let path = format!("/v1/pools/h100/{fabric}");
+            let put = crate::testing::request("PUT", &path, &headers, terms.into());
+            assert_eq!(server.send(put).await.status, 200);
+        }
+        let place = async |tenant: &str, bid: &str, units: u32, limit: &str| {
+            let bid = json!({"bid": bid, "project": "ml", "pools": ["eu/h100/f.1"], "gpus_per_unit": 1,
+                "max_units": units, "limit": limit});
+            let answer = server.post(&format!("/v1/tenants/{tenant}/bids"), bid).await;
+            answer.json()["number"].as_u64().unwrap()
+        };
+        let clear = async || {
+            let answer = server.post("/v1/market:clear", json!({})).await;
+            answer.json()["position"].as_u64().unwrap()
+        };
+        let low = place("acme", "low", 2, "1").await;
+        let first = clear().await;
+        let high = place("beta", "high", 1, "2").await;
+        let second = clear().await;
+        let cancel = server.post("/v1/tenants/acme/bids/low:cancel", json!({})).await;
+        let third = cancel.json()["position"].as_u64().unwrap();
+        running.caught_up(&server).await;
+
+        let all = kept(&nats, &options).await;
+        let told: Vec<_> = all
+            .iter()
+            .skip(2)
+            .map(|it| (it.subject.clone(), it.id.clone(), it.kind.clone(), it.about.clone()))
+            .collect();
+        let message = |subject: &str, id: String, kind: &str, about: &str| {
+            (format!("hg.feed-market.{subject}"), id, format!("hourglass.{kind}.v1"), about.to_owned())
+        };
+        let unit = |number: u64, unit: u32| format!("spot-{number}-{unit}");
+        let (registered, preempted, price) = ("instance.registered", "preemption.ordered", "spot.price");
+        let expected = [
+            message("lifecycle.acme", format!("{first}.0"), registered, &unit(low, 0)),
+            message("lifecycle.acme", format!("{first}.1"), registered, &unit(low, 1)),
+            message("spot.h100.f-2", format!("{first}.2"), price, "eu/h100/f-2"),
+            message("spot.h100.f%2E1", format!("{first}.3"), price, "eu/h100/f.1"),
+            message("lifecycle.acme", format!("{second}.0"), preempted, &unit(low, 1)),
+            message("lifecycle.beta", format!("{second}.1"), registered, &unit(high, 0)),
+            // The other pool is as it was.
+            message("spot.h100.f%2E1", format!("{second}.2"), price, "eu/h100/f.1"),
+            message("lifecycle.acme", format!("{third}.0"), preempted, &unit(low, 0)),
+        ];
+        assert_eq!(told, expected);
+        let start = &all[2].data;
+        assert_eq!((&start["model"], &start["gpus"]), (&json!("spot"), &json!(1)));
+        assert_eq!((&start["pool"], &start["bid_number"]), (&json!("eu/h100/f.1"), &json!(low)));
+        let stop = &all[6].data;
+        assert_eq!((&stop["cause"], &stop["by"]), (&json!("outbid"), &json!(high)));
+        assert_eq!(stop["deadline"], "2026-01-01T02:02:00Z");
+        assert_eq!(all[9].data["cause"], "owner");
+        let tick = &all[8].data;
+        assert_eq!((&tick["price"], &tick["sold"], &tick["free"]), (&json!("1"), &json!(2), &json!(0)));
+        assert_eq!(
+            (&tick["bids"], &tick["gpus_wanted"], &tick["currency"]),
+            (&json!(2), &json!(3), &json!("USD"))
+        );
+        assert_eq!(tick["resource"], format!("/v1/clears/{second}"));
+
+        // Read again from the middle, it says the same: prices are compared with the clearing before.
+        running.stop().await;
+        server.cell.advance_cursor(CURSOR, Position::new(first)).await.unwrap();
+        let running = Running::start(&nats, &server, &options);
+        running.caught_up(&server).await;
+        assert_eq!(running.status.duplicates.load(Ordering::Relaxed), 4);
+        assert_eq!(kept(&nats, &options).await, all);
+        running.stop().await;
+    });
+}
+
 /// A period that begins on the 15th in Berlin is closed by that calendar, not by the months of UTC.
 #[test]
 fn late_usage_is_of_the_tenants_own_period() {

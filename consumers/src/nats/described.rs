@@ -58,7 +58,7 @@ fn each_channel_is_a_subject_and_each_subject_a_channel() {
         assert!(!filled.contains('{'), "{name:?} does not describe all of {address}");
         addresses.insert(filled);
     }
-    let spot = "hg.eu%2Enorth.spot.platform.fabric".to_owned();
+    let spot = subjects.spot("platform", "fabric");
     let feed = [subjects.lifecycle("tenant"), subjects.alerts("tenant"), subjects.quarantine(), spot];
     for subject in &feed {
         assert!(subjects.feed().iter().any(|pattern| matches(pattern, subject)), "{subject}");

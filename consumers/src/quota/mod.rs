@@ -16,12 +16,12 @@
 
 mod allowances;
 mod operations;
-mod refusal;
+pub(crate) mod refusal;
 mod service;
 mod session;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(crate) mod wire;
 
 pub(crate) use allowances::Allowances;
 pub(crate) use operations::Operations;

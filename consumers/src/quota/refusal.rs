@@ -1,7 +1,8 @@
-//! Why something about quota is not done: one form, told as a status, or within a session.
+//! Why something is not done: one form, told as a status, or within a session.
 
 use hourglass_ledger::cell::CellError;
 use hourglass_ledger::core::Rejection;
+use hourglass_ledger::core::market::MarketRejection;
 use hourglass_ledger::core::quotas::{QuotaRejection, SpendDenied};
 use hourglass_ledger::store::StoreError;
 use hourglass_proto::google::rpc;
@@ -23,18 +24,20 @@ use crate::auth::roles::Permission;
 use crate::auth::{Denied, Principal};
 use crate::grpc::Gate;
 
-/// How errors name this service.
-const SERVICE: &str = "quotas";
+/// How errors name the service.
+const QUOTAS: &str = "quotas";
+const MARKET: &str = "market";
 
 /// Why the cell does not do it.
-pub(super) async fn refused(gate: &Gate, error: CellError) -> Refusal {
+pub(crate) async fn refused(gate: &Gate, error: CellError) -> Refusal {
     let region = gate.region().await.unwrap_or_default();
     Refusal::of_cell(error, &region)
 }
 
 /// Why not.
 #[derive(Debug, Clone)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
+    service: &'static str,
     code: Code,
     /// For programs. Stable.
     reason: &'static str,
@@ -49,7 +52,15 @@ pub(super) struct Refusal {
 impl Refusal {
     fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { code, reason, message, retry: RetryType::Nothing, denial: None, details: None }
+        Self {
+            service: QUOTAS,
+            code,
+            reason,
+            message,
+            retry: RetryType::Nothing,
+            denial: None,
+            details: None,
+        }
     }
 
     fn with(self, details: Details) -> Self {
@@ -57,7 +68,7 @@ impl Refusal {
     }
 
     /// A field of the request breaks the contract.
-    pub(super) fn invalid(field: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Self {
         let message = message.into();
         let violation = bad_request::Violation {
             field: field.to_owned(),
@@ -68,8 +79,18 @@ impl Refusal {
             .with(Details::BadRequest(BadRequest { violations: vec![violation] }))
     }
 
+    /// What is asked for is beyond what can be told.
+    pub(crate) fn out_of_range(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Code::OutOfRange, reason, message)
+    }
+
+    /// The same, of the market.
+    pub(crate) fn of_market(self) -> Self {
+        Self { service: MARKET, ..self }
+    }
+
     /// There is no such thing, for this caller.
-    pub(super) fn not_found(reason: &'static str, resource: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn not_found(reason: &'static str, resource: &str, message: impl Into<String>) -> Self {
         Self::new(Code::NotFound, reason, message)
             .with(Details::ResourceNotFound(ResourceNotFound { resource_id: resource.to_owned() }))
     }
@@ -87,12 +108,12 @@ impl Refusal {
     }
 
     /// The log is not as it must be.
-    pub(super) fn internal() -> Self {
+    pub(crate) fn internal() -> Self {
         Self::new(Code::Internal, "internal", "the server failed; its log says more")
     }
 
     /// The caller lacks a permission.
-    pub(super) fn lacks(principal: &Principal, permission: Permission) -> Self {
+    pub(crate) fn lacks(principal: &Principal, permission: Permission) -> Self {
         let detail = Denied::lacks(principal, permission).detail();
         let denied = PermissionDenied { resource_id: String::new() };
         Self::new(Code::PermissionDenied, "forbidden", detail).with(Details::PermissionDenied(denied))
@@ -111,10 +132,11 @@ impl Refusal {
     }
 
     /// What the core says.
-    pub(super) fn of_rejection(rejection: Rejection, region: &str) -> Self {
+    pub(crate) fn of_rejection(rejection: Rejection, region: &str) -> Self {
         let (reason, text) = (rejection.code(), rejection.to_string());
         match rejection {
             Rejection::Quota(rejection) => Self::of_quota(&rejection, text, region),
+            Rejection::Market(rejection) => Self::new(market_code(&rejection), reason, text),
             Rejection::TenantUnknown { tenant } => Self::not_found(reason, tenant.as_str(), text),
             rejection if rejection.is_retryable() => {
                 Self { retry: RetryType::Call, ..Self::new(Code::Unavailable, reason, text) }
@@ -191,11 +213,11 @@ impl From<StoreError> for Refusal {
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
-        let Refusal { code, reason, message, retry, denial, details } = refusal;
+        let Refusal { service, code, reason, message, retry, denial, details } = refusal;
         let mut packed: Vec<Any> =
             denial.into_iter().filter_map(|denial| Any::from_msg(denial.as_ref()).ok()).collect();
         let error = ServiceError {
-            service: SERVICE.to_owned(),
+            service: service.to_owned(),
             code: reason.to_owned(),
             retry_type: retry.into(),
             details: details.map(|details| *details),
@@ -240,6 +262,32 @@ const fn quota_code(rejection: &QuotaRejection) -> Code {
         | Q::TextInvalid
         | Q::RulesInvalid
         | Q::ListingInvalid(_) => Code::InvalidArgument,
+    }
+}
+
+/// The same of the market.
+const fn market_code(rejection: &MarketRejection) -> Code {
+    use MarketRejection as M;
+    match rejection {
+        M::PoolUnknown { .. } | M::BidUnknown { .. } | M::NoLife { .. } => Code::NotFound,
+        M::BidExists { .. } => Code::AlreadyExists,
+        M::PoolsFull | M::BidsFull => Code::ResourceExhausted,
+        M::PoolCurrencyFixed { .. }
+        | M::CurrencyDiffers { .. }
+        | M::BidCancelled { .. }
+        | M::AboveSupply { .. }
+        | M::GangRuns { .. }
+        | M::IsAUnit { .. }
+        | M::Life(_)
+        | M::NothingNew
+        | M::NothingToClear => Code::FailedPrecondition,
+        M::PoolElsewhere { .. }
+        | M::ListingTooLong
+        | M::NoticeOutOfRange
+        | M::PoolTwice { .. }
+        | M::Bid(_)
+        | M::LimitZero
+        | M::ExpiresInThePast => Code::InvalidArgument,
     }
 }
 

@@ -16,7 +16,7 @@ type Result<T> = std::result::Result<T, Refusal>;
 /// The methods that take an idempotency key. A key is its owner's own within a method, whichever way
 /// the request comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Method {
+pub(crate) enum Method {
     Reserve,
     Commit,
     Release,
@@ -26,6 +26,9 @@ pub(super) enum Method {
     CreateAllowance,
     UpdateAllowance,
     DeleteAllowance,
+    PlaceBid,
+    UpdateBid,
+    CancelBid,
 }
 
 impl Method {
@@ -40,11 +43,14 @@ impl Method {
             Self::CreateAllowance => "/nebius.quotas.v1.QuotaAllowanceService/Create",
             Self::UpdateAllowance => "/nebius.quotas.v1.QuotaAllowanceService/Update",
             Self::DeleteAllowance => "/nebius.quotas.v1.QuotaAllowanceService/Delete",
+            Self::PlaceBid => "/hourglass.v1.MarketService/PlaceBid",
+            Self::UpdateBid => "/hourglass.v1.MarketService/UpdateBid",
+            Self::CancelBid => "/hourglass.v1.MarketService/CancelBid",
         }
     }
 
     /// The name of a request, in the key space that HTTP uses too; `None` where none is given.
-    pub(super) fn key(self, principal: &Principal, key: &str) -> Result<Option<IdempotencyKey>> {
+    pub(crate) fn key(self, principal: &Principal, key: &str) -> Result<Option<IdempotencyKey>> {
         if key.is_empty() {
             return match self {
                 Self::Reserve | Self::AcquireLease => {

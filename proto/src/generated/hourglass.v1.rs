@@ -884,3 +884,530 @@ impl LeaseState {
         }
     }
 }
+/// What a tenant wants, and for how much.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BidSpec {
+    /// Its name, one among the tenant's bids that are not over.
+    #[prost(string, tag = "1")]
+    pub bid: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub project: ::prost::alloc::string::String,
+    /// Where it may run, the preferred pool first: 1 to 16 pools.
+    #[prost(string, repeated, tag = "3")]
+    pub pools: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// GPUs of a unit, at least 1; a unit is one instance.
+    #[prost(uint32, tag = "4")]
+    pub gpus_per_unit: u32,
+    /// So many units or none; at least 1.
+    #[prost(uint32, tag = "5")]
+    pub min_units: u32,
+    /// The most that it wants.
+    #[prost(uint32, tag = "6")]
+    pub max_units: u32,
+    /// The most that it pays.
+    #[prost(string, tag = "7")]
+    pub limit: ::prost::alloc::string::String,
+    /// It wants at least so long a notice, 60 to 3,600 seconds. It gets the pool's if
+    /// that is longer.
+    #[prost(uint32, optional, tag = "8")]
+    pub notice_seconds: ::core::option::Option<u32>,
+    /// Milliseconds since the Unix epoch, UTC. From then on it wins nothing more; what
+    /// runs goes on.
+    #[prost(int64, optional, tag = "9")]
+    pub expires_unix_ms: ::core::option::Option<i64>,
+}
+impl ::prost::Name for BidSpec {
+    const NAME: &'static str = "BidSpec";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.BidSpec".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.BidSpec".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlaceBidRequest {
+    /// Chosen by the caller, 1 to 255 visible ASCII characters, or empty. The same key
+    /// with the same content is answered as the first time and changes nothing.
+    #[prost(string, tag = "1")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub spec: ::core::option::Option<BidSpec>,
+}
+impl ::prost::Name for PlaceBidRequest {
+    const NAME: &'static str = "PlaceBidRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.PlaceBidRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.PlaceBidRequest".into()
+    }
+}
+/// At least one change.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateBidRequest {
+    /// As in PlaceBidRequest.
+    #[prost(string, tag = "1")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub bid: ::prost::alloc::string::String,
+    /// From now on.
+    #[prost(string, optional, tag = "4")]
+    pub limit: ::core::option::Option<::prost::alloc::string::String>,
+    /// Not more than it holds while something runs.
+    #[prost(uint32, optional, tag = "5")]
+    pub min_units: ::core::option::Option<u32>,
+    /// What runs beyond it is told to stop.
+    #[prost(uint32, optional, tag = "6")]
+    pub max_units: ::core::option::Option<u32>,
+    #[prost(int64, optional, tag = "7")]
+    pub expires_unix_ms: ::core::option::Option<i64>,
+}
+impl ::prost::Name for UpdateBidRequest {
+    const NAME: &'static str = "UpdateBidRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.UpdateBidRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.UpdateBidRequest".into()
+    }
+}
+/// What runs of the bid is told to stop.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelBidRequest {
+    /// As in PlaceBidRequest.
+    #[prost(string, tag = "1")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub bid: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CancelBidRequest {
+    const NAME: &'static str = "CancelBidRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.CancelBidRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.CancelBidRequest".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BidResponse {
+    /// The number of the bid. Receipts name it so.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// Where in the log the request stands.
+    #[prost(uint64, tag = "2")]
+    pub position: u64,
+    /// The request had been applied before, under the same idempotency key.
+    #[prost(bool, tag = "3")]
+    pub already_applied: bool,
+}
+impl ::prost::Name for BidResponse {
+    const NAME: &'static str = "BidResponse";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.BidResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.BidResponse".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetBidRequest {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub bid: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetBidRequest {
+    const NAME: &'static str = "GetBidRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.GetBidRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.GetBidRequest".into()
+    }
+}
+/// A unit of a bid.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BidUnit {
+    #[prost(string, tag = "1")]
+    pub instance: ::prost::alloc::string::String,
+    #[prost(enumeration = "UnitState", tag = "2")]
+    pub state: i32,
+    /// Why it has to stop: `outbid`, `supply_reclaimed`, `reserve_raised`, `quota`,
+    /// `budget` or `owner`. Empty where it has not.
+    #[prost(string, tag = "3")]
+    pub cause: ::prost::alloc::string::String,
+    /// The same in words.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// When it must have stopped, milliseconds since the Unix epoch; 0 where it need not.
+    #[prost(int64, tag = "5")]
+    pub deadline_unix_ms: i64,
+}
+impl ::prost::Name for BidUnit {
+    const NAME: &'static str = "BidUnit";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.BidUnit".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.BidUnit".into()
+    }
+}
+/// A bid, and what it has.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Bid {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub spec: ::core::option::Option<BidSpec>,
+    /// The log position that placed it.
+    #[prost(uint64, tag = "3")]
+    pub number: u64,
+    #[prost(enumeration = "BidState", tag = "4")]
+    pub state: i32,
+    /// Where it holds units; empty where it holds none.
+    #[prost(string, tag = "5")]
+    pub pool: ::prost::alloc::string::String,
+    /// How many it holds.
+    #[prost(uint32, tag = "6")]
+    pub units: u32,
+    /// What it pays now; empty where it holds nothing.
+    #[prost(string, tag = "7")]
+    pub price: ::prost::alloc::string::String,
+    /// Its units that have not stopped.
+    #[prost(message, repeated, tag = "8")]
+    pub instances: ::prost::alloc::vec::Vec<BidUnit>,
+}
+impl ::prost::Name for Bid {
+    const NAME: &'static str = "Bid";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.Bid".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.Bid".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetBidResponse {
+    #[prost(message, optional, tag = "1")]
+    pub bid: ::core::option::Option<Bid>,
+    #[prost(message, optional, tag = "2")]
+    pub as_of: ::core::option::Option<AsOf>,
+}
+impl ::prost::Name for GetBidResponse {
+    const NAME: &'static str = "GetBidResponse";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.GetBidResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.GetBidResponse".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListBidsRequest {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    /// 1 to 1,000; 100 where 0.
+    #[prost(uint32, tag = "2")]
+    pub page_size: u32,
+    /// The name of the last bid of the page before; empty for the first page.
+    #[prost(string, tag = "3")]
+    pub after: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListBidsRequest {
+    const NAME: &'static str = "ListBidsRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.ListBidsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.ListBidsRequest".into()
+    }
+}
+/// Bids that are not over, by name.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListBidsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub bids: ::prost::alloc::vec::Vec<Bid>,
+    #[prost(message, optional, tag = "2")]
+    pub as_of: ::core::option::Option<AsOf>,
+}
+impl ::prost::Name for ListBidsResponse {
+    const NAME: &'static str = "ListBidsResponse";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.ListBidsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.ListBidsResponse".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetReceiptRequest {
+    /// The log position of the clearing.
+    #[prost(uint64, tag = "1")]
+    pub clear: u64,
+}
+impl ::prost::Name for GetReceiptRequest {
+    const NAME: &'static str = "GetReceiptRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.GetReceiptRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.GetReceiptRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetReceiptResponse {
+    /// The receipt as JSON, to the byte as HTTP gives it at /v1/clears/{clear}.
+    #[prost(bytes = "vec", tag = "1")]
+    pub document: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for GetReceiptResponse {
+    const NAME: &'static str = "GetReceiptResponse";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.GetReceiptResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.GetReceiptResponse".into()
+    }
+}
+/// Names a clearing in the feed of prices: sequences only grow, by epoch and then by
+/// position.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PriceSequence {
+    /// Of the writer that cleared.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// Of the clearing in the log.
+    #[prost(uint64, tag = "2")]
+    pub position: u64,
+}
+impl ::prost::Name for PriceSequence {
+    const NAME: &'static str = "PriceSequence";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.PriceSequence".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.PriceSequence".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchPricesRequest {
+    /// Of these pools alone; of all where there are none.
+    #[prost(string, repeated, tag = "1")]
+    pub pools: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The last sequence that the caller has seen: everything behind it follows, without
+    /// a gap. Absent where it has seen none: a snapshot comes first.
+    #[prost(message, optional, tag = "2")]
+    pub after: ::core::option::Option<PriceSequence>,
+}
+impl ::prost::Name for WatchPricesRequest {
+    const NAME: &'static str = "WatchPricesRequest";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.WatchPricesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.WatchPricesRequest".into()
+    }
+}
+/// A pool as a clearing left it. All values are absolute.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PoolPrice {
+    #[prost(string, tag = "1")]
+    pub pool: ::prost::alloc::string::String,
+    /// ISO 4217.
+    #[prost(string, tag = "2")]
+    pub currency: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub price: ::prost::alloc::string::String,
+    /// GPUs that bids have.
+    #[prost(uint64, tag = "4")]
+    pub sold: u64,
+    /// GPUs that nobody has.
+    #[prost(uint64, tag = "5")]
+    pub free: u64,
+    /// GPUs for spot.
+    #[prost(uint64, tag = "6")]
+    pub supply: u64,
+    #[prost(string, tag = "7")]
+    pub reserve_price: ::prost::alloc::string::String,
+    /// Bids that name the pool, at or above its reserve price.
+    #[prost(uint64, tag = "8")]
+    pub bids: u64,
+    /// GPUs that they want at most.
+    #[prost(uint64, tag = "9")]
+    pub gpus_wanted: u64,
+}
+impl ::prost::Name for PoolPrice {
+    const NAME: &'static str = "PoolPrice";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.PoolPrice".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.PoolPrice".into()
+    }
+}
+/// Pools after one clearing.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PriceUpdate {
+    #[prost(message, optional, tag = "1")]
+    pub sequence: ::core::option::Option<PriceSequence>,
+    /// When it was cleared, milliseconds since the Unix epoch, UTC.
+    #[prost(int64, tag = "2")]
+    pub unix_ms: i64,
+    #[prost(message, repeated, tag = "3")]
+    pub pools: ::prost::alloc::vec::Vec<PoolPrice>,
+}
+impl ::prost::Name for PriceUpdate {
+    const NAME: &'static str = "PriceUpdate";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.PriceUpdate".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.PriceUpdate".into()
+    }
+}
+/// Nothing was cleared for a while.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PriceHeartbeat {
+    /// The last one that was sent.
+    #[prost(message, optional, tag = "1")]
+    pub sequence: ::core::option::Option<PriceSequence>,
+}
+impl ::prost::Name for PriceHeartbeat {
+    const NAME: &'static str = "PriceHeartbeat";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.PriceHeartbeat".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.PriceHeartbeat".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchPricesResponse {
+    #[prost(oneof = "watch_prices_response::Update", tags = "1, 2, 3")]
+    pub update: ::core::option::Option<watch_prices_response::Update>,
+}
+/// Nested message and enum types in `WatchPricesResponse`.
+pub mod watch_prices_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Update {
+        /// All pools as the last clearing left them: once, first, where no sequence was
+        /// given.
+        #[prost(message, tag = "1")]
+        Snapshot(super::PriceUpdate),
+        /// The pools that a clearing changed.
+        #[prost(message, tag = "2")]
+        Tick(super::PriceUpdate),
+        /// At least every 15 seconds, where nothing else comes.
+        #[prost(message, tag = "3")]
+        Heartbeat(super::PriceHeartbeat),
+    }
+}
+impl ::prost::Name for WatchPricesResponse {
+    const NAME: &'static str = "WatchPricesResponse";
+    const PACKAGE: &'static str = "hourglass.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.v1.WatchPricesResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.v1.WatchPricesResponse".into()
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum BidState {
+    Unspecified = 0,
+    /// It holds nothing, and may win.
+    Waiting = 1,
+    /// It holds units.
+    Winning = 2,
+    /// It was taken back, and some of it has not stopped yet.
+    Cancelled = 3,
+    /// Its time is over, and it holds nothing.
+    Expired = 4,
+}
+impl BidState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "BID_STATE_UNSPECIFIED",
+            Self::Waiting => "BID_STATE_WAITING",
+            Self::Winning => "BID_STATE_WINNING",
+            Self::Cancelled => "BID_STATE_CANCELLED",
+            Self::Expired => "BID_STATE_EXPIRED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "BID_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "BID_STATE_WAITING" => Some(Self::Waiting),
+            "BID_STATE_WINNING" => Some(Self::Winning),
+            "BID_STATE_CANCELLED" => Some(Self::Cancelled),
+            "BID_STATE_EXPIRED" => Some(Self::Expired),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum UnitState {
+    Unspecified = 0,
+    /// It was won, and does not run yet.
+    Accepted = 1,
+    Running = 2,
+    /// It was told to stop, and has not yet.
+    Stopping = 3,
+}
+impl UnitState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "UNIT_STATE_UNSPECIFIED",
+            Self::Accepted => "UNIT_STATE_ACCEPTED",
+            Self::Running => "UNIT_STATE_RUNNING",
+            Self::Stopping => "UNIT_STATE_STOPPING",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "UNIT_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "UNIT_STATE_ACCEPTED" => Some(Self::Accepted),
+            "UNIT_STATE_RUNNING" => Some(Self::Running),
+            "UNIT_STATE_STOPPING" => Some(Self::Stopping),
+            _ => None,
+        }
+    }
+}

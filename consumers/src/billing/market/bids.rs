@@ -149,7 +149,8 @@ pub fn bid(state: &State, tenant: &TenantId, name: &BidId) -> Option<BidRow> {
     state.market().bid(tenant, name).map(|(number, bid)| row(state, number, bid))
 }
 
-pub(super) fn state_of(state: &State, bid: &Bid) -> BidState {
+/// Where a bid stands.
+pub(crate) fn state_of(state: &State, bid: &Bid) -> BidState {
     match &bid.held {
         _ if bid.cancelled => BidState::Cancelled,
         Some(_) => BidState::Winning,
@@ -183,11 +184,16 @@ fn row(state: &State, number: u64, bid: &Bid) -> BidRow {
 
 fn unit(state: &State, instance: &InstanceId) -> UnitRow {
     let stop = preemption_of(state, &Target::Instance(instance.clone()));
+    UnitRow { instance: instance.to_string(), state: unit_state(state, instance), stop }
+}
+
+/// Where a unit stands.
+pub(crate) fn unit_state(state: &State, instance: &InstanceId) -> UnitState {
+    let is_told_to_stop = state.quotas().preemption(&Target::Instance(instance.clone())).is_some();
     let runs = state.instance(instance.as_str()).is_some_and(|view| view.running_since().is_some());
-    let is = match (&stop, runs) {
-        (Some(_), _) => UnitState::Stopping,
-        (None, true) => UnitState::Running,
-        (None, false) => UnitState::Accepted,
-    };
-    UnitRow { instance: instance.to_string(), state: is, stop }
+    match (is_told_to_stop, runs) {
+        (true, _) => UnitState::Stopping,
+        (false, true) => UnitState::Running,
+        (false, false) => UnitState::Accepted,
+    }
 }

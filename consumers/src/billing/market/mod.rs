@@ -9,6 +9,7 @@ mod pools;
 mod why;
 
 pub use bids::{BidDone, BidRow, BidState, UnitRow, UnitState, bid, bids};
+pub(crate) use bids::{state_of, unit_state};
 pub use clears::{
     ClearDone, ClearError, ClearRow, Logged, RECEIPT_BYTES_MAX, ReceiptDocument, Replayed, clearing,
     clearings_before,

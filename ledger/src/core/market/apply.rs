@@ -207,7 +207,7 @@ fn put_order(state: &mut State, stop: &Stop, at: Instant) -> Result<()> {
         target: target.clone(),
         tenant: tenant.ok_or_else(no_bid)?,
         cause: stop.cause,
-        reason: reason(stop),
+        reason: stop.reason(),
         ordered_at: at,
         deadline: stop.deadline,
     };
@@ -217,16 +217,18 @@ fn put_order(state: &mut State, stop: &Stop, at: Instant) -> Result<()> {
     lives::end(state, ix, stop, at)
 }
 
-/// A-7, in words.
-fn reason(stop: &Stop) -> String {
-    match (stop.cause, stop.by) {
-        (Cause::Outbid, Some(by)) => format!("bid number {by} pays more"),
-        (Cause::Outbid, None) => "another bid pays more".to_owned(),
-        (Cause::SupplyReclaimed, _) => "the pool has fewer GPUs for spot".to_owned(),
-        (Cause::ReserveRaised, _) => "its limit is below the pool's new reserve price".to_owned(),
-        (Cause::Owner, _) => "its owner wants it no longer".to_owned(),
-        (Cause::Quota, _) => "its quota does not suffice".to_owned(),
-        (Cause::Budget, _) => "its spend cap leaves no room".to_owned(),
+impl Stop {
+    /// A-7, in words.
+    pub fn reason(&self) -> String {
+        match (self.cause, self.by) {
+            (Cause::Outbid, Some(by)) => format!("bid number {by} pays more"),
+            (Cause::Outbid, None) => "another bid pays more".to_owned(),
+            (Cause::SupplyReclaimed, _) => "the pool has fewer GPUs for spot".to_owned(),
+            (Cause::ReserveRaised, _) => "its limit is below the pool's new reserve price".to_owned(),
+            (Cause::Owner, _) => "its owner wants it no longer".to_owned(),
+            (Cause::Quota, _) => "its quota does not suffice".to_owned(),
+            (Cause::Budget, _) => "its spend cap leaves no room".to_owned(),
+        }
     }
 }
 

@@ -252,6 +252,14 @@ impl Bid {
     }
 }
 
+impl Start {
+    /// The units, as instances.
+    pub fn instances(&self) -> impl Iterator<Item = InstanceId> {
+        let units = self.first..self.first.saturating_add(self.count);
+        units.filter_map(|unit| unit_name(self.number, unit).ok())
+    }
+}
+
 /// The name of a unit as an instance.
 pub(crate) fn unit_name(number: u64, unit: u32) -> Result<InstanceId, hourglass_units::IdError> {
     format!("{UNIT_PREFIX}{number}-{unit}").parse()
