@@ -8,6 +8,7 @@ mod client;
 mod clockwork;
 mod commands;
 mod config;
+mod driving;
 mod failure;
 mod output;
 mod serving;
@@ -21,9 +22,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, balance, compute_sim, credit, demo, doctor, estimate, explain, export, instance, invoice, key,
-    ledger, market, metering, nats, price, quarantine, quota, replay, reserve, scenario, serve, tax, up,
-    usage, verify,
+    agent, backtest, balance, compute_sim, credit, demo, doctor, estimate, explain, export, instance,
+    invoice, key, ledger, market, metering, nats, price, quarantine, quota, replay, reserve, scenario, serve,
+    tax, up, usage, verify,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -68,6 +69,8 @@ enum Command {
     Replay(replay::Args),
     /// Play a text file of what happens into an empty cell: to test a rule, or try a contract
     Scenario(scenario::Args),
+    /// Run a trace of jobs against pools and a market policy, in virtual time
+    Backtest(backtest::Args),
     /// GPU-hours and what they cost, by time and group
     Usage(usage::Args),
     /// Where every reported millisecond is: billed, excluded, in suspense
@@ -129,6 +132,7 @@ fn main() -> ExitCode {
         Command::ComputeSim(args) => compute_sim::run(args),
         Command::Nats(args) => nats::run(args, format),
         Command::Replay(args) => replay::run(args, &settings, format),
+        Command::Backtest(args) => backtest::run(&args, format),
         Command::Scenario(args) => scenario::run(args, format),
         Command::Usage(args) => usage::run(args, &settings, format),
         Command::Metering(args) => metering::run(args, &settings, format),

@@ -13,13 +13,13 @@ use hourglass_compute::model::{InstanceSpec, Labels, NewInstance, Operation, Rec
 use crate::support::{command, hourglass};
 
 /// The process, and where it listens.
-struct Simulator {
+pub(crate) struct Simulator {
     child: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Simulator {
-    fn start(directory: &Path, more: &[&str]) -> Self {
+    pub(crate) fn start(directory: &Path, more: &[&str]) -> Self {
         let args = [&["compute-sim", "--capacity", "gpu-h100-sxm/fabric-1=100000"], more].concat();
         let mut child =
             command(directory, &args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
@@ -28,7 +28,7 @@ impl Simulator {
         Self { child, address: address.trim().to_owned() }
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         let patience = Patience { attempts_max: 1, ..Patience::default() };
         let url = format!("http://{}", self.address);
         let options = ClientOptions { url, authority: None, token: TokenSource::None, patience, seed: 1 };

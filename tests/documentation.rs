@@ -27,6 +27,7 @@ fn the_examples_of_the_documentation_run() {
     let documents = [
         "README.md",
         "docs/scenarios.md",
+        "docs/backtest.md",
         "docs/operating/embedded.md",
         "docs/operating/billing.md",
         "docs/operating/compute-sim.md",

@@ -2,12 +2,14 @@
 #![cfg(test)]
 
 mod agent;
+mod backtest;
 mod chaos;
 mod command_line;
 mod commerce;
 mod compute_sim;
 mod crash;
 mod documentation;
+mod driven;
 mod explain;
 mod full_disk;
 mod http;

@@ -1,5 +1,7 @@
 //! A figure beside its ceiling.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 /// A median, and what it is to be compared with.
@@ -66,6 +68,13 @@ fn grouped(value: f64) -> String {
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The latency that so many of a hundred do not exceed, in milliseconds. Sorts them.
+pub(crate) fn percentile(latencies: &mut [Duration], of_hundred: usize) -> f64 {
+    latencies.sort_unstable();
+    let place = (latencies.len() * of_hundred / 100).min(latencies.len().saturating_sub(1));
+    latencies.get(place).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1_000.0)
 }
 
 /// Seconds that something took.

@@ -9,12 +9,14 @@
 //! | `metering` | decode, union, rate, aggregate: one thread, in-order reports of 100,000 instances | decoding the same batches with prost |
 //! | `pricing` | coverage cut by price and hour; an invoice of 1 M charge rows; the preview of a re-rating of 10 M lines from a ledger in PostgreSQL; what a line was computed from | of the cuts: the same days cut by hours alone |
 //! | `quota` | decisions on a tree of depth 4 with 100,000 nodes: the tree and its holds; the whole core | four counters of a random node, read and written |
-//! | `admission` (part of `quota`) | quota over gRPC by 64 clients, durable in PostgreSQL: reserve and commit; checks that commit nothing | counter rows of the same way up, locked by SELECT … FOR UPDATE in the same PostgreSQL by as many sessions |
+//! | `admission` (part of `quota`) | quota over gRPC, durable in PostgreSQL, 64 clients: reserve and commit, check | counters in rows of the same database, locked by whoever takes |
 //! | `embedded` | decode, decide, commit with synchronous=FULL, accrual: batches of 1,000 | the same compressed batches written raw into SQLite: each in a commit of its own, and as many a commit as the cell had |
 //! | `memory` | bytes of state a running instance, with 1,000,000 of them | – |
 //! | `serve` | JetStream to priced, durable in PostgreSQL, posted, acknowledged: messages of 1,000 | a bare pipe that moves the same messages from JetStream into rows, as many a commit as the cell had; and, side by side, a hand-written ledger with a row a record |
 //! | `latency` (part of `serve`) | publish to visible in a tenant's balance at 100,000 records/s, 1,000,000 instances; the close of an hour | the pace that was wanted |
 //! | `restart` (part of `serve`) | from `kill -9` of `hourglass serve` to the first commit of the next one, 1,000,000 instances running | – |
+//! | `market` | clearings of 10,000 bids and of 100,000 in 64 pools, a hundredth of them new: one thread | – |
+//! | `backtest` | a month of 100,000 jobs on 2,048 GPUs, in virtual time: one thread | – |
 //! | `recovery` | folding a log of 10,000,000 records: cold, and from a snapshot | decoding the same batches with prost |
 
 #![expect(clippy::float_arithmetic, reason = "figures are not money")]
@@ -25,6 +27,7 @@
 )]
 #![expect(clippy::print_stdout, reason = "figures are the answer of this program")]
 
+mod backtest;
 mod embedded;
 mod figure;
 mod memory;
@@ -43,12 +46,14 @@ fn main() {
     let names: Vec<&str> = args.iter().map(String::as_str).filter(|arg| !arg.starts_with("--")).collect();
     type Bench = (&'static str, fn(bool) -> Vec<Figure>);
     // Memory comes first: later, what the others have freed would be used again unseen.
-    let benches: [Bench; 9] = [
+    let benches: [Bench; 11] = [
         ("memory", memory::run),
         ("metering", metering::run),
         ("pricing", pricing::run),
         ("quota", quota::run),
-        ("admission", production::quota::run),
+        ("market", backtest::market),
+        ("backtest", backtest::run),
+        ("admission", production::admission),
         ("embedded", embedded::run),
         ("serve", production::serve),
         ("latency", production::latency),
@@ -57,17 +62,18 @@ fn main() {
     let known = |name: &&str| *name == "recovery" || benches.iter().any(|(bench, _)| bench == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
         eprintln!(
-            "no benchmark is called {unknown:?}: choose among metering, pricing, quota, embedded, recovery, memory, serve, admission, latency and restart"
+            "no benchmark is called {unknown:?}: choose among metering, pricing, quota, market, backtest, admission, embedded, recovery, memory, serve, latency and restart"
         );
         std::process::exit(2);
     }
     let mut figures = Vec::new();
     for (name, run) in benches {
-        // Recovery needs the log that `embedded` writes, so they are one; `serve` is all of production.
+        // Recovery needs the log that `embedded` writes, so they are one; `serve` is all of usage in
+        // production, `quota` all of quota.
         let with = match name {
             "embedded" => "recovery",
-            "latency" | "restart" => "serve",
             "admission" => "quota",
+            "latency" | "restart" => "serve",
             alone => alone,
         };
         let wanted = names.is_empty() || names.contains(&name) || names.contains(&with);

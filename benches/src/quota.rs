@@ -21,14 +21,47 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    pub(crate) fn nodes(&self) -> usize {
+    fn nodes(&self) -> usize {
         self.tenants * (1 + self.groups * (1 + self.subgroups * (1 + self.projects)))
+    }
+
+    /// How many projects of a tenant there are.
+    pub(crate) fn projects_of_tenant(&self) -> usize {
+        self.groups * self.subgroups * self.projects
+    }
+
+    /// What is above a project, from the group that it lies in up to its tenant, by their numbers in the
+    /// whole tree.
+    pub(crate) fn above(&self, project: usize) -> [usize; 3] {
+        let subgroup = project / self.projects;
+        let group = subgroup / self.subgroups;
+        [subgroup, group, group / self.groups]
+    }
+
+    /// The names of a project and of all that is above it.
+    pub(crate) fn path(&self, project: usize) -> Path {
+        let [subgroup, group, of] = self.above(project);
+        let (g, s, p) = (group % self.groups, subgroup % self.subgroups, project % self.projects);
+        Path {
+            tenant: tenant(of),
+            group: format!("group-{g}").parse().expect("an id"),
+            subgroup: format!("group-{g}-{s}").parse().expect("an id"),
+            project: format!("project-{g}-{s}-{p}").parse().expect("an id"),
+        }
     }
 }
 
-pub(crate) const RESOURCE: &str = "compute.instance.gpu.h100";
-/// What a project may have: some of them are full after a few holds.
-const PROJECT_LIMIT: u64 = 64;
+/// From a tenant down to a project.
+pub(crate) struct Path {
+    pub(crate) tenant: TenantId,
+    pub(crate) group: GroupId,
+    pub(crate) subgroup: GroupId,
+    pub(crate) project: ProjectId,
+}
+
+/// The limit of each project.
+pub(crate) const PROJECT_LIMIT: u64 = 64;
+const RESOURCE: &str = "compute.instance.gpu.h100";
 /// How long a hold lasts.
 const TTL_MS: i64 = 60_000;
 /// Holds that live at a time.
@@ -45,7 +78,7 @@ pub(crate) fn run(quick: bool) -> Vec<Figure> {
     vec![tree(&shape, decisions, repeats), core(&shape, decisions / 3, repeats)]
 }
 
-fn resource() -> ResourceName {
+pub(crate) fn resource() -> ResourceName {
     RESOURCE.parse().expect("a resource")
 }
 
@@ -54,19 +87,9 @@ fn tenant(n: usize) -> TenantId {
 }
 
 /// Each project once, in an order that the processor cannot foresee.
-pub(crate) fn projects(shape: &Shape) -> Vec<(TenantId, ProjectId, Option<GroupId>)> {
-    let mut all = Vec::new();
-    for t in 0..shape.tenants {
-        for g in 0..shape.groups {
-            for s in 0..shape.subgroups {
-                for p in 0..shape.projects {
-                    let project = format!("project-{g}-{s}-{p}").parse().expect("an id");
-                    let group = format!("group-{g}-{s}").parse().expect("an id");
-                    all.push((tenant(t), project, Some(group)));
-                }
-            }
-        }
-    }
+fn projects(shape: &Shape) -> Vec<Path> {
+    let all = 0..shape.tenants * shape.projects_of_tenant();
+    let mut all: Vec<Path> = all.map(|n| shape.path(n)).collect();
     let mut seed = 7_u64;
     for at in (1..all.len()).rev() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -76,7 +99,7 @@ pub(crate) fn projects(shape: &Shape) -> Vec<(TenantId, ProjectId, Option<GroupI
 }
 
 /// What makes the tree, as commands.
-pub(crate) fn set_up(shape: &Shape, of_project: u64) -> Vec<Command> {
+pub(crate) fn set_up(shape: &Shape) -> Vec<Command> {
     let mut commands =
         vec![Command::OpenCell { region: "eu-north1".parse().expect("a region"), policy: Policy::default() }];
     let limits = |nominal| Some(Limits::nominal(Bound::AtMost(nominal)));
@@ -114,10 +137,12 @@ pub(crate) fn set_up(shape: &Shape, of_project: u64) -> Vec<Command> {
             }
         }
     }
-    for (tenant, project, group) in projects(shape) {
+    for Path { tenant, project, subgroup, .. } in projects(shape) {
+        let group = Some(subgroup);
         let place = QuotaCommand::PlaceProject { tenant: tenant.clone(), project: project.clone(), group };
         commands.push(place.into());
-        commands.push(limit(NodeName::Project(tenant, project), of_project));
+        // Some of them are full after a few holds.
+        commands.push(limit(NodeName::Project(tenant, project), PROJECT_LIMIT));
     }
     commands
 }
@@ -126,7 +151,7 @@ pub(crate) fn set_up(shape: &Shape, of_project: u64) -> Vec<Command> {
 /// then, when it is among the oldest, release. Each of the three is a decision.
 fn tree(shape: &Shape, decisions: usize, repeats: usize) -> Figure {
     let mut state = State::empty();
-    for command in set_up(shape, PROJECT_LIMIT) {
+    for command in set_up(shape) {
         run_command(&mut state, &command, opens_at());
     }
     let mut tree: Tree = state.quotas().tree().clone();
@@ -141,7 +166,7 @@ fn tree(shape: &Shape, decisions: usize, repeats: usize) -> Figure {
         let (took, ()) = seconds(|| {
             while made < decisions {
                 let at = usize::try_from(next).expect("a number").wrapping_mul(7_919) % projects.len();
-                let (tenant, project, _) = projects.get(at).expect("a project");
+                let Path { tenant, project, .. } = projects.get(at).expect("a project");
                 let id = HoldId(next);
                 next += 1;
                 made += 1;
@@ -215,7 +240,7 @@ fn release(holds: &mut Holds, tree: &mut Tree, oldest: &mut u64) {
 /// The whole core: decide, with its digests and idempotency keys, and apply.
 fn core(shape: &Shape, decisions: usize, repeats: usize) -> Figure {
     let mut state = State::empty();
-    for command in set_up(shape, PROJECT_LIMIT) {
+    for command in set_up(shape) {
         run_command(&mut state, &command, opens_at());
     }
     let projects = projects(shape);
@@ -226,7 +251,8 @@ fn core(shape: &Shape, decisions: usize, repeats: usize) -> Figure {
         let (took, ()) = seconds(|| {
             while made < decisions {
                 n += 1;
-                let (tenant, project, _) = projects.get(n.wrapping_mul(7_919) % projects.len()).expect("one");
+                let at = n.wrapping_mul(7_919) % projects.len();
+                let Path { tenant, project, .. } = projects.get(at).expect("a project");
                 let items = vec![Ask { resource: resource(), class: Class::OnDemand, amount: 8 }];
                 let (tenant, project) = (tenant.clone(), project.clone());
                 let reserve = QuotaCommand::Reserve { tenant, project, items, ttl_ms: TTL_MS };

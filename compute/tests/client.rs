@@ -352,6 +352,14 @@ async fn answers_that_make_no_sense_are_garbage() {
     // And yet it happened.
     until(async || client.instance(&made.instance).await.err()).await;
 
+    // About a creation nobody can tell: the id is of nothing.
+    let simulator = Simulator::start(options("at 0s next create: garbage wrong-id"));
+    let client = simulator.client();
+    let wrong = client.create(&key("a"), &new).await.unwrap();
+    let nothing = client.instance(&wrong.instance).await.unwrap_err();
+    assert_eq!(nothing.next_step(), NextStep::Gone);
+    assert_eq!(client.instances(&project()).await.unwrap().len(), 1);
+
     let simulator = Simulator::start(options("at 0s every list for 1h: garbage same-page"));
     garbage(simulator.client().instances(&project()).await.unwrap_err(), "does not end");
 }

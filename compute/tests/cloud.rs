@@ -93,7 +93,7 @@ impl Talk {
 
     fn change_as(&mut self, key: &str, change: Change) -> Result<Operation, ComputeError> {
         let call = Call::Change { key: Some(key.to_owned()), change };
-        match self.cloud.step(self.now(), &call).as_seen()? {
+        match self.cloud.step(self.now(), &call).as_seen_by(&call)? {
             Answer::Operation(operation) => Ok(operation),
             other => panic!("{other:?}"),
         }
@@ -117,10 +117,15 @@ impl Talk {
     }
 
     fn outcome(&mut self, id: &OperationId) -> Option<Result<(), ComputeError>> {
-        match self.cloud.step(self.now(), &Call::Query(Query::Operation(id.clone()))).as_seen() {
+        match self.ask(Query::Operation(id.clone())) {
             Ok(Answer::Operation(operation)) => operation.outcome,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn ask(&mut self, query: Query) -> Result<Answer, ComputeError> {
+        let call = Call::Query(query);
+        self.cloud.step(self.now(), &call).as_seen_by(&call)
     }
 }
 
@@ -229,6 +234,23 @@ fn states_with(place: usize, state: InstanceState) -> Vec<InstanceState> {
 }
 
 #[test]
+fn room_that_one_waits_for_is_not_counted_on_by_another() {
+    let mut talk = Talk::new(Settings { quotas: BTreeMap::new(), ..settings() });
+    let cluster = Some("computegpucluster-fabric-1".parse().unwrap());
+    for number in 0..4 {
+        let spec = InstanceSpec { cluster: cluster.clone(), ..spec(8, Supply::Preemptible) };
+        talk.create(&format!("p{number}"), spec);
+    }
+    talk.at(60);
+    let regular = InstanceSpec { cluster, ..spec(8, Supply::OnDemand) };
+    let both = [talk.create("r1", spec(16, reserved())), talk.create("r2", regular)];
+    let stopping = talk.cloud.instances().filter(|known| known.state == InstanceState::Stopping).count();
+    assert_eq!(stopping, 3, "two leave for the first, one for the second");
+    talk.at(150);
+    assert_eq!(both.map(|id| talk.state(&id)), [InstanceState::Running; 2]);
+}
+
+#[test]
 fn a_reservation_gives_no_more_than_it_has() {
     let mut talk = Talk::new(settings());
     let inside = [talk.create("a", spec(8, reserved())), talk.create("b", spec(8, reserved()))];
@@ -255,6 +277,19 @@ fn what_goes_off_by_itself_is_started_again_by_policy() {
 }
 
 #[test]
+fn what_goes_off_while_it_is_changed_is_started_again() {
+    let mut talk = Talk::with_script("at 0s next update: slow by 60s\nat 41s instance a: power-off");
+    let id = talk.create("a", InstanceSpec { recovery: Recovery::Recover, ..spec(8, Supply::OnDemand) });
+    talk.at(40);
+    let change = Change::Update { id: id.clone(), version: 0, labels: Labels::new(), spec: None };
+    let update = talk.change(change).unwrap();
+    talk.at(71);
+    assert_eq!((talk.state(&id), talk.outcome(&update.id)), (InstanceState::Running, None));
+    talk.at(101);
+    assert_eq!((talk.state(&id), talk.outcome(&update.id)), (InstanceState::Running, Some(Ok(()))));
+}
+
+#[test]
 fn a_second_call_can_put_an_end_to_the_first() {
     let mut talk = Talk::new(Settings { second_call: SecondCall::Aborts, ..settings() });
     let made = talk.change(create("a", spec(8, Supply::OnDemand))).unwrap();
@@ -275,13 +310,24 @@ fn a_second_call_can_put_an_end_to_the_first() {
 }
 
 #[test]
+fn a_stop_takes_up_no_quota() {
+    let mut talk = Talk::new(Settings { second_call: SecondCall::Aborts, ..settings() });
+    talk.create("all", spec(44, Supply::Either(Vec::new())));
+    let off = InstanceSpec { stopped: true, ..spec(8, Supply::OnDemand) };
+    let made = talk.change(create("off", off)).unwrap();
+    talk.change(Change::Stop { id: made.instance.clone() }).unwrap();
+    assert_eq!(talk.state(&made.instance), InstanceState::Stopped);
+    let start = talk.change(Change::Start { id: made.instance });
+    assert!(matches!(start, Err(ComputeError::QuotaFailure { .. })), "{start:?}");
+}
+
+#[test]
 fn a_key_is_answered_with_its_first_operation() {
     let mut talk = Talk::new(settings());
     let first = talk.change_as("k", create("a", spec(8, Supply::OnDemand))).unwrap();
     talk.at(7_000);
     // The operation is forgotten by now; its key is not.
-    let query = Call::Query(Query::Operation(first.id.clone()));
-    let told = talk.cloud.step(talk.now(), &query).as_seen();
+    let told = talk.ask(Query::Operation(first.id.clone()));
     assert!(matches!(told, Err(ComputeError::NotFound { .. })), "{told:?}");
     let again = talk.change_as("k", create("a", spec(8, Supply::OnDemand))).unwrap();
     assert_eq!((again.id, again.outcome), (first.id, Some(Ok(()))));
@@ -322,7 +368,9 @@ fn faults_of_a_script_strike_what_they_name() {
          at 0s next stop: slow by 100s
          at 0s next start: vanish after 1s
          at 0s next delete: delay by 50s
-         at 0s next list: unavailable",
+         at 0s next list: unavailable
+         at 0s next update: garbage wrong-id
+         at 0s next get: lose-answer by cut",
     );
     let scarce = talk.change(create("scarce", spec(8, Supply::OnDemand))).unwrap();
     let quota = talk.change(create("quota", spec(8, Supply::OnDemand))).unwrap();
@@ -348,8 +396,7 @@ fn faults_of_a_script_strike_what_they_name() {
 
     let start = talk.change(Change::Start { id: id.clone() }).unwrap();
     talk.at(204);
-    let query = Call::Query(Query::Operation(start.id));
-    assert!(matches!(talk.cloud.step(talk.now(), &query).as_seen(), Err(ComputeError::NotFound { .. })));
+    assert!(matches!(talk.ask(Query::Operation(start.id)), Err(ComputeError::NotFound { .. })));
     talk.at(240);
     assert_eq!(talk.state(&id), InstanceState::Running, "its work went on");
 
@@ -358,9 +405,16 @@ fn faults_of_a_script_strike_what_they_name() {
     assert_eq!(talk.state(&id), InstanceState::Running);
     talk.at(310);
     assert!(talk.cloud.instances().all(|known| known.id != id), "it was done later");
-    let list = || Call::Query(Query::Instances("project-1".parse().unwrap(), Page::default()));
-    assert!(matches!(talk.cloud.step(talk.now(), &list()).as_seen(), Err(ComputeError::Unavailable { .. })));
-    assert!(talk.cloud.step(talk.now(), &list()).as_seen().is_ok());
+    let list = || Query::Instances("project-1".parse().unwrap(), Page::default());
+    assert!(matches!(talk.ask(list()), Err(ComputeError::Unavailable { .. })));
+    assert!(talk.ask(list()).is_ok());
+    let update =
+        Change::Update { id: scarce.instance.clone(), version: 0, labels: Labels::new(), spec: None };
+    let garbage = talk.change(update);
+    assert!(matches!(garbage, Err(ComputeError::Garbage { .. })), "{garbage:?}");
+    let get = || Query::Instance(scarce.instance.clone());
+    assert!(matches!(talk.ask(get()), Err(ComputeError::Unavailable { .. })), "reading leaves no doubt");
+    assert!(talk.ask(get()).is_ok());
 }
 
 #[test]
@@ -394,7 +448,7 @@ fn advice_and_reservations_follow_what_is_used() {
     let mut talk = Talk::new(settings());
     talk.create("a", spec(8, reserved()));
     talk.create("b", spec(16, Supply::OnDemand));
-    let mut ask = |query| talk.cloud.step(begun(), &Call::Query(query)).as_seen().unwrap();
+    let mut ask = |query| talk.ask(query).unwrap();
     let Answer::Advice(advice) = ask(Query::Advice(Page::default())) else { panic!() };
     let figures = advice.items.iter().map(|advice| {
         [advice.reserved, advice.on_demand, advice.preemptible].map(|class| class.unwrap().available)
@@ -417,9 +471,7 @@ fn a_list_has_pages() {
     let mut token = String::new();
     loop {
         let query = Query::Instances("project-1".parse().unwrap(), Page { size: 2, token });
-        let Ok(Answer::Instances(page)) = talk.cloud.step(begun(), &Call::Query(query)).as_seen() else {
-            panic!()
-        };
+        let Ok(Answer::Instances(page)) = talk.ask(query) else { panic!() };
         assert!(page.items.len() <= 2);
         found.extend(page.items.into_iter().map(|known| known.id));
         token = page.next;
@@ -585,8 +637,15 @@ fn check(cloud: &Cloud, seed: u64) {
     }
 }
 
+/// So many seeds, or as many as `PROPTEST_CASES` says.
+fn seeds(usual: u32) -> ProptestConfig {
+    let told = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    let cases = told.unwrap_or(usual);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) })]
+    #![proptest_config(seeds(60))]
 
     #[test]
     fn nothing_is_given_twice_and_everything_ends(seed: u64) {
@@ -595,7 +654,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(20) })]
+    #![proptest_config(seeds(20))]
 
     #[test]
     fn the_same_seed_is_the_same_history(seed: u64, every in 1_usize..50) {

@@ -7,6 +7,7 @@
 //! * [`quota`] answers who asks what may run, and clients of the public Nebius API about quotas.
 //! * [`auth`] says who asks, and what each role may do.
 //! * [`billing`] holds the reports that HTTP and the command line share.
+//! * [`compute`] brings units of spot bids up and down through the compute API.
 //! * [`finance`] writes the book in the formats of accountants' tools.
 //!
 //! # What it guarantees
@@ -27,6 +28,7 @@
 pub mod api;
 pub mod auth;
 pub mod billing;
+pub mod compute;
 pub mod feed;
 pub mod finance;
 pub mod grpc;

@@ -297,6 +297,8 @@ fn l1_what_a_bid_holds_is_kept_running() {
     let number = number_of(&mut core, place("acme", bid("b", (2, 3), "1.00")));
     core.run(clear()).unwrap();
     core.run(start(&format!("spot-{number}-1"), core.now)).unwrap();
+    core.run(clear()).unwrap();
+    assert_eq!(refused(&mut core, clear()), "nothing_to_clear");
     core.now += MINUTE;
     core.run(stop(&format!("spot-{number}-1"), core.now)).unwrap();
     core.run(clear()).unwrap();

@@ -1,6 +1,7 @@
 //! One file a command: its arguments, what it does, how it answers.
 
 pub mod agent;
+pub mod backtest;
 pub mod balance;
 mod change;
 pub mod compute_sim;

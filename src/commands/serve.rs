@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::clockwork::Clockwork;
 use crate::config::Resolved;
 use crate::config::production::FinaliseInvoices;
+use crate::driving;
 use crate::failure::Failure;
 use crate::serving::{self, Serve, Task};
 use crate::transport::Transport;
@@ -65,6 +66,9 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
         vec![Box::new(move |cell, stopped| Box::pin(open_when_new(cell, of_region, policy, stopped)))];
     if let Some(transport) = transport {
         tasks.push(Box::new(move |cell, stopped| Box::pin(transport.run(cell, stopped))));
+    }
+    if let Some(compute) = &settings.compute {
+        tasks.push(driving::task(compute)?);
     }
     serving::serve(cell, serve, tasks, |http, grpc| {
         eprintln!("hourglass serves region {region} as {holder}");

@@ -11,6 +11,7 @@ use hourglass_units::Region;
 
 use crate::clockwork::Clockwork;
 use crate::config::Resolved;
+use crate::driving;
 use crate::failure::Failure;
 use crate::output::log_progress;
 use crate::serving::{self, Serve};
@@ -37,6 +38,9 @@ pub struct Args {
     /// File with the bearer token that every request must carry
     #[arg(long, value_name = "FILE", env = "HOURGLASS_OPERATOR_TOKEN_FILE")]
     operator_token_file: Option<PathBuf>,
+    /// The compute API that runs the units of spot bids, such as a `hourglass compute-sim` [default: none]
+    #[arg(long, value_name = "URL", env = "HOURGLASS_COMPUTE")]
+    compute: Option<String>,
 }
 
 /// Runs the command.
@@ -83,7 +87,12 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
     }
     drop(handle);
     let (data, guarded) = (settings.data.display().to_string(), serve.api.operator_token.is_some());
-    serving::serve(cell, serve, Vec::new(), |http, grpc| {
+    let compute = match args.compute {
+        Some(url) => Some(settings.compute.clone().unwrap_or_default().at(url)),
+        None => settings.compute.clone(),
+    };
+    let driver = compute.as_ref().map(driving::task).transpose()?;
+    serving::serve(cell, serve, driver.into_iter().collect(), |http, grpc| {
         eprintln!("hourglass is up; the ledger is in {data}");
         eprintln!("  HTTP     http://{http}   (browse http://{http}/docs)");
         if let Some(grpc) = grpc {

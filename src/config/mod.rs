@@ -1,5 +1,6 @@
 //! Settings: flag, then environment, then file, then default.
 
+pub mod compute;
 mod oidc;
 pub mod production;
 
@@ -10,6 +11,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::failure::Failure;
+use compute::ComputeSection;
 use oidc::OidcSection;
 use production::{CellSection, NatsSection, PostgresSection};
 
@@ -48,6 +50,7 @@ struct SettingsFile {
     #[serde(default)]
     cell: CellSection,
     oidc: Option<OidcSection>,
+    compute: Option<ComputeSection>,
 }
 
 /// Settings that hold.
@@ -73,6 +76,8 @@ pub struct Resolved {
     pub cell: CellSection,
     /// Whose JSON Web Tokens are taken.
     pub oidc: Option<Oidc>,
+    /// Where units of spot bids run.
+    pub compute: Option<ComputeSection>,
 }
 
 /// Reads a file that the command line or the settings name.
@@ -104,6 +109,7 @@ impl Settings {
             postgres: file.postgres.map(PostgresSection::options).transpose()?,
             nats: file.nats,
             cell: file.cell,
+            compute: file.compute,
             oidc: file.oidc.map(OidcSection::open).transpose()?,
             data,
             data_was_named,
@@ -128,8 +134,8 @@ mod tests {
         assert_eq!(example.region.as_deref(), Some("eu-north1"));
         // What is commented out is understood too, and changes nothing where it is a default.
         let setting = |line: &str| {
-            if line == "# [oidc]" {
-                return Some("[oidc]".to_owned());
+            if let "# [oidc]" | "# [compute]" = line {
+                return line.strip_prefix("# ").map(str::to_owned);
             }
             let (name, value) = line.strip_prefix("# ")?.split_once(" = ")?;
             (name.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !value.is_empty())

@@ -24,12 +24,13 @@ const NETWORK: [&str; 3] = ["axum", "tonic", "async-nats"];
 /// Beyond the network: storage, waiting, logging and chance.
 const IMPURE: [&str; 8] = ["axum", "tonic", "async-nats", "sqlx", "tokio", "tracing", "rand", "uuid"];
 
-const LAYERS: [Layer; 14] = [
+const LAYERS: [Layer; 15] = [
     Layer { name: "hourglass-units", may_use: &[], never: &IMPURE },
     Layer { name: "hourglass-proto", may_use: &[], never: &["axum", "async-nats", "sqlx"] },
     Layer { name: "hourglass-pricing", may_use: &["hourglass-units"], never: &IMPURE },
     Layer { name: "hourglass-quota", may_use: &["hourglass-units"], never: &IMPURE },
     Layer { name: "hourglass-capacity", may_use: &["hourglass-units"], never: &IMPURE },
+    Layer { name: "hourglass-backtest", may_use: &["hourglass-units", "hourglass-capacity"], never: &IMPURE },
     Layer {
         name: "hourglass-compute",
         may_use: &["hourglass-units", "hourglass-proto"],
@@ -71,11 +72,12 @@ const LAYERS: [Layer; 14] = [
     Layer { name: "xtask", may_use: &[], never: &IMPURE },
 ];
 
-const BELOW_THE_BINARY: [&str; 9] = [
+const BELOW_THE_BINARY: [&str; 10] = [
     "hourglass-units",
     "hourglass-pricing",
     "hourglass-quota",
     "hourglass-capacity",
+    "hourglass-backtest",
     "hourglass-proto",
     "hourglass-compute",
     "hourglass-ledger",
@@ -84,11 +86,12 @@ const BELOW_THE_BINARY: [&str; 9] = [
 ];
 
 /// What the benchmarks measure, and the servers that they start.
-const USED_BY_BENCHMARKS: [&str; 9] = [
+const USED_BY_BENCHMARKS: [&str; 10] = [
     "hourglass-units",
     "hourglass-quota",
     "hourglass-pricing",
     "hourglass-capacity",
+    "hourglass-backtest",
     "hourglass-proto",
     "hourglass-compute",
     "hourglass-ledger",
@@ -255,12 +258,13 @@ mod tests {
     use super::*;
 
     /// The layers as they should be, one line a crate: each uses all that it may.
-    const SOUND: [(&str, &str); 14] = [
+    const SOUND: [(&str, &str); 15] = [
         ("hourglass-units", "1 chrono v0.4.45|alloc,std"),
         ("hourglass-proto", "1 prost v0.14.6|derive,std"),
         ("hourglass-pricing", "1 hourglass-units v0.1.0 (here)|"),
         ("hourglass-quota", "1 hourglass-units v0.1.0 (here)|"),
         ("hourglass-capacity", "1 hourglass-units v0.1.0 (here)|"),
+        ("hourglass-backtest", "1 hourglass-capacity v0.1.0 (here)|"),
         ("hourglass-compute", "1 hourglass-proto v0.1.0 (here)|"),
         ("hourglass-ledger", "1 hourglass-units v0.1.0 (here)|\n1 sqlx v0.9.0|sqlite\n2 sqlx-core v0.9.0|"),
         ("hourglass-consumers", "1 hourglass-ledger v0.1.0 (here)|testing (*)\n1 axum v0.8.1|"),

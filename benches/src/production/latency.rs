@@ -20,7 +20,7 @@ use super::cell::{self, BenchClock, Consuming};
 use super::region::{Region, make_stream, subjects};
 use super::{postgres, runtime, unbilled};
 use crate::embedded::submit_all;
-use crate::figure::Figure;
+use crate::figure::{Figure, percentile};
 use crate::workload::{RECORDS, opens_at};
 
 /// The pace.
@@ -75,11 +75,7 @@ pub(crate) fn latency(quick: bool) -> Vec<Figure> {
 
     let Paced { mut latencies, pace } = paced;
     let mut latencies = latencies.split_off(first);
-    latencies.sort_unstable();
-    let at = |of_hundred: usize| {
-        let place = (latencies.len() * of_hundred / 100).min(latencies.len() - 1);
-        latencies.get(place).expect("a latency").as_secs_f64() * 1_000.0
-    };
+    let mut at = |of_hundred: usize| percentile(&mut latencies, of_hundred);
     let figure = |name, value, unit, target| Figure { name, value, unit, ceiling: None, target };
     vec![
         Figure {
@@ -139,7 +135,7 @@ async fn publish_at_pace(
 }
 
 /// Ticks, as the clock of a production cell does.
-fn tick(cell: CellHandle) -> JoinHandle<()> {
+pub(super) fn tick(cell: CellHandle) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(TICK_EVERY);
         loop {

@@ -502,6 +502,14 @@ impl Lifecycle {
         self.run
     }
 
+    /// A complete listing that began then has nothing else to say of it: what is thought to be up was RUNNING.
+    pub fn still_as_it_was(&mut self, began: Instant) {
+        let is_up = self.belief == Belief::Up && self.is_timely(began);
+        if let Some(run) = self.run.as_mut().filter(|run| is_up && run.end.is_none()) {
+            run.last_seen = run.last_seen.max(began);
+        }
+    }
+
     /// Whether nothing is left to do for it, nor at the cloud: it may be forgotten.
     pub fn is_over(&self) -> bool {
         let is_ended = matches!(self.phase, Phase::Stopped { .. } | Phase::Failed { .. });

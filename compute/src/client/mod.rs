@@ -33,6 +33,7 @@ use hourglass_units::InstanceId;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 pub use self::attempts::Patience;
+use self::pages::Pages;
 pub use self::pages::{LIST_ITEMS_MAX, LIST_PAGE_SIZE, LIST_PAGES_MAX};
 pub use self::token::{TOKEN_LENGTH_MAX, TokenSource};
 
@@ -192,7 +193,8 @@ impl Client {
 
     /// The operations of an instance that the cloud remembers.
     pub async fn operations(&self, id: &InstanceId) -> Result<Vec<Operation>, ComputeError> {
-        let found = pages::all(async |page_token| {
+        let mut pages = Pages::new();
+        while let Some(page_token) = pages.next() {
             let resource_id = id.to_string();
             let message =
                 common::ListOperationsRequest { resource_id, page_size: LIST_PAGE_SIZE, page_token };
@@ -200,9 +202,9 @@ impl Client {
                 self.ask(None, message, async |request| self.operations_client().list(request).await);
             let answer = answer.await?;
             let read = answer.operations.iter().map(|operation| operation_on(id, operation));
-            Ok((read.collect::<Result<_, _>>()?, answer.next_page_token))
-        });
-        found.await
+            pages.add(read.collect::<Result<_, _>>()?, answer.next_page_token)?;
+        }
+        Ok(pages.into_items())
     }
 
     /// An instance.
@@ -228,16 +230,17 @@ impl Client {
     /// All instances of a project, each once, in the order of their ids. The list is no snapshot: what was
     /// made or taken away while it was read may be in it or not.
     pub async fn instances(&self, parent: &ParentId) -> Result<Vec<Instance>, ComputeError> {
-        let found = pages::all(async |page_token| {
+        let mut pages = Pages::new();
+        while let Some(page_token) = pages.next() {
             let parent_id = parent.to_string();
             let message = compute::ListInstancesRequest { parent_id, page_size: LIST_PAGE_SIZE, page_token };
             let answer = self.ask(None, message, async |request| self.instances_client().list(request).await);
             let answer = answer.await?;
             let read = answer.items.into_iter().map(|instance| read(wire::instance::read(instance)));
-            Ok((read.collect::<Result<Vec<_>, _>>()?, answer.next_page_token))
-        });
+            pages.add(read.collect::<Result<Vec<_>, _>>()?, answer.next_page_token)?;
+        }
         let mut each = BTreeMap::new();
-        for instance in found.await? {
+        for instance in pages.into_items() {
             asked_for("project", parent, &instance.parent)?;
             each.insert(instance.id.clone(), instance);
         }
@@ -246,16 +249,17 @@ impl Client {
 
     /// The reservations of a tenant.
     pub async fn block_groups(&self, tenant: &ParentId) -> Result<Vec<BlockGroup>, ComputeError> {
-        let found = pages::all(async |page_token| {
+        let mut pages = Pages::new();
+        while let Some(page_token) = pages.next() {
             let parent_id = tenant.to_string();
             let message =
                 capacity::ListCapacityBlockGroupsRequest { parent_id, page_size: LIST_PAGE_SIZE, page_token };
             let answer = self.ask(None, message, async |request| self.groups_client().list(request).await);
             let answer = answer.await?;
             let read = answer.items.into_iter().map(|group| read(wire::capacity::read_group(group)));
-            Ok((read.collect::<Result<_, _>>()?, answer.next_page_token))
-        });
-        found.await
+            pages.add(read.collect::<Result<_, _>>()?, answer.next_page_token)?;
+        }
+        Ok(pages.into_items())
     }
 
     /// The parts of a reservation: those that were, are and will be.
@@ -263,32 +267,35 @@ impl Client {
         &self,
         group: &BlockGroupId,
     ) -> Result<Vec<CapacityInterval>, ComputeError> {
-        let found = pages::all(async |page_token| {
+        let mut pages = Pages::new();
+        while let Some(page_token) = pages.next() {
             let parent_id = group.to_string();
             let message =
                 capacity::ListCapacityIntervalsRequest { parent_id, page_size: LIST_PAGE_SIZE, page_token };
             let answer = self.ask(None, message, async |request| self.intervals_client().list(request).await);
             let answer = answer.await?;
             let read = answer.items.into_iter().map(|interval| read(wire::capacity::read_interval(interval)));
-            Ok((read.collect::<Result<Vec<_>, _>>()?, answer.next_page_token))
-        });
-        let found: Vec<CapacityInterval> = found.await?;
+            pages.add(read.collect::<Result<Vec<_>, _>>()?, answer.next_page_token)?;
+        }
+        let found: Vec<CapacityInterval> = pages.into_items();
         found.iter().try_for_each(|interval| asked_for("capacity block group", group, &interval.group))?;
         Ok(found)
     }
 
     /// What a tenant can get, by size and place.
     pub async fn resource_advice(&self, tenant: &ParentId) -> Result<Vec<Advice>, ComputeError> {
-        let found = pages::all(async |page_token| {
+        let mut pages = Pages::new();
+        while let Some(page_token) = pages.next() {
             let parent_id = tenant.to_string();
             let message =
                 capacity::ListResourceAdviceRequest { parent_id, page_size: LIST_PAGE_SIZE, page_token };
             let answer = self.ask(None, message, async |request| self.advice_client().list(request).await);
             let answer = answer.await?;
             let read = answer.items.into_iter().map(|advice| read(wire::capacity::read_advice(advice)));
-            Ok((read.filter_map(Result::transpose).collect::<Result<_, _>>()?, answer.next_page_token))
-        });
-        found.await
+            pages
+                .add(read.filter_map(Result::transpose).collect::<Result<_, _>>()?, answer.next_page_token)?;
+        }
+        Ok(pages.into_items())
     }
 
     fn draw(&self, below: u64) -> u64 {

@@ -15,6 +15,8 @@ use super::faults::{Garble, Loss};
 
 /// Items of a page unless the caller asks for another number.
 pub const PAGE_SIZE_DEFAULT: usize = 100;
+/// An id that nothing has.
+pub(super) const NOBODY: &str = "computeinstance-e9999999999";
 /// Most items of a page.
 pub const PAGE_SIZE_MAX: usize = 1_000;
 
@@ -164,14 +166,32 @@ pub struct Response {
 }
 
 impl Response {
-    /// What the caller makes of it: the same as over the network, for a caller in the same process.
-    pub fn as_seen(self) -> Result<Answer, ComputeError> {
-        match self.delivery {
-            Delivery::Prompt | Delivery::Late(_) => self.answer,
-            Delivery::Lost(loss) => Err(ComputeError::Unknown { message: loss.to_string() }),
-            Delivery::Garbled(garble) => Err(ComputeError::garbage(garble.to_string())),
+    /// What a caller in the same process makes of it: the same as [`crate::client`] would after one attempt.
+    pub fn as_seen_by(self, caller: &Call) -> Result<Answer, ComputeError> {
+        let kind = caller.kind();
+        match (self.delivery, self.answer) {
+            (Delivery::Prompt | Delivery::Late(_), answer) => answer,
+            (Delivery::Lost(loss), _) if kind.is_change() => {
+                Err(ComputeError::Unknown { message: loss.to_string() })
+            }
+            // Whoever only reads changes nothing.
+            (Delivery::Lost(loss), _) => Err(ComputeError::Unavailable { message: loss.to_string() }),
+            // Nobody knows beforehand which instance a creation is about.
+            (Delivery::Garbled(Garble::WrongId), Ok(Answer::Operation(operation)))
+                if kind == CallKind::Create =>
+            {
+                Ok(Answer::Operation(of_nobody(operation)))
+            }
+            (Delivery::Garbled(garble), _) => Err(ComputeError::garbage(garble.to_string())),
         }
     }
+}
+
+/// An operation that there is not, on an instance that there is not.
+pub(super) fn of_nobody(operation: Operation) -> Operation {
+    let id = OperationId::new(&format!("{}9", operation.id)).unwrap_or(operation.id);
+    let instance = InstanceId::new(NOBODY).unwrap_or(operation.instance);
+    Operation { id, instance, ..operation }
 }
 
 /// Which call it is, for a fault that strikes some and not others.

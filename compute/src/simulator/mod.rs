@@ -2,7 +2,7 @@
 //!
 //! [`Cloud`] is all of it, pure: calls and time go in, answers come out. [`serve`] puts it on the wire and
 //! gives it the wall's time. A whole system can be simulated in one process and in virtual time by calling
-//! [`Cloud::step`] and reading [`Response::as_seen`], and the same faults strike.
+//! [`Cloud::step`] and reading [`Response::as_seen_by`], and the same faults strike.
 //!
 //! | it has | as |
 //! |---|---|
@@ -26,6 +26,7 @@ mod connection;
 mod duration;
 pub mod faults;
 mod file;
+mod mishaps;
 mod query;
 mod room;
 pub mod script;

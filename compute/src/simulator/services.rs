@@ -30,7 +30,7 @@ use tonic::{Request, Response, Status, async_trait};
 use crate::ids::{BlockGroupId, ParentId};
 use crate::wire::{self, PAGE_TOKEN_LENGTH_MAX, Read, Wrong, bounded, needed, parsed};
 
-use super::call::{Answer, Call, Change, Page, Query};
+use super::call::{Answer, Call, Change, NOBODY, Page, Query, of_nobody};
 use super::faults::Garble;
 use super::server::{Desk, Told, status};
 
@@ -48,8 +48,6 @@ pub const REQUEST_BYTES_MAX: usize = 1 << 20;
 pub const BATCH_MAX: usize = 1_000;
 /// The header that names a change.
 const IDEMPOTENCY_KEY: &str = "x-idempotency-key";
-/// An id that nothing has.
-const NOBODY: &str = "computeinstance-e9999999999";
 /// A value that no enumeration has.
 const NO_STATE: i32 = 99;
 
@@ -133,16 +131,13 @@ impl Desk {
 
     fn operation(&self, told: Told) -> Result<common::Operation> {
         let Answer::Operation(operation) = told.answer else { return unexpected() };
-        let mut message = wire::operation::write(&operation);
-        match told.garble {
-            Some(Garble::WrongId) => {
-                message.id = format!("{}9", message.id);
-                NOBODY.clone_into(&mut message.resource_id);
+        Ok(Response::new(match told.garble {
+            Some(Garble::WrongId) => wire::operation::write(&of_nobody(operation)),
+            Some(Garble::NoMetadata) => {
+                common::Operation { id: String::new(), ..wire::operation::write(&operation) }
             }
-            Some(Garble::NoMetadata) => message.id.clear(),
-            Some(Garble::UnknownState | Garble::SamePage) | None => {}
-        }
-        Ok(Response::new(message))
+            Some(Garble::UnknownState | Garble::SamePage) | None => wire::operation::write(&operation),
+        }))
     }
 
     async fn instance<T>(&self, request: &Request<T>, query: Query) -> Result<compute::Instance> {

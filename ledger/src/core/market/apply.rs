@@ -89,6 +89,9 @@ pub(crate) fn apply(
                 lives::take(state, ix, &Input::Fact(fact.clone()), at)?;
             }
             if let Some(listing) = listing {
+                for life in state.market.lives.values_mut() {
+                    life.cycle.still_as_it_was(listing.began);
+                }
                 state.market.listed = Some(listing.began);
                 state.market.strays.clone_from(&listing.strays);
             }

@@ -23,10 +23,12 @@ pub(super) fn clear(state: &State, trigger: Trigger, now: Instant) -> Result<Cle
     let receipt = Receipt::of(book.clone(), &mut rooms);
     let (starts, stops) = (Vec::new(), Vec::new());
     let mut cleared = Cleared { trigger, receipt, starts, stops, expired: expired(market, now) };
-    if !market.supply_changed && market.input == Some(cleared.input()) && cleared.expired.is_empty() {
+    follow(state, &mut cleared, now)?;
+    // Of the same input a unit that has stopped by itself has to be started again all the same.
+    let is_idle = cleared.starts.is_empty() && cleared.stops.is_empty() && cleared.expired.is_empty();
+    if is_idle && !market.supply_changed && market.input == Some(cleared.input()) {
         return Err(MarketRejection::NothingToClear.into());
     }
-    follow(state, &mut cleared, now)?;
     Ok(cleared)
 }
 

@@ -51,11 +51,12 @@ fn set_pool(state: &State, cell: &Cell, pool: &PoolName, terms: &PoolTerms) -> R
     let market = &state.market;
     match market.pools.get(pool) {
         None if market.pools.len() >= POOLS_MAX => return Err(MarketRejection::PoolsFull.into()),
-        Some(known) if known.terms.currency != terms.currency => {
-            if market.bids.values().any(|bid| bid.draft.pools.contains(pool)) {
-                let (pool, currency) = (pool.clone(), known.terms.currency);
-                return Err(MarketRejection::PoolCurrencyFixed { pool, currency }.into());
-            }
+        Some(known)
+            if known.terms.currency != terms.currency
+                && market.bids.values().any(|bid| bid.draft.pools.contains(pool)) =>
+        {
+            let (pool, currency) = (pool.clone(), known.terms.currency);
+            return Err(MarketRejection::PoolCurrencyFixed { pool, currency }.into());
         }
         _ => {}
     }
@@ -229,7 +230,8 @@ fn list(state: &State, listing: &Listing, now: Instant) -> Result<MarketEvent> {
     let mut known: Vec<&Lifecycle> = market.lives.values().map(|life| &life.cycle).collect();
     known.sort_by_key(|cycle| cycle.instance());
     let (mut facts, mut strays) = (Vec::new(), Vec::new());
-    for finding in reconcile(known, listing, market.listed) {
+    // What each listing saw is kept with each unit.
+    for finding in reconcile(known, listing, None) {
         match finding {
             Finding::Known { instance, fact, .. } => facts.push((instance, fact)),
             // What bears another name is none of ours.

@@ -41,6 +41,8 @@ pub use rejection::MarketRejection;
 
 /// The shortest notice, in milliseconds: what runs is asked to end, and killed so long after that.
 pub const NOTICE_MS_MIN: i64 = 60_000;
+/// How the names of units begin, as instances.
+pub const UNIT_PREFIX: &str = "spot-";
 /// The longest notice, in milliseconds.
 pub const NOTICE_MS_MAX: i64 = 3_600_000;
 /// Most bids of one tenant that are not over.
@@ -260,5 +262,5 @@ impl Start {
 
 /// The name of a unit as an instance.
 pub(crate) fn unit_name(number: u64, unit: u32) -> Result<InstanceId, hourglass_units::IdError> {
-    format!("spot-{number}-{unit}").parse()
+    format!("{UNIT_PREFIX}{number}-{unit}").parse()
 }

@@ -1,0 +1,240 @@
+//! The loop: what is due is done, and what came of it reported.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hourglass_capacity::lifecycle::{Action, Call, CloudState, Fact, Key, Outcome};
+use hourglass_compute::client::Client;
+use hourglass_compute::ids::{CallKey, OperationId};
+use hourglass_compute::{ComputeError, model::Operation};
+use hourglass_ledger::cell::{CellError, CellHandle};
+use hourglass_ledger::core::Command;
+use hourglass_ledger::core::market::{Due, MarketCommand};
+use hourglass_units::{CloudId, InstanceId};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::translate::{call_key, listed, new_instance, news_of, outcome_of, seen};
+use super::{DriverOptions, DriverStatus, LOOK_EVERY, UNDER_WAY_MAX};
+
+/// All that an action needs.
+#[derive(Clone)]
+struct Driver {
+    cell: CellHandle,
+    cloud: Arc<Client>,
+    options: Arc<DriverOptions>,
+    status: Arc<DriverStatus>,
+}
+
+/// Drives until told to stop. Does nothing while another process writes. What is under way then is given up:
+/// the log says that it may have happened.
+pub async fn drive(
+    cell: CellHandle,
+    cloud: Arc<Client>,
+    options: DriverOptions,
+    status: Arc<DriverStatus>,
+    stop: impl Future<Output = ()>,
+) {
+    let list_every = options.list_every;
+    let driver = Driver { cell, cloud, options: Arc::new(options), status };
+    let (mut looks, mut lists) = (interval(LOOK_EVERY), interval(list_every));
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    lists.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut under_way: JoinSet<Option<InstanceId>> = JoinSet::new();
+    let mut units: BTreeSet<InstanceId> = BTreeSet::new();
+    let mut is_listing = false;
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => return,
+            Some(done) = under_way.join_next() => match done {
+                Ok(Some(unit)) => drop(units.remove(&unit)),
+                // The listing; or a task that panicked, which none does.
+                Ok(None) | Err(_) => is_listing = false,
+            },
+            _ = looks.tick() => {
+                let room = UNDER_WAY_MAX.saturating_sub(units.len());
+                for due in driver.due(room.saturating_add(units.len())).await {
+                    if units.len() < UNDER_WAY_MAX && units.insert(due.instance.clone()) {
+                        let driver = driver.clone();
+                        under_way.spawn(async move {
+                            let unit = due.instance.clone();
+                            driver.act(due).await;
+                            Some(unit)
+                        });
+                    }
+                }
+            }
+            _ = lists.tick(), if !is_listing => {
+                is_listing = true;
+                let driver = driver.clone();
+                under_way.spawn(async move {
+                    driver.list().await;
+                    None
+                });
+            }
+        }
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Driver {
+    fn writes(&self) -> bool {
+        self.cell.status().writable.load(Ordering::Acquire) == 1
+    }
+
+    async fn due(&self, most: usize) -> Vec<Due> {
+        if !self.writes() {
+            return Vec::new();
+        }
+        let now = self.cell.now();
+        self.cell.read(move |state| state.market().due(now, most)).await.unwrap_or_default()
+    }
+
+    /// Writes a fact down. `false` where it says nothing new, or is refused: then what was to follow must not.
+    async fn report(&self, instance: &InstanceId, fact: Fact) -> bool {
+        let command = MarketCommand::Report { instance: instance.clone(), fact };
+        match self.cell.submit(Command::from(command)).await {
+            Ok(_) => true,
+            Err(CellError::Rejected(_)) => false,
+            Err(error) => {
+                tracing::warn!(%instance, %error, "what was learnt of a unit is not written down");
+                false
+            }
+        }
+    }
+
+    async fn act(&self, due: Due) {
+        let instance = due.instance.clone();
+        match due.action.clone() {
+            Action::Call { key, cloud } => self.call(&due, key, cloud).await,
+            Action::PollOperation { operation } => {
+                let answer = match OperationId::new(operation.as_str()) {
+                    Ok(id) => self.cloud.operation(&id).await,
+                    Err(_) => Err(ComputeError::NotFound { what: operation.to_string() }),
+                };
+                let news = news_of(&answer, self.cell.now());
+                let fact = news.map(|news| Fact::Operation { operation, news });
+                self.told(&instance, fact, answer.err()).await;
+            }
+            Action::LookUp { cloud } => {
+                let began = self.cell.now();
+                let answer = match &cloud {
+                    Some(cloud) => match InstanceId::new(cloud.as_str()) {
+                        Ok(id) => self.cloud.instance(&id).await,
+                        Err(_) => Err(ComputeError::NotFound { what: cloud.to_string() }),
+                    },
+                    None => self.cloud.instance_by_name(&self.options.parent, instance.as_str()).await,
+                };
+                let fact = seen(&answer, began);
+                self.told(&instance, fact, answer.err()).await;
+            }
+        }
+    }
+
+    /// Reports what was learnt, or that nothing was.
+    async fn told(&self, instance: &InstanceId, fact: Option<Fact>, error: Option<ComputeError>) {
+        if fact.is_none() {
+            count(&self.status.unanswered);
+            if let Some(error) = error {
+                tracing::warn!(%instance, %error, "the compute API does not say how a unit does");
+            }
+        }
+        self.report(instance, fact.unwrap_or(Fact::NoAnswer)).await;
+    }
+
+    async fn call(&self, due: &Due, key: Key, cloud: Option<CloudId>) {
+        // Before it is made the log says that it may have been.
+        if !self.report(&due.instance, Fact::Sent { key: key.clone() }).await {
+            return;
+        }
+        count(&self.status.calls);
+        let answer = self.ask(due, &key, cloud.as_ref()).await;
+        let outcome = outcome_of(&answer);
+        if let Err(error) = &answer {
+            match &outcome {
+                Outcome::Refused { .. } => count(&self.status.refused),
+                _ => count(&self.status.unanswered),
+            }
+            tracing::warn!(%key, %error, "the compute API did not take a call");
+        }
+        self.report(&due.instance, Fact::Answered { key, outcome }).await;
+    }
+
+    async fn ask(&self, due: &Due, key: &Key, cloud: Option<&CloudId>) -> Result<Operation, ComputeError> {
+        let wrong =
+            |field: &str, message: String| ComputeError::BadRequest { field: field.to_owned(), message };
+        let name = call_key(key).ok_or_else(|| wrong("key", format!("{key} is no key of a call")))?;
+        if key.call == Call::Create {
+            let new = new_instance(&self.options, due);
+            let new = new.ok_or_else(|| {
+                wrong("preset", format!("{} GPUs have no size, or {} no cluster", due.gpus, due.pool))
+            })?;
+            return self.cloud.create(&name, &new).await;
+        }
+        let id = cloud.and_then(|cloud| InstanceId::new(cloud.as_str()).ok());
+        let id = id.ok_or_else(|| wrong("id", format!("{} has no id at the cloud", due.instance)))?;
+        match key.call {
+            Call::Start => self.cloud.start(&name, &id).await,
+            Call::Stop => self.cloud.stop(&name, &id).await,
+            Call::Create | Call::Delete => self.cloud.delete(&name, &id).await,
+        }
+    }
+
+    /// Compares what the cloud has with what the log says.
+    async fn list(&self) {
+        let has_pools =
+            self.cell.read(|state| state.market().pools().any(|(_, pool)| pool.terms.driven)).await;
+        if !self.writes() || !has_pools.unwrap_or(false) {
+            return;
+        }
+        let began = self.cell.now();
+        let instances = match self.cloud.instances(&self.options.parent).await {
+            Ok(instances) => instances,
+            Err(error) => {
+                count(&self.status.unanswered);
+                tracing::warn!(%error, "the compute API does not list its instances");
+                return;
+            }
+        };
+        count(&self.status.listings);
+        let command = MarketCommand::List { listing: listed(&instances, began) };
+        if let Err(error) = self.cell.submit(Command::from(command)).await {
+            tracing::warn!(%error, "a listing of the cloud is not written down");
+            return;
+        }
+        if self.options.stop_strays {
+            self.stop_strays().await;
+        }
+    }
+
+    /// What bears the name of a unit and is none goes: it takes GPUs that others were promised, and nobody
+    /// pays for it.
+    async fn stop_strays(&self) {
+        let strays = self.cell.read(|state| state.market().strays().to_vec()).await.unwrap_or_default();
+        for stray in strays {
+            let (call, is_up) = match stray.state {
+                CloudState::Running | CloudState::Starting | CloudState::Creating | CloudState::Updating => {
+                    ("stop", true)
+                }
+                CloudState::Stopped | CloudState::Error => ("delete", false),
+                CloudState::Stopping | CloudState::Deleting => continue,
+            };
+            let key = CallKey::new(&format!("stray.{}.{call}", stray.cloud));
+            let (Ok(key), Ok(id)) = (key, InstanceId::new(stray.cloud.as_str())) else { continue };
+            count(&self.status.strays);
+            let done =
+                if is_up { self.cloud.stop(&key, &id).await } else { self.cloud.delete(&key, &id).await };
+            match done {
+                Ok(_) => tracing::warn!(cloud = %stray.cloud, call, "an instance that nobody asked for"),
+                Err(error) => {
+                    tracing::warn!(cloud = %stray.cloud, call, %error, "a stray could not be stopped")
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! A cell drives units of spot bids in a cloud that is a process of its own; both are killed now and then.
+
+use std::path::Path;
+use std::time::Duration;
+
+use hourglass_compute::model::InstanceState;
+use serde_json::{Value, json};
+
+use crate::compute_sim::Simulator;
+use crate::support::{Server, hourglass};
+
+const POOL: &str = "test/gpu-h100-sxm/fabric-1";
+
+/// Looks until something is as it should be. The deadline is for a machine that is very busy.
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..600 {
+        if let Some(found) = look() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("{what} does not come to pass");
+}
+
+fn run(server: &Server, args: &[&str]) -> Value {
+    let url = ["--server", &server.url, "--json"];
+    hourglass(Path::new("/nonexistent"), &[args, &url].concat()).json()
+}
+
+/// The states of a bid's units, and the names of those that run.
+fn running(server: &Server, bid: &str) -> Vec<String> {
+    let bid = run(server, &["bid", "show", "acme", bid]);
+    let units = bid["instances"].as_array().unwrap().iter();
+    units
+        .filter(|it| it["state"] == "running")
+        .map(|it| it["instance"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+fn names(simulator: &Simulator) -> Vec<(String, InstanceState)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let there = runtime.block_on(async {
+        let client = simulator.client();
+        client.instances(&"hourglass".parse().unwrap()).await.unwrap()
+    });
+    let mut names: Vec<_> = there.into_iter().map(|it| (it.name, it.state)).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn l1_l3_units_run_and_go_though_everybody_is_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, state) = (directory.path().join("cell"), directory.path().join("cloud.json"));
+    let simulate = || {
+        let args = ["--boot", "1s", "--stop", "1s", "--state", state.to_str().unwrap(), "--fault-rate", "2%"];
+        Simulator::start(directory.path(), &args)
+    };
+    let up = |simulator: &Simulator| {
+        let url = format!("http://{}", simulator.address);
+        Server::up(&data, &[("HOURGLASS_COMPUTE", &url)])
+    };
+    let simulator = simulate();
+    let server = up(&simulator);
+    let price =
+        |model, price| json!({"platform": "gpu-h100-sxm", "region": "test", "model": model, "price": price});
+    let card = json!({
+        "name": "list", "version": 1, "currency": "USD", "effective_from": "2026-01-01T00:00:00Z",
+        "prices": [price("on_demand", "2.95"), price("spot", "1.25")],
+    });
+    assert_eq!(server.post("/v1/rate-cards", &card).0, 201);
+    let tenant = json!({"tenant": "acme", "currency": "USD", "display_name": "Acme"});
+    assert_eq!(server.post("/v1/tenants", &tenant).0, 201);
+    run(
+        &server,
+        &[
+            "pool",
+            "set",
+            "gpu-h100-sxm",
+            "fabric-1",
+            "--gpus",
+            "16",
+            "--currency",
+            "USD",
+            "--reserve",
+            "0.6",
+            "--driven",
+        ],
+    );
+    let place = ["bid", "place", "acme", "b", "--project", "ml", "--pool", POOL, "--limit", "1"];
+    run(&server, &[&place[..], &["--gpus-per-unit", "8", "--units", "2", "--min-units", "2"]].concat());
+    run(&server, &["market", "clear"]);
+    // The cell is killed while they come up, and so is the cloud once they run.
+    server.kill();
+    let server = up(&simulator);
+    let units = until("two units that run", || Some(running(&server, "b")).filter(|it| it.len() == 2));
+    drop(simulator);
+    server.kill();
+    let simulator = simulate();
+    let server = up(&simulator);
+    let there = names(&simulator);
+    assert_eq!(there.iter().map(|(name, _)| name).collect::<Vec<_>>(), units.iter().collect::<Vec<_>>());
+    assert!(there.iter().all(|(_, state)| *state == InstanceState::Running), "{there:?}");
+
+    // What this cell drives nobody else can say to be stopped.
+    let stop = json!({"at": "2026-01-01T00:00:00Z", "cause": "user"});
+    let (status, refused) = server.post(&format!("/v1/tenants/acme/instances/{}:stop", units[0]), &stop);
+    assert_eq!((status, &refused["code"]), (409, &json!("is_a_unit")), "{refused}");
+
+    run(&server, &["bid", "cancel", "acme", "b"]);
+    until("a cloud with nothing in it", || names(&simulator).is_empty().then_some(()));
+    until("a bid that is over", || {
+        let bids = run(&server, &["bid", "list", "acme"]);
+        bids.as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+    assert!(server.stop());
+    hourglass(&data, &["verify"]).ok();
+}
