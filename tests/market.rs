@@ -207,13 +207,31 @@ fn the_market_against_a_running_cell() {
     assert_eq!(report["finding_count"], 0, "{report}");
 }
 
+/// Waits until something is so.
+#[track_caller]
+#[expect(clippy::disallowed_methods, reason = "between two looks at another process")]
+fn until(what: &str, so: impl Fn() -> bool) {
+    for _ in 0..600 {
+        if so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("not after a minute: {what}");
+}
+
 /// A change of supply is cleared at once, and bids at the next tick, without anybody asking.
 #[test]
 fn the_clock_clears_the_market() {
     let data = tempfile::tempdir().unwrap();
     assert!(with_accounts(data.path()).stop());
     let args = ["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--region", "test"];
-    let server = Server::start(crate::support::command(data.path(), &args).args(["--market-tick", "2s"]));
+    let server = Server::start(crate::support::command(data.path(), &args).args([
+        "--tick",
+        "1s",
+        "--market-tick",
+        "2s",
+    ]));
     let cli = Cli { data: data.path(), server: Some(&server.url) };
     let triggers = || -> Vec<String> {
         let clears = cli.json(&["market", "clears"]);
@@ -226,16 +244,12 @@ fn the_clock_clears_the_market() {
         ["bid", "place", "acme", "b", "--project", "ml", "--pool", POOL, "--limit", "1", "--units", "2"];
     cli.says(&place, &["bid number"]);
     let wins = || cli.json(&["bid", "show", "acme", "b"])["state"] == "winning";
-    let mut waited = 0;
-    while !wins() {
-        waited += 1;
-        assert!(waited < 100, "nobody clears");
-        std::thread::sleep(std::time::Duration::from_millis(200));
-    }
+    until("somebody clears", wins);
     assert!(!triggers().iter().any(|trigger| trigger == "asked"));
-    // Nothing changes any more: no clearing is written.
-    std::thread::sleep(std::time::Duration::from_secs(3));
-    let rest = triggers();
-    std::thread::sleep(std::time::Duration::from_secs(5));
+    // Nothing changes any more: while the ledger goes on ticking, no clearing is written.
+    cli.settle();
+    let (rest, head) = (triggers(), || server.get("/v1/ledger/head").1["position"].as_u64().unwrap());
+    let since = head();
+    until("the clock goes on", || head() >= since + 5);
     assert_eq!(triggers(), rest);
 }

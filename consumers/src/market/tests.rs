@@ -335,7 +335,7 @@ fn prices_are_watched_and_resumed_without_a_gap() {
             bids: 1,
             gpus_wanted: 2,
         };
-        assert_eq!(second.pools, [expected.clone()], "the other pool is as it was");
+        assert_eq!(second.pools, [expected], "the other pool is as it was");
         assert_eq!(second.unix_ms, server.cell.now().unix_ms());
 
         let mut late = market.watch_prices(watch(&[OTHER], None)).await.unwrap().into_inner();
