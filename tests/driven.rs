@@ -12,6 +12,7 @@ use crate::support::{Server, hourglass};
 const POOL: &str = "test/gpu-h100-sxm/fabric-1";
 
 /// Looks until something is as it should be. The deadline is for a machine that is very busy.
+#[expect(clippy::disallowed_methods, reason = "looks again a little later, up to a deadline")]
 fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     for _ in 0..600 {
         if let Some(found) = look() {
