@@ -104,7 +104,7 @@ fn a_directory_of_an_earlier_version_is_migrated() {
     let mut store = open();
     execute(&mut store, "INSERT INTO quarantine VALUES (1, 0, NULL, 'r')".to_owned()).unwrap();
     execute(&mut store, "INSERT INTO invoices VALUES (1, 0, 't', 1, '2026-01', x'00')".to_owned()).unwrap();
-    let back = "DROP TABLE cursors; DROP TABLE unused; ALTER TABLE charges DROP COLUMN reservation; \
+    let back = "DROP INDEX clearings; DROP TABLE cursors; DROP TABLE unused; ALTER TABLE charges DROP COLUMN reservation; \
         ALTER TABLE charges DROP COLUMN effective_price_nanos; PRAGMA user_version = 1";
     execute(&mut store, back.to_owned()).unwrap();
     assert!(store.reader.cursor("outward").is_err());
