@@ -379,7 +379,7 @@ fn spot_prices_only_ever_grow_at_their_end() {
     assert_eq!(book.spot(&pool(Currency::EUR, &spot)), None);
     let of_fabric = SpotPool { fabric: Some("fabric-1".parse().unwrap()), ..pool(Currency::USD, &spot) };
     assert_eq!(book.spot(&of_fabric), None, "each fabric is a pool of its own");
-    book.set_spot(of_fabric.clone(), at("2026-01"), one);
+    book.set_spot(of_fabric, at("2026-03"), one);
     assert_eq!(book.spots(Currency::USD, &spot).count(), 2);
     assert_eq!(book.spots(Currency::EUR, &spot).count(), 0);
 
