@@ -122,6 +122,7 @@ async fn it_ends_when_it_is_told_to() {
         hourglass_test_servers::signal("TERM", simulator.child.id());
     });
     assert!(silent.is_err());
+    // Nor does this caller, whose thread waits and does not say goodbye to the server.
     assert!(simulator.child.wait().unwrap().success());
 }
 

@@ -29,6 +29,8 @@ pub const SPEED_MAX: u32 = 100_000;
 const STREAMS_MAX: u32 = 256;
 /// Longest sleep between two looks at what is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long callers have to take leave when the server shuts down.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
 /// Longest token file, in bytes.
 const TOKEN_FILE_BYTES_MAX: u64 = 64 << 10;
 
@@ -75,6 +77,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let (stop, stopped) = watch::channel(false);
     let desk = Desk(Arc::new(Shared::open(options, stopped.clone())?));
+    let stopping = stopped.clone();
     let ticking = tokio::spawn(tick(desk.clone(), stopped));
     let shutdown = async move {
         shutdown.await;
@@ -83,13 +86,22 @@ pub async fn serve(
     // Answers are small and waited for: none may lie in the kernel until there are more.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let incoming = incoming.map(|stream| stream.map(Connection::new));
-    let served = tonic::transport::Server::builder()
+    let serving = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
-        .serve_with_incoming_shutdown(Services::new(&desk), incoming, shutdown)
-        .await;
+        .serve_with_incoming_shutdown(Services::new(&desk), incoming, shutdown);
+    let served = tokio::select! {
+        served = serving => served,
+        // A caller that does not take leave keeps nobody.
+        () = long_after(stopping) => Ok(()),
+    };
     ticking.abort();
     desk.0.advance();
     Ok(served?)
+}
+
+async fn long_after(mut stopped: watch::Receiver<bool>) {
+    drop(stopped.wait_for(|stopped| *stopped).await);
+    tokio::time::sleep(SHUTDOWN_MAX).await;
 }
 
 /// Lets things happen on time also when nobody calls.
