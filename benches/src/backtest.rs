@@ -39,6 +39,11 @@ impl Chance {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
+
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        let at = usize::try_from(self.below(of.len() as u64)).expect("a place");
+        *of.get(at).expect("a value")
+    }
 }
 
 /// A market in use: the winners of a clearing run, a hundredth of the bids is new.
@@ -55,11 +60,11 @@ fn clearing(name: &'static str, bids: u64, target: &'static str, repeats: usize)
     let mut bid = |number| {
         let (first, other) = (chance.below(u64::from(POOLS)), chance.below(u64::from(POOLS) - 1));
         let second = (first + 1 + other) % u64::from(POOLS);
-        let most = [1, 1, 1, 2, 4, 8][usize::try_from(chance.below(6)).expect("a place")];
+        let most = chance.pick(&[1, 1, 1, 2, 4, 8]);
         Bid {
             number,
             pools: [first, second].map(|at| PoolIx(u16::try_from(at).expect("a pool"))).into(),
-            gpus_per_unit: [1, 2, 8][usize::try_from(chance.below(3)).expect("a place")],
+            gpus_per_unit: chance.pick(&[1, 2, 8]),
             min_units: if chance.below(4) == 0 { 1 } else { most },
             max_units: most,
             limit: price(60 + chance.below(400)).expect("a price"),
@@ -93,8 +98,8 @@ fn month(days: u64) -> Figure {
     let mut chance = Chance(1);
     let mut trace = String::from("timestamp,duration,num_gpus\n");
     for job in 0..jobs {
-        let gpus = [1, 1, 1, 1, 1, 2, 4, 8, 8, 8 << chance.below(5)];
-        let gpus = gpus[usize::try_from(chance.below(10)).expect("a place")];
+        let large = 8 << chance.below(5);
+        let gpus = chance.pick(&[1, 1, 1, 1, 1, 2, 4, 8, 8, large]);
         let duration = (30 << chance.below(11)) + chance.below(600);
         writeln!(trace, "{},{duration},{gpus}", job * days * 86_400 / jobs).expect("memory");
     }
