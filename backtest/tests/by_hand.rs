@@ -108,6 +108,22 @@ fn an_elastic_job_shrinks_and_grows() {
     assert_eq!(outcome.starts, 2);
 }
 
+/// A works in pool f from 10 on. At 120 B takes it, and A moves to g, which is vacant: it has a GPU there at
+/// once and has booted at 130, but does not work twice. It stops in f at 150, loses the 40 s since 110, and
+/// works in g from 150 until 350.
+#[test]
+fn who_moves_stops_before_it_starts() {
+    let pools = ["f", "g"].map(|fabric| format!("[[pools]]\nname = \"r/h100/{fabric}\"\ngpus = 1\n"));
+    let supply = Supply::parse(&pools.concat()).unwrap();
+    let trace = "timestamp,duration,num_gpus,limit,pools\n0,300,1,1,r/h100/f;r/h100/g\n120,60,1,2,r/h100/f\n";
+    let outcome = run(trace, &supply, POLICY);
+    let [a, b] = outcome.jobs.as_slice() else { panic!("two jobs") };
+    assert_eq!((a.state, a.worked, a.lost), (JobState::Completed { at: 350 }, 340, 40));
+    assert_eq!((b.state, b.first_start), (JobState::Completed { at: 220 }, Some(160)));
+    assert_eq!((outcome.pools[1].booting, outcome.pools[1].worked), (30, 200));
+    assert_eq!(outcome.starts, 3);
+}
+
 /// A limit below the reserve price never wins; the market closes when nothing can happen any more.
 #[test]
 fn who_can_never_win_waits() {

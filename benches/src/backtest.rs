@@ -40,10 +40,9 @@ impl Chance {
         (self.0 >> 33) % end
     }
 
-    /// One of several.
-    fn pick(&mut self, of: &[u32]) -> u32 {
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         let at = usize::try_from(self.below(of.len() as u64)).expect("a place");
-        *of.get(at).expect("one of them")
+        *of.get(at).expect("a value")
     }
 }
 
