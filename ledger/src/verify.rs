@@ -254,7 +254,7 @@ fn fold(
         scratch.commit(&commit).map_err(|error| FoldError::Scratch(error.to_string()))?;
         progress(state.position(), head.position);
     }
-    for (check, what) in watch.at_end(&state) {
+    for (check, what) in watch.at_end(&state).into_iter().chain(market::at_end(&state)) {
         report.find(None, check, what);
     }
     check_head(reader, &head, state.position(), chain, report).map_err(FoldError::Store)?;

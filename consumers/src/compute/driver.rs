@@ -54,8 +54,7 @@ pub async fn drive(
                 Ok(None) | Err(_) => is_listing = false,
             },
             _ = looks.tick() => {
-                let room = UNDER_WAY_MAX.saturating_sub(units.len());
-                for due in driver.due(room.saturating_add(units.len())).await {
+                for due in driver.due(UNDER_WAY_MAX).await {
                     if units.len() < UNDER_WAY_MAX && units.insert(due.instance.clone()) {
                         let driver = driver.clone();
                         under_way.spawn(async move {

@@ -20,6 +20,7 @@ use hourglass_ledger::core::rows::EventRows;
 use hourglass_ledger::core::{Command, Decision, Policy, Recorded, Rejection, Request, State, apply, decide};
 use hourglass_pricing::{PriceDraft, PurchaseModel, RateCardDraft};
 use hourglass_quota::{Bound, Class, Limits};
+use hourglass_test_chance::{Chance, FIRST_SEED, from_environment};
 use hourglass_units::{Currency, InstanceId, Instant, Percent, Price};
 
 use super::{DriverOptions, listed, new_instance, news_of, outcome_of, seen};
@@ -35,27 +36,6 @@ const BOUND_MS: i64 = 5 * MINUTE;
 
 fn begin() -> Instant {
     "2026-01-01T00:00:00Z".parse().unwrap()
-}
-
-/// SplitMix64: chance that a seed fixes.
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, end: u32) -> u32 {
-        u32::try_from(self.next() % u64::from(end)).unwrap()
-    }
-
-    fn one_in(&mut self, of: u32) -> bool {
-        self.below(of) == 0
-    }
 }
 
 struct System {
@@ -313,16 +293,17 @@ impl System {
             assert!(up <= it.terms.gpus, "{pool}: {up}");
         }
         assert!(self.state.quotas().tree().unsound().is_empty());
+        assert!(self.state.market().miscounted().is_empty());
     }
 
     fn step(&mut self) {
-        let ms = i64::from(1 + self.chance.below(4_000));
+        let ms = i64::from(self.chance.among(1, 4_000));
         self.wait(ms);
         let tenant = || TENANTS.map(|tenant| tenant.parse::<hourglass_units::TenantId>().unwrap());
         match self.chance.below(60) {
             0..=2 => {
                 self.bids += 1;
-                let min_units = 1 + self.chance.below(3);
+                let min_units = self.chance.among(1, 3);
                 let fabrics: &[&str] = [&["fabric-1"][..], &["fabric-2"], &["fabric-1", "fabric-2"]]
                     [self.chance.below(3) as usize];
                 let cents = 40 + self.chance.below(160);
@@ -332,7 +313,7 @@ impl System {
                     pools: fabrics.iter().map(|it| format!("eu/{PLATFORM}/{it}").parse().unwrap()).collect(),
                     gpus_per_unit: [1, 4, 8][self.chance.below(3) as usize],
                     min_units,
-                    max_units: min_units + self.chance.below(3),
+                    max_units: min_units + self.chance.among(0, 2),
                     limit: Price::parse(&format!("{}.{:02}", cents / 100, cents % 100)).unwrap(),
                     notice_ms: None,
                     expires_at: None,
@@ -345,7 +326,7 @@ impl System {
                 let bids: Vec<_> =
                     self.state.market().bids_of(&tenant).map(|(_, it)| it.draft.bid.clone()).collect();
                 if !bids.is_empty() {
-                    let bid = bids[self.chance.below(u32::try_from(bids.len()).unwrap()) as usize].clone();
+                    let bid = self.chance.pick(&bids).clone();
                     if self.chance.one_in(2) {
                         self.market(MarketCommand::CancelBid { tenant, bid });
                     } else {
@@ -356,10 +337,8 @@ impl System {
                 }
             }
             4 if self.chance.one_in(3) => {
-                let limits = Some(Limits {
-                    drain: true,
-                    ..Limits::nominal(Bound::AtMost(8 + u64::from(self.chance.below(40))))
-                });
+                let limits =
+                    Some(Limits { drain: true, ..Limits::nominal(Bound::AtMost(8 + self.chance.below(40))) });
                 let _set = self.run(Command::from(QuotaCommand::SetLimits {
                     node: "tenants/acme".parse().unwrap(),
                     resource: "compute.instance.gpu.h100".parse().unwrap(),
@@ -460,13 +439,9 @@ fn instance_of(answer: Answer) -> Instance {
     }
 }
 
-fn from_environment(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
 #[test]
 fn l1_l2_l3_everything_comes_to_what_the_log_says() {
-    let first = from_environment("HOURGLASS_FIRST_SEED", 0);
+    let first = from_environment(FIRST_SEED, 0);
     let (mut ran, mut billed, mut units) = (0, 0, 0);
     for seed in first..first + from_environment("HOURGLASS_SYSTEMS", 12) {
         let run = std::panic::catch_unwind(|| {

@@ -13,7 +13,7 @@ use hourglass_capacity::auction::receipt::RULES;
 use hourglass_units::Instant;
 
 use super::quotas::Wrong;
-use crate::core::market::{Cleared, MarketEvent, cleared_again};
+use crate::core::market::{Cleared, MarketEvent, clear};
 use crate::core::{Event, State};
 
 /// What is wrong with a clearing before it happens.
@@ -25,7 +25,7 @@ pub(crate) fn before(state: &State, at: Instant, event: &Event) -> Vec<Wrong> {
         if let Err(difference) = receipt.replay() {
             wrong.push(("A-3", difference.to_string()));
         }
-        if cleared_again(state, it, at).as_ref() != Some(&**it) {
+        if clear(state, it.trigger, at).as_ref() != Ok(&**it) {
             wrong.push(("A-3", "the state before it leads to another clearing".to_owned()));
         }
     }
@@ -65,6 +65,15 @@ fn of_pools(it: &Cleared) -> Vec<Wrong> {
         }
     }
     wrong
+}
+
+/// What is wrong at the end of the log.
+pub(crate) fn at_end(state: &State) -> Vec<Wrong> {
+    let miscounted = state.market().miscounted();
+    miscounted
+        .into_iter()
+        .map(|pool| ("A-1", format!("{pool} counts other GPUs than its units take")))
+        .collect()
 }
 
 /// What is wrong with a clearing after it happened.

@@ -34,11 +34,10 @@ pub(crate) fn apply(
             let terms = terms.clone();
             match market.pools.get_mut(pool) {
                 Some(known) => known.terms = terms,
-                None => drop(
-                    market
-                        .pools
-                        .insert(pool.clone(), Pool { terms, cleared: None, cooldown: Cooldown::default() }),
-                ),
+                None => drop(market.pools.insert(
+                    pool.clone(),
+                    Pool { terms, cleared: None, cooldown: Cooldown::default(), taken: 0 },
+                )),
             }
             market.supply_changed = true;
         }

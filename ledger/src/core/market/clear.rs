@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hourglass_capacity::auction::receipt::Receipt;
-use hourglass_capacity::auction::{self, BidIx, Book, BookDraft, Pool as Offer, Running};
+use hourglass_capacity::auction::{self, BidIx, Book, BookDraft, Pool as Offer, Recorder, Running};
 use hourglass_capacity::pool::PoolName;
 use hourglass_units::{InstanceId, Instant};
 
@@ -16,11 +16,14 @@ use crate::core::rejection::Rejection;
 use crate::core::state::State;
 
 /// Clears all pools.
-pub(super) fn clear(state: &State, trigger: Trigger, now: Instant) -> Result<Cleared, Rejection> {
+pub(crate) fn clear(state: &State, trigger: Trigger, now: Instant) -> Result<Cleared, Rejection> {
     let market = &state.market;
     let book = book(state, now)?;
     let mut rooms = Rooms::new(state, &book, now);
-    let receipt = Receipt::of(book.clone(), &mut rooms);
+    let mut recorder = Recorder::new(&mut rooms);
+    let clearing = auction::clear(&book, &mut recorder);
+    let refused = recorder.into_refused();
+    let receipt = Receipt::new(book, refused, clearing);
     let (starts, stops) = (Vec::new(), Vec::new());
     let mut cleared = Cleared { trigger, receipt, starts, stops, expired: expired(market, now) };
     follow(state, &mut cleared, now)?;
@@ -30,11 +33,6 @@ pub(super) fn clear(state: &State, trigger: Trigger, now: Instant) -> Result<Cle
         return Err(MarketRejection::NothingToClear.into());
     }
     Ok(cleared)
-}
-
-/// What clearing the same state decides, whatever it decided then. `None` where it decides nothing.
-pub(crate) fn cleared_again(state: &State, it: &Cleared, at: Instant) -> Option<Cleared> {
-    clear(state, it.trigger, at).ok()
 }
 
 /// Bids whose time has passed, and of which nothing runs.

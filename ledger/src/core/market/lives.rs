@@ -50,26 +50,22 @@ pub struct Due {
     pub action: Action,
 }
 
-impl Life {
-    /// Whether its GPUs are taken, or may be.
-    fn takes_room(&self) -> bool {
-        match self.cycle.phase() {
-            Phase::Requested => false,
-            Phase::Held
-            | Phase::Creating
-            | Phase::Running
-            | Phase::Notice { .. }
-            | Phase::Stopping { .. } => true,
-            Phase::Stopped { .. } | Phase::Failed { .. } => {
-                !matches!(self.cycle.belief(), Belief::Absent | Belief::Down)
-            }
+/// Whether its GPUs are taken, or may be.
+fn takes_room(cycle: &Lifecycle) -> bool {
+    match cycle.phase() {
+        Phase::Requested => false,
+        Phase::Held | Phase::Creating | Phase::Running | Phase::Notice { .. } | Phase::Stopping { .. } => {
+            true
+        }
+        Phase::Stopped { .. } | Phase::Failed { .. } => {
+            !matches!(cycle.belief(), Belief::Absent | Belief::Down)
         }
     }
+}
 
-    /// Whether it is down, and stays so.
-    fn has_ended(&self) -> bool {
-        matches!(self.cycle.phase(), Phase::Stopped { .. } | Phase::Failed { .. })
-    }
+/// Whether it is down, and stays so.
+fn has_ended(cycle: &Lifecycle) -> bool {
+    matches!(cycle.phase(), Phase::Stopped { .. } | Phase::Failed { .. })
 }
 
 impl Market {
@@ -91,19 +87,28 @@ impl Market {
         due.into_iter().filter_map(of).take(most).collect()
     }
 
-    /// When the driver has to look again, if nothing happens before.
-    pub fn wakes_at(&self) -> Option<Instant> {
-        self.lives.values().filter_map(|life| life.cycle.wakes_at()).min()
-    }
-
     /// All units that are known at the cloud or are to be, by instance.
     pub fn lives(&self) -> impl Iterator<Item = &Life> {
         self.lives.values()
     }
 
-    /// The life of one of them.
-    pub fn life(&self, ix: &InstanceId) -> Option<&Life> {
-        self.lives.values().find(|life| life.cycle.instance() == ix)
+    /// Pools of which more or fewer GPUs are counted as taken than lives take, and lives that wait unnoticed.
+    pub fn miscounted(&self) -> Vec<&PoolName> {
+        let mut taken: BTreeMap<&PoolName, u64> = self.pools.keys().map(|name| (name, 0)).collect();
+        let mut unnoticed = Vec::new();
+        for (ix, life) in &self.lives {
+            if takes_room(&life.cycle)
+                && let Some(sum) = taken.get_mut(&life.pool)
+            {
+                *sum = sum.saturating_add(u64::from(life.gpus));
+            }
+            if matches!(life.cycle.phase(), Phase::Requested) != self.waiting.contains(ix) {
+                unnoticed.push(&life.pool);
+            }
+        }
+        let counted = |name: &PoolName| self.pools.get(name).map(|pool| pool.taken);
+        let wrong = taken.into_iter().filter(|(name, sum)| counted(name) != Some(*sum)).map(|(name, _)| name);
+        wrong.chain(unnoticed).collect()
     }
 }
 
@@ -112,6 +117,7 @@ pub(super) fn begin(state: &mut State, ix: InstanceIx, number: u64, pool: &PoolN
     let Some(instance) = state.instances.get(ix) else { return };
     let cycle = Lifecycle::requested(instance.id.clone(), at);
     state.market.lives.insert(ix, Life { number, pool: pool.clone(), gpus, cycle });
+    state.market.waiting.insert(ix);
 }
 
 /// A unit is told to stop.
@@ -144,23 +150,28 @@ fn cause_of(stop: &Stop) -> Result<cycle::Cause> {
 
 /// What an input makes of a unit, and what follows from that.
 pub(super) fn take(state: &mut State, ix: InstanceIx, input: &Input, at: Instant) -> Result<()> {
-    let Some(life) = state.market.lives.get(&ix) else { return Ok(()) };
-    let (before, pool, gpus) = (life.cycle.clone(), life.pool.clone(), u64::from(life.gpus));
+    let market = &mut state.market;
+    let Some(life) = market.lives.get_mut(&ix) else { return Ok(()) };
     let transition =
-        before.on(input, at).map_err(|error| Inconsistent::new(format!("of a unit's life: {error}")))?;
+        life.cycle.on(input, at).map_err(|error| Inconsistent::new(format!("of a unit's life: {error}")))?;
     let after = transition.next;
-    if transition.is_missing
-        && let Some(pool) = state.market.pools.get_mut(&pool)
-    {
-        pool.cooldown.prove_missing(gpus, at);
-        state.market.supply_changed = true;
+    let before = std::mem::replace(&mut life.cycle, after.clone());
+    let (gpus, pool) = (u64::from(life.gpus), market.pools.get_mut(&life.pool));
+    let pool = pool.ok_or_else(|| Inconsistent::new("a unit of no pool"))?;
+    match (takes_room(&before), takes_room(&after)) {
+        (false, true) => pool.taken = pool.taken.saturating_add(gpus),
+        (true, false) => pool.taken = pool.taken.saturating_sub(gpus),
+        _ => {}
     }
-    if let Some(life) = state.market.lives.get_mut(&ix) {
-        life.cycle = after.clone();
+    if transition.is_missing {
+        pool.cooldown.prove_missing(gpus, at);
+        market.supply_changed = true;
+    }
+    if !matches!(after.phase(), Phase::Requested) {
+        market.waiting.remove(&ix);
     }
     bill(state, ix, &before, &after)?;
-    let ends = |cycle: &Lifecycle| matches!(cycle.phase(), Phase::Stopped { .. } | Phase::Failed { .. });
-    if ends(&after) && !ends(&before) {
+    if has_ended(&after) && !has_ended(&before) {
         quotas::release(state, ix)?;
         apply::stopped(&mut state.market, ix);
         // Its name is never used again: nothing of it is to be left.
@@ -203,32 +214,26 @@ fn bill(state: &mut State, ix: InstanceIx, before: &Lifecycle, after: &Lifecycle
 
 /// Units whose GPUs are free come up: of each bid all that wait, or none where they are its gang.
 pub(super) fn admit(state: &mut State, at: Instant) -> Result<()> {
+    let market = &state.market;
     let mut free: BTreeMap<PoolName, u64> = BTreeMap::new();
-    for life in state.market.lives.values().filter(|life| life.takes_room()) {
-        let taken = free.entry(life.pool.clone()).or_default();
-        *taken = taken.saturating_add(u64::from(life.gpus));
-    }
-    for (name, pool) in &state.market.pools {
-        let taken = free.entry(name.clone()).or_default();
-        *taken = pool.supply(at).saturating_sub(*taken);
-    }
     let mut waiting: BTreeMap<(u64, PoolName), Vec<(InstanceIx, u64)>> = BTreeMap::new();
-    for (ix, life) in &state.market.lives {
-        if matches!(life.cycle.phase(), Phase::Requested) {
-            let of_bid = waiting.entry((life.number, life.pool.clone())).or_default();
-            of_bid.push((*ix, u64::from(life.gpus)));
+    for (ix, life) in market.waiting.iter().filter_map(|ix| Some((*ix, market.lives.get(ix)?))) {
+        let of_bid = waiting.entry((life.number, life.pool.clone())).or_default();
+        of_bid.push((ix, u64::from(life.gpus)));
+        if let Some(pool) = market.pools.get(&life.pool) {
+            free.entry(life.pool.clone()).or_insert_with(|| pool.supply(at).saturating_sub(pool.taken));
         }
     }
     for ((number, pool), units) in waiting {
         let Some(free) = free.get_mut(&pool) else { continue };
-        let min_units = state.market.bids.get(&number).map_or(1, |bid| bid.draft.min_units);
-        let up = state
-            .market
-            .lives
-            .values()
-            .filter(|life| life.number == number && life.takes_room() && !life.has_ended());
-        let missing = usize::try_from(min_units).unwrap_or(usize::MAX).saturating_sub(up.count());
-        let gang: u64 = units.iter().take(missing.max(1)).map(|(_, gpus)| *gpus).fold(0, u64::saturating_add);
+        let market = &state.market;
+        let bid = market.bids.get(&number);
+        let of_bid = bid.into_iter().flat_map(|bid| bid.units.values());
+        let cycles = of_bid.filter_map(|ix| Some(&market.lives.get(ix)?.cycle));
+        let up = cycles.filter(|cycle| takes_room(cycle) && !has_ended(cycle)).count();
+        let min_units = bid.map_or(1, |bid| usize::try_from(bid.draft.min_units).unwrap_or(usize::MAX));
+        let missing = min_units.saturating_sub(up).max(1);
+        let gang = units.iter().take(missing).map(|(_, gpus)| *gpus).fold(0, u64::saturating_add);
         if gang > *free {
             // Who comes later must not take what it waits for.
             *free = 0;

@@ -16,7 +16,7 @@ mod lives;
 mod rejection;
 mod rooms;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hourglass_capacity::auction::MARGIN_DEFAULT_PPM;
 use hourglass_capacity::auction::reserve::utilisation;
@@ -31,7 +31,7 @@ use super::quotas::{Cause, Quotas, Target};
 use super::state::{Instances, State};
 
 pub(crate) use apply::{apply, ordered, stopped};
-pub(crate) use clear::cleared_again;
+pub(crate) use clear::clear;
 pub use command::{
     BidChange, BidDraft, Cleared, MarketCommand, MarketEvent, PoolTerms, Start, Stop, Trigger,
 };
@@ -60,6 +60,8 @@ pub struct Market {
     pub(crate) units: BTreeMap<InstanceIx, (u64, u32)>,
     /// Units of pools that are driven, from when they are won until nothing is left of them at the cloud.
     pub(crate) lives: BTreeMap<InstanceIx, Life>,
+    /// Of them, those that wait for their GPUs.
+    pub(crate) waiting: BTreeSet<InstanceIx>,
     /// When the last complete listing of the cloud began.
     pub(crate) listed: Option<Instant>,
     /// What the cloud runs under names of units that we do not know, at that listing.
@@ -81,6 +83,8 @@ pub struct Pool {
     pub cleared: Option<PoolCleared>,
     /// GPUs that proved not to be there.
     pub cooldown: Cooldown,
+    /// GPUs that units take, or may take.
+    pub(crate) taken: u64,
 }
 
 /// What the last clearing said of a pool.
@@ -128,6 +132,7 @@ impl Default for Market {
             by_name: BTreeMap::new(),
             units: BTreeMap::new(),
             lives: BTreeMap::new(),
+            waiting: BTreeSet::new(),
             listed: None,
             strays: Vec::new(),
             supply_changed: false,
