@@ -35,6 +35,7 @@ pub mod grpc;
 pub mod market;
 pub mod nats;
 pub mod quota;
+mod refusal;
 #[cfg(test)]
 mod testing;
 pub mod usage;

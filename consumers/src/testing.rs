@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -12,6 +13,7 @@ use hourglass_ledger::store::Store;
 use hourglass_ledger::store::sqlite::{SqliteOptions, SqliteStore};
 use hourglass_units::Instant;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use tower::ServiceExt;
 
 use crate::api::{ApiConfig, router};
@@ -187,6 +189,34 @@ impl Reply {
         assert!(problem["retryable"].is_boolean());
         problem
     }
+}
+
+/// gRPC of a cell on a port of its own; it ends when it is dropped or told.
+pub(crate) struct Served {
+    pub(crate) address: String,
+    pub(crate) stop: oneshot::Sender<()>,
+}
+
+/// Serves gRPC, and looks at credentials often enough to watch it, without a busy loop.
+pub(crate) async fn serve(server: &Server, token: Option<&str>) -> Served {
+    const CHECK: Duration = Duration::from_millis(200);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let config = ApiConfig { operator_token: token.map(str::to_owned), ..ApiConfig::default() };
+    let (stop, stopped) = oneshot::channel();
+    let shutdown = async {
+        let _told: Result<(), _> = stopped.await;
+    };
+    let cell = server.cell.clone();
+    drop(tokio::spawn(crate::grpc::serve_checking(listener, cell, config, CHECK, shutdown)));
+    Served { address, stop }
+}
+
+/// A message with a credential.
+pub(crate) fn with<T>(key: &str, message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+    request
 }
 
 /// A key of a role that is bound to nobody, or of the tenant or agent that the role is bound to.

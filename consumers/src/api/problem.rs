@@ -15,10 +15,12 @@ use hourglass_ledger::store::StoreError;
 use hourglass_quota::hold::HoldError;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tonic::Code;
 use utoipa::ToSchema;
 
 use crate::auth::Denied;
 use crate::billing::quotas::denial_members;
+use crate::refusal::market_code;
 use crate::usage::IngestError;
 
 /// The media type of every error.
@@ -296,29 +298,12 @@ const fn quota_status(rejection: &QuotaRejection) -> StatusCode {
     }
 }
 
+/// As over gRPC: what is not there, what can never be, and what cannot be as things stand.
 const fn market_status(rejection: &MarketRejection) -> StatusCode {
-    use MarketRejection as M;
-    match rejection {
-        M::PoolUnknown { .. } | M::BidUnknown { .. } | M::NoLife { .. } => StatusCode::NOT_FOUND,
-        M::PoolsFull
-        | M::PoolCurrencyFixed { .. }
-        | M::CurrencyDiffers { .. }
-        | M::BidExists { .. }
-        | M::BidCancelled { .. }
-        | M::BidsFull
-        | M::AboveSupply { .. }
-        | M::GangRuns { .. }
-        | M::IsAUnit { .. }
-        | M::Life(_)
-        | M::NothingNew
-        | M::NothingToClear => StatusCode::CONFLICT,
-        M::PoolElsewhere { .. }
-        | M::ListingTooLong
-        | M::NoticeOutOfRange
-        | M::PoolTwice { .. }
-        | M::Bid(_)
-        | M::LimitZero
-        | M::ExpiresInThePast => StatusCode::UNPROCESSABLE_ENTITY,
+    match market_code(rejection) {
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::InvalidArgument => StatusCode::UNPROCESSABLE_ENTITY,
+        _ => StatusCode::CONFLICT,
     }
 }
 

@@ -19,8 +19,8 @@ use crate::auth::Principal;
 use crate::auth::roles::{Permission, Reach};
 use crate::billing::market::{ClearError, ReceiptDocument, clearing};
 use crate::grpc::{Gate, credentials};
-use crate::quota::refusal::{Refusal, refused};
 use crate::quota::wire::Method;
+use crate::refusal::{Refusal, refused};
 
 /// Takes bids, and tells what became of them.
 #[derive(Clone)]

@@ -11,49 +11,20 @@ use hourglass_proto::v1::market_service_client::MarketServiceClient;
 use hourglass_proto::v1::watch_prices_response::Update;
 use hourglass_units::{Currency, Percent, Price};
 use prost::Message;
-use tokio::sync::oneshot;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
-use crate::api::ApiConfig;
-use crate::testing::{OPERATOR_TOKEN, Server, key_of, with_server};
+use crate::testing::{OPERATOR_TOKEN, Served, Server, key_of, serve, with, with_server};
 
 const POOL: &str = "eu/h100/f-1";
 const OTHER: &str = "eu/h100/f-2";
-/// Often enough to watch, and no busy loop.
-const CHECK: Duration = Duration::from_millis(200);
 /// Longest that a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 type Market = MarketServiceClient<Channel>;
 
-/// A server on a port of its own; it ends when it is dropped or told.
-struct Served {
-    address: String,
-    stop: oneshot::Sender<()>,
-}
-
-async fn serve(server: &Server, token: Option<&str>) -> Served {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let config = ApiConfig { operator_token: token.map(str::to_owned), ..ApiConfig::default() };
-    let (stop, stopped) = oneshot::channel();
-    let shutdown = async {
-        let _told: Result<(), _> = stopped.await;
-    };
-    let cell = server.cell.clone();
-    drop(tokio::spawn(crate::grpc::serve_checking(listener, cell, config, CHECK, shutdown)));
-    Served { address, stop }
-}
-
 async fn client(served: &Served) -> Market {
     MarketServiceClient::connect(served.address.clone()).await.unwrap()
-}
-
-fn with<T>(key: &str, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
-    request
 }
 
 async fn set_pool(server: &Server, pool: &str, gpus: u64) {

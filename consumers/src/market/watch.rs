@@ -19,7 +19,7 @@ use super::service::{MarketService, told};
 use super::ticks::{Seen, Tick, currency_of};
 use crate::auth::Principal;
 use crate::billing::market::{Logged, clearing, clearings_before};
-use crate::quota::refusal::Refusal;
+use crate::refusal::Refusal;
 
 /// After how long without an update the last sequence is told again.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);

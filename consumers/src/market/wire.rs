@@ -8,7 +8,7 @@ use hourglass_proto::v1;
 use hourglass_units::{Instant, Price};
 
 use crate::billing::market::{BidState, UnitState, state_of, unit_state};
-use crate::quota::refusal::Refusal;
+use crate::refusal::Refusal;
 
 type Result<T> = std::result::Result<T, Refusal>;
 

@@ -36,12 +36,12 @@ use hourglass_units::{ProjectId, ResourceName, TenantId};
 use tonic::{Request, Response, Status};
 
 use super::operations::operation_at;
-use super::refusal::{Refusal, refused};
 use super::service::Caller;
 use super::wire::{Method, allowance_name, class_to_wire};
 use crate::api::page::{PAGE_SIZE_DEFAULT, row_before, sealed};
 use crate::billing::report::AsOf;
 use crate::grpc::Gate;
+use crate::refusal::{Refusal, refused};
 
 /// How the ids of allowances begin.
 const ID_PREFIX: &str = "quotaallowance-";

@@ -16,7 +16,6 @@
 
 mod allowances;
 mod operations;
-pub(crate) mod refusal;
 mod service;
 mod session;
 #[cfg(test)]

@@ -17,9 +17,9 @@ use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 
 use super::allowances::id_of;
-use super::refusal::{Refusal, refused};
 use super::service::{Caller, logged};
 use crate::grpc::Gate;
+use crate::refusal::{Refusal, refused};
 
 /// How the ids of operations begin.
 const ID_PREFIX: &str = "quotaop-";

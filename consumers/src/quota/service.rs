@@ -15,7 +15,6 @@ use hourglass_units::{Instant, TenantId};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::refusal::{Refusal, refused};
 use super::session;
 use super::wire::{
     Asked, HoldRequest, LeaseTerms, Method, class, class_to_wire, expiry_to_wire, hold_response, items, node,
@@ -24,6 +23,7 @@ use super::wire::{
 use crate::auth::Principal;
 use crate::auth::roles::{Permission, Reach};
 use crate::grpc::{Gate, credentials};
+use crate::refusal::{Refusal, refused};
 
 /// Says what may run, and keeps it for who asks.
 #[derive(Clone)]

@@ -20,9 +20,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::http::HeaderMap;
 use tonic::{Status, Streaming};
 
-use super::refusal::Refusal;
 use super::service::{Caller, Checked, QuotaService};
 use super::wire::{Echo, HoldRequest, hold_response};
+use crate::refusal::Refusal;
 
 /// Most requests of one session that wait for their answers; then the stream is not read on, and HTTP/2
 /// flow control holds the caller back.

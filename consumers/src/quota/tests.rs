@@ -27,7 +27,7 @@ use hourglass_quota::{Bound, Class, Limits};
 use prost::Message;
 use prost::bytes::{Buf, Bytes};
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
@@ -35,44 +35,16 @@ use tonic::{Code, Request, Status};
 
 use super::REQUESTS_UNDER_WAY_MAX;
 use crate::api::ApiConfig;
-use crate::testing::{OPERATOR_TOKEN, Server, key_of, with_cell, with_server};
+use crate::testing::{OPERATOR_TOKEN, Served, Server, key_of, serve, with, with_cell, with_server};
 
 const H100: &str = "compute.instance.gpu.h100";
-/// Often enough to watch, and no busy loop.
-const CHECK: Duration = Duration::from_millis(200);
 /// Longest that a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 type Quota = QuotaServiceClient<Channel>;
 
-/// A server on a port of its own.
-struct Served {
-    address: String,
-    stop: oneshot::Sender<()>,
-}
-
-async fn serve(server: &Server, token: Option<&str>) -> Served {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let config = ApiConfig { operator_token: token.map(str::to_owned), ..ApiConfig::default() };
-    let (stop, stopped) = oneshot::channel();
-    let shutdown = async {
-        let _told: Result<(), _> = stopped.await;
-    };
-    let cell = server.cell.clone();
-    drop(tokio::spawn(crate::grpc::serve_checking(listener, cell, config, CHECK, shutdown)));
-    Served { address, stop }
-}
-
 async fn client(served: &Served) -> Quota {
     QuotaServiceClient::connect(served.address.clone()).await.unwrap()
-}
-
-/// With a credential.
-fn with<T>(key: &str, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
-    request
 }
 
 fn scope(tenant: &str, project: &str) -> Option<v1::QuotaScope> {
@@ -919,48 +891,5 @@ fn a_customer_reads_its_own_allowances_and_sets_none() {
         let own = allowances.list(with(&acme, list("ml"))).await.unwrap().into_inner();
         assert_eq!(own.items[0].metadata.as_ref().unwrap().labels["node"], "tenants/acme/projects/ml");
         refused(allowances.list(with(&beta, list("acme"))).await, Code::NotFound, "parent_unknown");
-    });
-}
-
-/// How many requests a second 64 sessions get answered: a figure to look at, on a quiet machine and with
-/// optimisation.
-#[test]
-#[ignore = "measures, and asserts nothing"]
-fn the_pace_of_sessions() {
-    const SESSIONS: usize = 64;
-    const REQUESTS: usize = 4_000;
-    const UNDER_WAY: usize = 64;
-    with_server(async |server| {
-        server.with_customers().await;
-        limit(&server, "tenants/beta", 1_000_000).await;
-        let served = serve(&server, None).await;
-        let begun = tokio::time::Instant::now();
-        let runs = (0..SESSIONS).map(|number| {
-            let address = served.address.clone();
-            tokio::spawn(async move {
-                let mut quota = QuotaServiceClient::connect(address).await.unwrap();
-                let (asks, mut told) = session(&mut quota, None).await;
-                let (mut sent, mut ended) = (0, 0);
-                while ended < REQUESTS {
-                    while sent < REQUESTS && sent - ended < UNDER_WAY {
-                        let request = Asked::Reserve(reserve(&format!("{number}-{sent}"), 1));
-                        asks.send(ask(sent as u64, request)).await.unwrap();
-                        sent += 1;
-                    }
-                    let answer = told.message().await.unwrap().unwrap();
-                    assert!(matches!(answer.response, Some(Told::Hold(_))), "{answer:?}");
-                    ended += 1;
-                }
-            })
-        });
-        for run in runs.collect::<Vec<_>>() {
-            run.await.unwrap();
-        }
-        let ms = begun.elapsed().as_millis();
-        println!(
-            "{} requests in {ms} ms: {} a second",
-            SESSIONS * REQUESTS,
-            (SESSIONS * REQUESTS * 1_000) as u128 / ms
-        );
     });
 }

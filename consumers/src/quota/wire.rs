@@ -8,8 +8,8 @@ use hourglass_quota::lease::{LEASE_MS, REFRESH_MS};
 use hourglass_quota::{Class, HoldId, NodeName};
 use hourglass_units::{IdError, Instant, ProjectId, ResourceName, TenantId};
 
-use super::refusal::Refusal;
 use crate::auth::Principal;
+use crate::refusal::Refusal;
 
 type Result<T> = std::result::Result<T, Refusal>;
 
@@ -172,7 +172,7 @@ pub(super) const fn state_to_wire(state: HoldState) -> v1::HoldState {
     }
 }
 
-pub(super) const fn class_to_wire(class: Class) -> v1::QuotaClass {
+pub(crate) const fn class_to_wire(class: Class) -> v1::QuotaClass {
     match class {
         Class::OnDemand => v1::QuotaClass::OnDemand,
         Class::Preemptible => v1::QuotaClass::Preemptible,
@@ -182,7 +182,7 @@ pub(super) const fn class_to_wire(class: Class) -> v1::QuotaClass {
 
 /// What a quota is called where there are no classes: by its resource, and by another class than that
 /// of on demand behind it.
-pub(super) fn allowance_name(resource: &str, class: v1::QuotaClass) -> String {
+pub(crate) fn allowance_name(resource: &str, class: v1::QuotaClass) -> String {
     match class {
         v1::QuotaClass::Unspecified | v1::QuotaClass::OnDemand => resource.to_owned(),
         v1::QuotaClass::Preemptible => format!("{resource}.{}", Class::Preemptible),

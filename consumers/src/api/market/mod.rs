@@ -106,7 +106,7 @@ impl From<ClearError> for Problem {
             }
             ClearError::TooLarge { .. } => {
                 let status = axum::http::StatusCode::UNPROCESSABLE_ENTITY;
-                Self::new(status, "receipt_too_large", format!("{detail}: read it where the ledger is"))
+                Self::new(status, "receipt_too_large", format!("{detail}: read the event itself"))
             }
         }
     }

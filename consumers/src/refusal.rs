@@ -19,10 +19,10 @@ use prost::Message;
 use prost_types::Any;
 use tonic::{Code, Status};
 
-use super::wire::{allowance_name, class_to_wire};
 use crate::auth::roles::Permission;
 use crate::auth::{Denied, Principal};
 use crate::grpc::Gate;
+use crate::quota::wire::{allowance_name, class_to_wire};
 
 /// How errors name the service.
 const QUOTAS: &str = "quotas";
@@ -266,7 +266,7 @@ const fn quota_code(rejection: &QuotaRejection) -> Code {
 }
 
 /// The same of the market.
-const fn market_code(rejection: &MarketRejection) -> Code {
+pub(crate) const fn market_code(rejection: &MarketRejection) -> Code {
     use MarketRejection as M;
     match rejection {
         M::PoolUnknown { .. } | M::BidUnknown { .. } | M::NoLife { .. } => Code::NotFound,
