@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::http::{now_ms, open_account, rfc3339, usage_batch};
-use crate::support::{Answer, Server, hourglass};
+use crate::support::{Cli, Server, hourglass};
 
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
@@ -37,41 +37,6 @@ fn with_usage(data: &Path) -> Server {
     let (status, answer) = server.try_post("/v1/usage:ingest", "application/x-protobuf", &usage).unwrap();
     assert_eq!(status, 200, "{answer}");
     server
-}
-
-/// Runs a command, on the directory or against a cell.
-struct Cli<'a> {
-    data: &'a Path,
-    server: Option<&'a str>,
-}
-
-impl Cli<'_> {
-    fn run(&self, args: &[&str]) -> Answer {
-        let server = self.server.map(|url| ["--server", url]);
-        let args: Vec<&str> = args.iter().copied().chain(server.into_iter().flatten()).collect();
-        hourglass(self.data, &args)
-    }
-
-    #[track_caller]
-    fn says(&self, args: &[&str], texts: &[&str]) -> String {
-        let answer = self.run(args).ok();
-        for text in texts {
-            assert!(answer.stdout.contains(text), "{args:?} should say {text:?}: {}", answer.stdout);
-        }
-        answer.stdout
-    }
-
-    #[track_caller]
-    fn json(&self, args: &[&str]) -> Value {
-        self.run(&[args, &["--json"]].concat()).json()
-    }
-
-    #[track_caller]
-    fn refuses(&self, args: &[&str], code: i32, says: &str) {
-        let answer = self.run(args);
-        assert_eq!(answer.code, code, "{args:?}: {}{}", answer.stdout, answer.stderr);
-        assert!(answer.stderr.contains(says), "{args:?} should say {says:?}: {}", answer.stderr);
-    }
 }
 
 /// The card of the accounts at another price, as a file.
@@ -229,7 +194,7 @@ fn reservations_and_credit(cli: &Cli<'_>) {
 fn commerce_on_the_directory() {
     let (data, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     assert!(with_usage(data.path()).stop());
-    commerce(&Cli { data: data.path(), server: None }, files.path());
+    commerce(&Cli { data: data.path(), server: None, of: &[] }, files.path());
     let recomputed = hourglass(data.path(), &["invoice", "recompute", "3", "--json"]).json();
     assert_eq!(recomputed[0]["equal"], true, "a credit note is computed again as one: {recomputed}");
     let report = hourglass(data.path(), &["verify", "--json"]).json();
@@ -238,8 +203,8 @@ fn commerce_on_the_directory() {
 
     // A running cell shows the same, to the letter.
     let server = Server::up_with_tick(data.path(), "1h", &[]);
-    let there = Cli { data: data.path(), server: Some(&server.url) };
-    let here = Cli { data: data.path(), server: None };
+    let there = Cli { data: data.path(), server: Some(&server.url), of: &[] };
+    let here = Cli { data: data.path(), server: None, of: &[] };
     for args in [
         ["invoice", "list"].as_slice(),
         &["invoice", "show", "acme", "2"],
@@ -261,7 +226,7 @@ fn commerce_on_the_directory() {
 fn commerce_against_a_running_cell() {
     let (data, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let server = with_usage(data.path());
-    commerce(&Cli { data: data.path(), server: Some(&server.url) }, files.path());
+    commerce(&Cli { data: data.path(), server: Some(&server.url), of: &[] }, files.path());
     assert!(server.stop());
     let report = hourglass(data.path(), &["verify", "--json"]).json();
     assert_eq!(report["finding_count"], 0, "{report}");
@@ -273,7 +238,7 @@ fn prices_are_published_and_signed_from_files() {
     let server = Server::up_with_tick(data.path(), "1h", &[]);
     server.post("/v1/tenants", &json!({"tenant": "acme", "currency": "USD"}));
     assert!(server.stop());
-    let cli = Cli { data: data.path(), server: None };
+    let cli = Cli { data: data.path(), server: None, of: &[] };
     cli.says(&["price", "publish", &card_file(files.path(), "2")], &["other@1 is in force"]);
     cli.refuses(&["price", "publish", &card_file(files.path(), "2")], 3, "other");
     let contract = files.path().join("deal.toml");

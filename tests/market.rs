@@ -4,53 +4,19 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Server, hourglass};
+use crate::support::{Cli, Server, hourglass};
 
-/// Runs a command, on the directory or against a cell.
-struct Cli<'a> {
-    data: &'a Path,
-    server: Option<&'a str>,
-}
-
-impl Cli<'_> {
-    fn run(&self, args: &[&str]) -> Answer {
-        let server = self.server.map(|url| ["--server", url]);
-        let args: Vec<&str> = args.iter().copied().chain(server.into_iter().flatten()).collect();
-        hourglass(self.data, &args)
-    }
-
-    #[track_caller]
-    fn says(&self, args: &[&str], texts: &[&str]) {
-        let answer = self.run(args).ok();
-        for text in texts {
-            assert!(answer.stdout.contains(text), "{args:?} should say {text:?}: {}", answer.stdout);
+/// Clears until nothing changes. In a running cell the clock clears too, when the supply changes.
+fn settle(cli: &Cli<'_>) {
+    for _ in 0..9 {
+        let answer = cli.run(&["market", "clear"]);
+        if answer.code == 3 {
+            assert!(answer.stderr.contains("nothing is to be cleared"), "{}", answer.stderr);
+            return;
         }
+        answer.ok();
     }
-
-    #[track_caller]
-    fn json(&self, args: &[&str]) -> Value {
-        self.run(&[args, &["--json"]].concat()).json()
-    }
-
-    #[track_caller]
-    fn refuses(&self, args: &[&str], code: i32, says: &str) {
-        let answer = self.run(args);
-        assert_eq!(answer.code, code, "{args:?}: {}{}", answer.stdout, answer.stderr);
-        assert!(answer.stderr.contains(says), "{args:?} should say {says:?}: {}", answer.stderr);
-    }
-
-    /// Clears until nothing changes. In a running cell the clock clears too, when the supply changes.
-    fn settle(&self) {
-        for _ in 0..9 {
-            let answer = self.run(&["market", "clear"]);
-            if answer.code == 3 {
-                assert!(answer.stderr.contains("nothing is to be cleared"), "{}", answer.stderr);
-                return;
-            }
-            answer.ok();
-        }
-        panic!("the market does not come to rest");
-    }
+    panic!("the market does not come to rest");
 }
 
 const POOL: &str = "test/gpu-h100-sxm/f-1";
@@ -72,7 +38,7 @@ fn market(cli: &Cli<'_>, files: &Path) {
     cli.says(&["market", "margin"], &["10 %"]);
     cli.says(&["market", "margin", "20"], &["20 %"]);
     assert_eq!(cli.json(&["market", "margin"]), json!({"margin": "20"}));
-    cli.settle();
+    settle(cli);
 
     cli.refuses(&["bid", "list", "nobody"], 3, "nobody is not known");
     cli.says(&["bid", "list", "acme"], &["there is no bid"]);
@@ -88,18 +54,18 @@ fn market(cli: &Cli<'_>, files: &Path) {
         "its largest pool has 4",
     );
     cli.refuses(&bid("acme", "x", "-1", &["--units", "4"]), 2, "");
-    cli.settle();
+    settle(cli);
     cli.says(&["bid", "list", "acme"], &["low", "winning", POOL]);
     cli.says(&["bid", "show", "acme", "low"], &["accepted", "spot-"]);
     let low = cli.json(&["bid", "show", "acme", "low"]);
     assert_eq!((&low["units"], &low["price"]), (&json!(4), &json!("0.5")), "{low}");
 
     cli.says(&bid("beta", "high", "1.50", &["--units", "3", "--min-units", "3"]), &["bid number"]);
-    cli.settle();
+    settle(cli);
     cli.says(&["bid", "show", "acme", "low"], &["stopping", "outbid", "pays more"]);
     cli.says(&["market", "why", "acme", "low"], &["it won 1 units", "GPUs ahead"]);
     cli.says(&bid("acme", "late", "1.10", &["--units", "1"]), &[]);
-    cli.settle();
+    settle(cli);
     cli.says(
         &["market", "why", "acme", "late"],
         &["it lost: higher limits took the GPUs", "it would have won"],
@@ -108,7 +74,7 @@ fn market(cli: &Cli<'_>, files: &Path) {
     cli.refuses(&["bid", "show", "beta", "late"], 3, "there is no bid late");
     cli.refuses(&["bid", "update", "acme", "late"], 2, "");
     cli.says(&["bid", "update", "acme", "late", "--limit", "1.3"], &["bid late of acme is changed"]);
-    cli.settle();
+    settle(cli);
     let late = cli.json(&["bid", "show", "acme", "late"]);
     assert_eq!((&late["state"], &late["limit"]), (&json!("winning"), &json!("1.3")));
     cli.says(&["bid", "cancel", "acme", "late"], &["bid late of acme is taken back"]);
@@ -173,14 +139,15 @@ fn with_accounts(data: &Path) -> Server {
 fn the_market_on_the_directory() {
     let (data, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     assert!(with_accounts(data.path()).stop());
-    let here = Cli { data: data.path(), server: None };
+    let here = Cli { data: data.path(), server: None, of: &[] };
     market(&here, files.path());
     let report = hourglass(data.path(), &["verify", "--json"]).json();
     assert_eq!(report["finding_count"], 0, "{report}");
 
-    // A running cell shows the same, to the letter.
+    // A running cell shows the same, to the letter. It clears when it starts, if that would change anything.
+    settle(&here);
     let server = Server::up_with_tick(data.path(), "1h", &[]);
-    let there = Cli { data: data.path(), server: Some(&server.url) };
+    let there = Cli { data: data.path(), server: Some(&server.url), of: &[] };
     for args in [
         ["pool", "list"].as_slice(),
         &["pool", "show", "gpu-h100-sxm", "f-1"],
@@ -201,7 +168,7 @@ fn the_market_on_the_directory() {
 fn the_market_against_a_running_cell() {
     let (data, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let server = with_accounts(data.path());
-    market(&Cli { data: data.path(), server: Some(&server.url) }, files.path());
+    market(&Cli { data: data.path(), server: Some(&server.url), of: &[] }, files.path());
     assert!(server.stop());
     let report = hourglass(data.path(), &["verify", "--json"]).json();
     assert_eq!(report["finding_count"], 0, "{report}");
@@ -232,7 +199,7 @@ fn the_clock_clears_the_market() {
         "--market-tick",
         "2s",
     ]));
-    let cli = Cli { data: data.path(), server: Some(&server.url) };
+    let cli = Cli { data: data.path(), server: Some(&server.url), of: &[] };
     let triggers = || -> Vec<String> {
         let clears = cli.json(&["market", "clears"]);
         clears.as_array().unwrap().iter().map(|it| it["trigger"].as_str().unwrap().to_owned()).collect()
@@ -247,7 +214,7 @@ fn the_clock_clears_the_market() {
     until("somebody clears", wins);
     assert!(!triggers().iter().any(|trigger| trigger == "asked"));
     // Nothing changes any more: while the ledger goes on ticking, no clearing is written.
-    cli.settle();
+    settle(&cli);
     let (rest, head) = (triggers(), || server.get("/v1/ledger/head").1["position"].as_u64().unwrap());
     let since = head();
     until("the clock goes on", || head() >= since + 5);

@@ -5,44 +5,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::http::{now_ms, open_account, rfc3339};
-use crate::support::{Answer, Server, hourglass};
+use crate::support::{Cli, Server, hourglass};
 
 const GPU: &str = "compute.instance.gpu.h100";
-
-/// Runs a command, on the directory or against a cell.
-struct Cli<'a> {
-    data: &'a Path,
-    server: Option<&'a str>,
-}
-
-impl Cli<'_> {
-    fn run(&self, args: &[&str]) -> Answer {
-        let server = self.server.map(|url| ["--server", url]);
-        let args: Vec<&str> =
-            ["quota"].iter().chain(args).copied().chain(server.into_iter().flatten()).collect();
-        hourglass(self.data, &args)
-    }
-
-    #[track_caller]
-    fn says(&self, args: &[&str], texts: &[&str]) {
-        let answer = self.run(args).ok();
-        for text in texts {
-            assert!(answer.stdout.contains(text), "{args:?} should say {text:?}: {}", answer.stdout);
-        }
-    }
-
-    #[track_caller]
-    fn json(&self, args: &[&str]) -> Value {
-        self.run(&[args, &["--json"]].concat()).json()
-    }
-
-    #[track_caller]
-    fn refuses(&self, args: &[&str], code: i32, says: &str) {
-        let answer = self.run(args);
-        assert_eq!(answer.code, code, "{args:?}: {}{}", answer.stdout, answer.stderr);
-        assert!(answer.stderr.contains(says), "{args:?} should say {says:?}: {}", answer.stderr);
-    }
-}
 
 /// All of it; the same whichever way the ledger is reached.
 fn quota(cli: &Cli<'_>, files: &Path) {
@@ -201,14 +166,14 @@ fn with_accounts(data: &Path) -> Server {
 fn quota_on_the_directory() {
     let (data, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     assert!(with_accounts(data.path()).stop());
-    let here = Cli { data: data.path(), server: None };
+    let here = Cli { data: data.path(), server: None, of: &["quota"] };
     quota(&here, files.path());
     let report = hourglass(data.path(), &["verify", "--json"]).json();
     assert_eq!(report["finding_count"], 0, "{report}");
 
     // A running cell shows the same, to the letter.
     let server = Server::up_with_tick(data.path(), "1h", &[]);
-    let there = Cli { data: data.path(), server: Some(&server.url) };
+    let there = Cli { data: data.path(), server: Some(&server.url), of: &["quota"] };
     for args in [
         ["show", "acme"].as_slice(),
         &["show", "acme", "--project", "shut", "--resource", GPU],
@@ -232,7 +197,7 @@ fn quota_on_the_directory() {
 fn quota_against_a_running_cell() {
     let (data, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let server = with_accounts(data.path());
-    quota(&Cli { data: data.path(), server: Some(&server.url) }, files.path());
+    quota(&Cli { data: data.path(), server: Some(&server.url), of: &["quota"] }, files.path());
     assert!(server.stop());
     let report = hourglass(data.path(), &["verify", "--json"]).json();
     assert_eq!(report["finding_count"], 0, "{report}");

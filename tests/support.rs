@@ -57,6 +57,44 @@ pub(crate) fn command(data: &Path, args: &[&str]) -> Command {
     command
 }
 
+/// Runs commands, on the directory or against a cell.
+pub(crate) struct Cli<'a> {
+    pub(crate) data: &'a Path,
+    pub(crate) server: Option<&'a str>,
+    /// What all of them begin with.
+    pub(crate) of: &'a [&'a str],
+}
+
+impl Cli<'_> {
+    pub(crate) fn run(&self, args: &[&str]) -> Answer {
+        let server = self.server.map(|url| ["--server", url]);
+        let args: Vec<&str> =
+            self.of.iter().chain(args).copied().chain(server.into_iter().flatten()).collect();
+        hourglass(self.data, &args)
+    }
+
+    #[track_caller]
+    pub(crate) fn says(&self, args: &[&str], texts: &[&str]) -> String {
+        let answer = self.run(args).ok();
+        for text in texts {
+            assert!(answer.stdout.contains(text), "{args:?} should say {text:?}: {}", answer.stdout);
+        }
+        answer.stdout
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
+        self.run(&[args, &["--json"]].concat()).json()
+    }
+
+    #[track_caller]
+    pub(crate) fn refuses(&self, args: &[&str], code: i32, says: &str) {
+        let answer = self.run(args);
+        assert_eq!(answer.code, code, "{args:?}: {}{}", answer.stdout, answer.stderr);
+        assert!(answer.stderr.contains(says), "{args:?} should say {says:?}: {}", answer.stderr);
+    }
+}
+
 /// A server that runs until it is dropped.
 pub(crate) struct Server {
     child: Child,

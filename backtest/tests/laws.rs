@@ -5,7 +5,7 @@ use hourglass_backtest::engine::{JobState, Outcome};
 use hourglass_backtest::{Policy, Report, Supply, Trace, backtest};
 use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, proptest};
 
-use crate::made_up::Chance;
+use hourglass_test_chance::Chance;
 
 /// A small market, made up from a seed so that jobs get in each other's way.
 #[derive(Debug, Clone)]

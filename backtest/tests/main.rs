@@ -9,5 +9,3 @@
 mod by_hand;
 mod files;
 mod laws;
-mod made_up;
-mod speed;

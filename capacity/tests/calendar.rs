@@ -10,7 +10,7 @@ use hourglass_capacity::nodes::{NodeState, Nodes};
 use hourglass_capacity::steps::Steps;
 use hourglass_units::{INSTANT_MAX, Instant, Interval};
 
-use super::seeds::{Chance, for_each_seed};
+use hourglass_test_chance::{Chance, for_each_seed};
 
 const SPAN: i64 = 40;
 const OPERATIONS: usize = 60;
@@ -105,7 +105,7 @@ fn simulate(seed: u64) {
             has_fallen |= operation > 0;
         }
         let (gpus, within) = (1 + chance.below(7), some_time(&mut chance));
-        let known = chance.pick(&model.reservations.keys().copied().collect::<Vec<_>>());
+        let known = chance.any_of(&model.reservations.keys().copied().collect::<Vec<_>>());
         match (chance.below(8), known) {
             (0..4, _) | (_, None) => {
                 number += 1;
@@ -168,7 +168,7 @@ fn simulate(seed: u64) {
 
 #[test]
 fn c1_nothing_is_promised_that_is_not_there() {
-    for_each_seed(1_000, simulate);
+    for_each_seed("PROPTEST_CASES", 1_000, simulate);
 }
 
 #[test]

@@ -10,5 +10,4 @@ mod auction;
 mod calendar;
 mod lifecycle;
 mod nodes;
-mod seeds;
 mod supply;

@@ -12,7 +12,7 @@ use hourglass_capacity::supply::{
 };
 use hourglass_units::{INSTANT_MAX, Instant, Interval};
 
-use super::seeds::{Chance, for_each_seed};
+use hourglass_test_chance::{Chance, for_each_seed};
 
 /// Everything changes at multiples of it.
 const UNIT_MS: i64 = 20_000;
@@ -106,7 +106,7 @@ impl World {
 
 #[test]
 fn supply_is_what_a_count_of_every_instant_says() {
-    for_each_seed(1_000, |seed| {
+    for_each_seed("PROPTEST_CASES", 1_000, |seed| {
         let mut chance = Chance(seed);
         let (capacity, array) = some_capacity(&mut chance, 10, 40);
         let mut world = World { capacity: array, ..World::default() };
@@ -183,7 +183,7 @@ fn pool<'a>(now: i64, books: Books<'a>, on_demand: u64, spot: &'a Steps) -> Pool
 #[test]
 fn who_comes_before_spot_finds_its_gpus_in_time() {
     let counts = Mutex::new([0_u64; 3]);
-    for_each_seed(500, |seed| {
+    for_each_seed("PROPTEST_CASES", 500, |seed| {
         let mut chance = Chance(seed);
         let (capacity, array) = some_capacity(&mut chance, 20, 40);
         let mut world = World { capacity: array, ..World::default() };
@@ -407,7 +407,7 @@ fn yield_is_divided_to_the_last_unit() {
 
 #[test]
 fn c2_every_gpu_second_is_accounted_once() {
-    for_each_seed(1_000, |seed| {
+    for_each_seed("PROPTEST_CASES", 1_000, |seed| {
         let mut chance = Chance(seed);
         let mut some = || chance.below(100);
         let (owned, parts) =

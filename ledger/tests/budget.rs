@@ -11,10 +11,10 @@ use hourglass_ledger::core::quotas::{Ask, Cause, QuotaCommand, QuotaRejection, T
 use hourglass_ledger::core::{Command, Detail, Mode, Policy, Registration, Rejection};
 use hourglass_quota::cap::{BILLING_INTERVAL_MS, CapDraft, CapPeriod, Enforcement, NOTICE_MS_MIN};
 use hourglass_quota::{Class, HoldId};
+use hourglass_test_chance::{Chance, from_environment};
 use hourglass_units::{Amount, Currency, Month, Price, ProjectId};
 
-use super::simulation::from_environment;
-use super::support::{Chance, Core, HOUR, MINUTE, at, batch, ms, record, registration, start, stop};
+use super::support::{Core, HOUR, MINUTE, at, batch, ms, record, registration, start, stop};
 
 const BEGIN: &str = "2026-01-31T06:00:00Z";
 /// The month ends after 18 of them.

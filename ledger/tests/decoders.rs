@@ -9,13 +9,14 @@ use hourglass_ledger::log;
 use hourglass_ledger::snapshot::Snapshot;
 use hourglass_pricing::{Contract, ContractDraft, RateCard, RateCardDraft};
 use hourglass_proto::v1;
+use hourglass_test_chance::Chance;
 use hourglass_units::{AgentId, Amount, Currency, INSTANT_MAX, InstanceId, Instant, Month, Price};
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
 use prost::Message;
 use prost::bytes::Bytes;
 
-use super::support::{Chance, card, contract};
+use super::support::{card, contract};
 use super::tamper::story;
 
 /// Numbers on either side of every limit.

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 
 use hourglass_ledger::core::invoicing::{self, Invoice, LineKind};
 use hourglass_ledger::core::{Account, Command, Policy, digest};
+use hourglass_test_chance::Chance;
 use hourglass_units::{Amount, Currency, Month, TenantId};
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, Strategy, any, prop_oneof, proptest};
 
 use super::metering::{balances, transfers};
 use super::support::{
-    Chance, Core, DAY, HOUR, at, batch, card, finalise, ms, record, registration, start, stop, usage,
+    Core, DAY, HOUR, at, batch, card, finalise, ms, record, registration, start, stop, usage,
 };
 
 const BEGIN: &str = "2026-01-01T00:00:00Z";

@@ -30,14 +30,14 @@ use hourglass_ledger::store::{Acquire, AcquireError, Commit, CommitError, Head, 
 use hourglass_ledger::verify::verify;
 use hourglass_quota::hold::HoldState;
 use hourglass_quota::{Bound, Class, HoldId, Limits};
+use hourglass_test_chance::{Chance, from_environment};
 use hourglass_test_history::{History, QuotaAnswer, QuotaModel, QuotaOp, Recorder, Token, Violation};
 use hourglass_test_servers::Postgres;
 use hourglass_units::{Currency, Instant};
 
 use super::cell::{BEGIN, Lands, Late, Mortal, sqlite, start_cell};
-use super::simulation::from_environment;
 use super::standby::{OwnClock, wait_for, writes};
-use super::support::{Chance, MINUTE, card, ms, open_cell, open_tenant};
+use super::support::{MINUTE, card, ms, open_cell, open_tenant};
 
 /// How long a hold lasts. Far more than all leases that are waited for in a history, so that holds run
 /// out where [`World::let_holds_run_out`] says, and nowhere else.

@@ -10,12 +10,12 @@ use hourglass_ledger::core::quotas::{Cause, QuotaCommand, Target};
 use hourglass_ledger::core::{Command, Detail, Event, Policy, Recorded, Rejection};
 use hourglass_quota::cap::{CapDraft, CapPeriod, Enforcement};
 use hourglass_quota::{Bound, Class, Limits};
+use hourglass_test_chance::{Chance, from_environment};
 use hourglass_units::{Amount, Currency, Percent, Price};
 
 use super::cell::BEGIN;
 use super::quotas::{forge_any, verify_core};
-use super::simulation::from_environment;
-use super::support::{Chance, Core, HOUR, MINUTE, at, ms, start, stop, usage};
+use super::support::{Core, HOUR, MINUTE, at, ms, start, stop, usage};
 
 const POOL: &str = "eu/h100/fabric-1";
 const OTHER: &str = "eu/h100/fabric-2";

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use hourglass_ledger::core::rows::EventRows;
 use hourglass_ledger::core::{Account, Command, LINES_A_TICK_MAX, Mode, Policy, digest};
 use hourglass_pricing::PurchaseModel;
+use hourglass_test_chance::Chance;
 use hourglass_units::{Amount, Currency};
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
@@ -12,8 +13,7 @@ use proptest::sample::Index;
 
 use super::oracle::{Books, FOREVER, Facts, Known, Report};
 use super::support::{
-    Chance, Core, HOUR, MINUTE, at, batch, card, contract, ms, record, registration, spot_price, start, stop,
-    usage,
+    Core, HOUR, MINUTE, at, batch, card, contract, ms, record, registration, spot_price, start, stop, usage,
 };
 
 const SKEW: i64 = 5 * MINUTE;

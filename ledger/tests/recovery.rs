@@ -8,10 +8,11 @@ use hourglass_ledger::log;
 use hourglass_ledger::snapshot::Snapshot;
 use hourglass_ledger::store::sqlite::{SqliteOptions, SqliteStore};
 use hourglass_ledger::store::{Reader, Store};
+use hourglass_test_chance::Chance;
 use hourglass_units::HOUR_MILLISECONDS;
 use prost::bytes::Bytes;
 
-use super::support::{Chance, Core, usage};
+use super::support::{Core, usage};
 use super::tamper::{story, write};
 
 struct Ledger {

@@ -21,13 +21,14 @@ use hourglass_ledger::store::postgres::{PostgresOptions, PostgresReader, Postgre
 use hourglass_ledger::store::sqlite::SqliteReader;
 use hourglass_ledger::store::{Reader, Store};
 use hourglass_ledger::verify::verify;
+use hourglass_test_chance::{Chance, for_each_seed};
 use hourglass_test_servers::Postgres;
 use hourglass_units::Currency;
 use prost::bytes::Bytes;
 
 use super::cell::{BEGIN, Mortal, sqlite, start_cell};
 use super::support::{
-    Chance, Core, DAY, HOUR, MINUTE, at, batch, card, contract, finalise, ms, open_cell, open_tenant, record,
+    Core, DAY, HOUR, MINUTE, at, batch, card, contract, finalise, ms, open_cell, open_tenant, record,
     registration, start, stop,
 };
 
@@ -294,30 +295,18 @@ fn check_log(reader: &dyn Reader, answers: &BTreeMap<usize, Answer>) {
     assert_eq!(seen, by_key);
 }
 
-pub(crate) fn from_environment(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
 #[test]
 fn nothing_acknowledged_is_lost_and_nothing_is_done_twice() {
-    let first = from_environment("HOURGLASS_FIRST_SEED", 0);
-    for seed in first..first + from_environment("HOURGLASS_SEEDS", 40) {
-        let run = std::panic::catch_unwind(|| simulate(seed, Place::sqlite()));
-        if let Err(panic) = run {
-            eprintln!("seed {seed} fails: HOURGLASS_FIRST_SEED={seed} HOURGLASS_SEEDS=1 shows it alone");
-            std::panic::resume_unwind(panic);
-        }
-    }
+    for_each_seed("HOURGLASS_SEEDS", 40, |seed| simulate(seed, Place::sqlite()));
 }
 
 /// The same over PostgreSQL: fewer seeds, since every commit waits for a disk.
 #[test]
 fn nothing_is_lost_or_done_twice_in_postgresql_either() {
-    let first = from_environment("HOURGLASS_FIRST_SEED", 0);
-    for seed in first..first + from_environment("HOURGLASS_POSTGRES_SEEDS", 2) {
+    for_each_seed("HOURGLASS_POSTGRES_SEEDS", 2, |seed| {
         eprintln!("seed {seed}");
         simulate(seed, Place::Postgres(Postgres::shared().database()));
-    }
+    });
 }
 
 /// No clock, chance or order of a hash map reaches a decision: the same seed gives the same bytes.

@@ -190,44 +190,6 @@ pub(crate) fn usage(instance: &str, gpus: u32, start: i64, end: i64) -> Command 
     Command::AcceptUsage(batch("agent-1", 0, vec![record(instance, gpus, start, end)]))
 }
 
-/// SplitMix64: chance that a seed fixes.
-#[derive(Debug, Clone)]
-pub(crate) struct Chance(pub(crate) u64);
-
-impl Chance {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number from 0, below `end`.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    /// A number of `[from, end)`.
-    pub(crate) fn within(&mut self, from: i64, end: i64) -> i64 {
-        from + i64::try_from(self.below(u64::try_from(end - from).unwrap())).unwrap()
-    }
-
-    pub(crate) fn one_in(&mut self, of: u64) -> bool {
-        self.below(of) == 0
-    }
-
-    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, usize::try_from(self.below(last as u64 + 1)).unwrap());
-        }
-    }
-
-    pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
-        &items[usize::try_from(self.below(items.len() as u64)).unwrap()]
-    }
-}
-
 /// A key of `acme` that reads and holds until the end of 2026; its hash follows from its id.
 pub(crate) fn customer_key(id: &str) -> KeyGrant {
     KeyGrant {

@@ -6,7 +6,6 @@
 
 #![cfg(test)]
 
-mod chance;
 mod leases;
 mod model;
 mod oracle;

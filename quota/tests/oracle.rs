@@ -6,8 +6,8 @@ use hourglass_quota::tree::{Counter, Fit, KeyIx, NodeIx, Tree};
 use hourglass_quota::{Bound, Class, HoldId, LeaseId, Limits, NodeName};
 use hourglass_units::{Amount, Instant, TenantId};
 
-use super::chance::{Chance, for_each_seed};
 use super::model::{As, K, KEYS, Model, RESOURCES, Taking, class_of};
+use hourglass_test_chance::{Chance, for_each_seed};
 
 const STEPS: usize = 160;
 /// What runs without asking has numbers of its own.
@@ -170,7 +170,7 @@ impl World {
     }
 
     fn project(&mut self) -> usize {
-        self.chance.pick(&self.projects).unwrap()
+        self.chance.any_of(&self.projects).unwrap()
     }
 
     /// What the tree says must be what the model says; what it denies must really not fit, and what it
@@ -231,7 +231,7 @@ impl World {
 
     fn a_hold(&mut self) -> Option<(HoldId, HoldState)> {
         let all: Vec<_> = self.holds.iter().map(|(id, hold)| (id, hold.state)).collect();
-        self.chance.pick(&all)
+        self.chance.any_of(&all)
     }
 
     fn commit(&mut self) {
@@ -316,7 +316,7 @@ impl World {
 
     fn a_lease(&mut self) -> Option<LeaseId> {
         let all: Vec<_> = self.leases.iter().map(|(id, _)| id).collect();
-        self.chance.pick(&all)
+        self.chance.any_of(&all)
     }
 
     fn refresh_lease(&mut self) {
@@ -363,7 +363,7 @@ impl World {
 
     fn stop_instance(&mut self, adopt: bool) {
         let running: Vec<u64> = self.model.takings.range(INSTANCES_FROM..).map(|(id, _)| *id).collect();
-        let Some(id) = self.chance.pick(&running) else { return };
+        let Some(id) = self.chance.any_of(&running) else { return };
         let Taking { node, items, kind } = self.model.takings.remove(&id).unwrap();
         let counter = if kind == As::Unheld { Counter::Unheld } else { Counter::Committed };
         self.tree.remove(ix(node), counter, &self.keyed(&items)).unwrap();
@@ -384,7 +384,7 @@ impl World {
         let outside =
             |it: &usize| !self.model.path(*it).contains(&node) && self.model.path(*it).contains(&root);
         let places: Vec<usize> = nodes.filter(is_group).filter(outside).collect();
-        let Some(parent) = self.chance.pick(&places) else { return };
+        let Some(parent) = self.chance.any_of(&places) else { return };
         let before = self.model.strain();
         self.model.parents[node] = Some(parent);
         let strains: Vec<_> = before.iter().zip(self.model.strain()).map(|(a, b)| (*a, b)).collect();
@@ -554,5 +554,5 @@ fn simulate(seed: u64) {
 
 #[test]
 fn q1_q3_no_life_of_a_tree_crosses_a_limit_or_leaks() {
-    for_each_seed(150, simulate);
+    for_each_seed("PROPTEST_CASES", 150, simulate);
 }

@@ -5,39 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use hourglass_capacity::auction::{
     Bid, Book, BookDraft, Clearing, Constraint, Headrooms, Mode, Pool, PoolIx, Refusal, Running, clear,
 };
+use hourglass_test_chance::{Chance, FIRST_SEED, from_environment};
 use hourglass_units::{Percent, Price};
-
-/// SplitMix64.
-#[derive(Debug, Clone)]
-pub(crate) struct Chance(pub(crate) u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number of `[0, end)`.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % end as u64).unwrap()
-    }
-
-    /// A number of `[from, to]`.
-    pub(crate) fn within(&mut self, from: u32, to: u32) -> u32 {
-        from + u32::try_from(self.next() % u64::from(to - from + 1)).unwrap()
-    }
-
-    pub(crate) fn one_in(&mut self, of: usize) -> bool {
-        self.below(of) == 0
-    }
-
-    pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
-}
 
 /// A book, and the quotas and budgets of its bids.
 #[derive(Debug, Clone)]
@@ -71,26 +40,26 @@ pub(crate) fn pool(at: usize, supply: u64, reserve: u32, mode: Mode, gang_max: &
 impl World {
     pub(crate) fn random(chance: &mut Chance, kind: Kind) -> Self {
         let margin: Percent = chance.pick(&["0", "10", "10", "10", "34.5", "100"]).parse().unwrap();
-        let pool_count = if kind == Kind::Exact { 1 } else { 1 + chance.below(3) };
+        let pool_count = if kind == Kind::Exact { 1 } else { 1 + chance.index(3) };
         let pools: Vec<Pool> = (0..pool_count)
             .map(|at| {
                 let mode = match kind {
                     Kind::Exact => Mode::Exact,
-                    Kind::Mixed => chance.pick(&[Mode::Greedy, Mode::Exact]),
+                    Kind::Mixed => *chance.pick(&[Mode::Greedy, Mode::Exact]),
                     Kind::Greedy | Kind::Unlimited => Mode::Greedy,
                 };
-                let supply = u64::from(chance.within(0, 14));
+                let supply = u64::from(chance.among(0, 14));
                 pool(
                     at,
                     supply,
-                    chance.pick(if pool_count == 1 { &[0, 0, 2] } else { &[0, 0, 3, 9, 14] }),
+                    *chance.pick(if pool_count == 1 { &[0, 0, 2] } else { &[0, 0, 3, 9, 14] }),
                     mode,
-                    chance.pick(&["25", "50", "100"]),
+                    *chance.pick(&["25", "50", "100"]),
                 )
             })
             .collect();
         let most = if kind == Kind::Exact { 5 } else { 9 };
-        let bids = (0..chance.below(most)).map(|at| random_bid(chance, at, &pools)).collect();
+        let bids = (0..chance.index(most)).map(|at| random_bid(chance, at, &pools)).collect();
         let draft = BookDraft { pools, margin, bids };
         let headrooms = match kind {
             Kind::Greedy | Kind::Mixed => random_headrooms(chance, draft.bids.len()),
@@ -144,7 +113,7 @@ pub(crate) fn won<'a>(
 fn random_bid(chance: &mut Chance, at: usize, pools: &[Pool]) -> Bid {
     let mut names: Vec<PoolIx> = (0..pools.len()).map(|pool| PoolIx(u16::try_from(pool).unwrap())).collect();
     for at in 1..names.len() {
-        names.swap(at, chance.below(at + 1));
+        names.swap(at, chance.index(at + 1));
     }
     // Most bids leave an exact pool exact, by naming it alone or not at all.
     if !chance.one_in(40) {
@@ -153,40 +122,36 @@ fn random_bid(chance: &mut Chance, at: usize, pools: &[Pool]) -> Bid {
             Mode::Greedy => names.retain(|name| pools[name.index()].mode == Mode::Greedy),
         }
     }
-    names.truncate(1 + chance.below(names.len()));
-    let min_units = chance.pick(&[1, 1, 1, 2, 3, 5]);
-    let max_units = min_units + chance.pick(&[0, 0, 1, 2, 6]);
-    let running = (chance.below(5) < 2)
-        .then(|| Running { pool: chance.pick(&names), units: chance.within(min_units, max_units) });
-    let gpus_per_unit = chance.pick(&[1, 1, 2, 3, 4]);
+    names.truncate(1 + chance.index(names.len()));
+    let min_units = *chance.pick(&[1, 1, 1, 2, 3, 5]);
+    let max_units = min_units + *chance.pick(&[0, 0, 1, 2, 6]);
+    let running = (chance.index(5) < 2)
+        .then(|| Running { pool: *chance.pick(&names), units: chance.among(min_units, max_units) });
+    let gpus_per_unit = *chance.pick(&[1, 1, 2, 3, 4]);
     // Few limits where ties are decided by all that was won, many where they are rare anyway.
-    let limit = price(chance.within(0, if pools.len() == 1 { 6 } else { 24 }));
+    let limit = price(chance.among(0, if pools.len() == 1 { 6 } else { 24 }));
     Bid { number: at as u64 * 3, pools: names, gpus_per_unit, min_units, max_units, limit, running }
 }
 
 fn random_headrooms(chance: &mut Chance, bids: usize) -> Headrooms {
-    let count = chance.below(4);
+    let count = chance.index(4);
     let constraints = (0..count).map(|_| Constraint {
-        headroom: u64::from(chance.within(0, 16)),
-        refusal: chance.pick(&[Refusal::Quota, Refusal::Budget]),
+        headroom: u64::from(chance.among(0, 16)),
+        refusal: *chance.pick(&[Refusal::Quota, Refusal::Budget]),
     });
     let constraints: Vec<Constraint> = constraints.collect();
     let by_bid = (0..bids).map(|_| {
         let listed = (0..count).filter(|_| chance.one_in(2)).collect::<Vec<usize>>();
-        listed.into_iter().map(|at| (at, u64::from(chance.within(0, 3)))).collect()
+        listed.into_iter().map(|at| (at, u64::from(chance.among(0, 3)))).collect()
     });
     let by_bid = by_bid.collect();
     Headrooms { constraints, by_bid }
 }
 
-fn from_environment(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 /// Checks a law on many random books; shows the smallest part of a book that breaks it.
 pub(crate) fn for_each_book(kind: Kind, cases: u64, check: impl Fn(&World)) {
-    let first = from_environment("HOURGLASS_FIRST_SEED").unwrap_or(0);
-    for seed in first..first + from_environment("PROPTEST_CASES").unwrap_or(cases) {
+    let first = from_environment(FIRST_SEED, 0);
+    for seed in first..first + from_environment("PROPTEST_CASES", cases) {
         let mut world = World::random(&mut Chance(seed), kind);
         let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(&world))) else { continue };
         let breaks = |world: &World| catch_unwind(AssertUnwindSafe(|| check(world))).is_err();

@@ -7,7 +7,8 @@ use hourglass_capacity::auction::{
     Reason, Refusal, Short, Unlimited, clear,
 };
 
-use super::books::{Chance, Kind, World, for_each_book, price, won};
+use super::books::{Kind, World, for_each_book, price, won};
+use hourglass_test_chance::Chance;
 
 const BOTH: [Kind; 2] = [Kind::Greedy, Kind::Mixed];
 
@@ -85,7 +86,7 @@ fn a3_the_order_of_bids_does_not_matter() {
             let mut chance = Chance(world.draft.bids.len() as u64);
             let mut draft = world.draft.clone();
             for at in 1..draft.bids.len() {
-                draft.bids.swap(at, chance.below(at + 1));
+                draft.bids.swap(at, chance.index(at + 1));
             }
             let book = Book::new(draft).unwrap();
             assert_eq!(book, world.book());
@@ -295,7 +296,7 @@ fn supply_back_and_forth_does_not_cycle() {
         let mut chance = Chance(world.draft.bids.len() as u64);
         let mut other: Vec<u64> = world.draft.pools.iter().map(|pool| pool.supply).collect();
         for supply in &mut other {
-            *supply = (*supply + 4).saturating_sub(chance.below(9) as u64);
+            *supply = (*supply + 4).saturating_sub(chance.index(9) as u64);
         }
         let mut world = world.after(&world.clear());
         let mut ends = vec![world.draft.clone()];

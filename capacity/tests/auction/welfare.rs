@@ -4,7 +4,8 @@ use hourglass_capacity::auction::welfare::{Welfare, bound};
 use hourglass_capacity::auction::{Bid, Book, BookDraft, Headrooms, Mode, PoolIx, Unlimited, clear};
 use hourglass_units::Percent;
 
-use super::books::{Chance, Kind, for_each_book, pool, price, won};
+use super::books::{Kind, for_each_book, pool, price, won};
+use hourglass_test_chance::Chance;
 
 /// The bound is above what any clearing of the same bids reaches, whatever runs and whatever is allowed.
 #[test]
@@ -83,11 +84,11 @@ fn busy_pool(chance: &mut Chance, nodes: u32, mode: Mode) -> Book {
     let mut bids: Vec<Bid> = Vec::new();
     let mut wanted = 0;
     while wanted < 2 * nodes {
-        let min_units = 1 << chance.below(5);
-        let more = if chance.one_in(2) { 0 } else { chance.within(0, 2 * min_units) };
+        let min_units = 1 << chance.index(5);
+        let more = if chance.one_in(2) { 0 } else { chance.among(0, 2 * min_units) };
         wanted += min_units + more;
         let (number, pools, running) = (bids.len() as u64, vec![PoolIx(0)], None);
-        let (max_units, limit) = (min_units + more, price(chance.within(100, 500)));
+        let (max_units, limit) = (min_units + more, price(chance.among(100, 500)));
         bids.push(Bid { number, pools, gpus_per_unit: 8, min_units, max_units, limit, running });
     }
     let pools = vec![pool(0, u64::from(nodes) * 8, 50, mode, "25")];

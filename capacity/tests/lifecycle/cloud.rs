@@ -124,7 +124,7 @@ impl Cloud {
                 Failure::Conflict,
                 Failure::Internal,
             ];
-            let failure = chance.pick(&failures).unwrap();
+            let failure = chance.any_of(&failures).unwrap();
             let lacks = failure == Failure::NotEnoughResources;
             self.mishaps.push((name.clone(), if lacks { Mishap::Lacked } else { Mishap::Failed }));
             return Err(failure);
@@ -219,7 +219,7 @@ impl Cloud {
         for machine in running {
             if self.errs(chance, 40) && self.machines[&machine].state == CloudState::Running {
                 self.happens(machine, Mishap::Stopped);
-                self.set(machine, chance.pick(&[CloudState::Stopped, CloudState::Error]).unwrap(), now);
+                self.set(machine, chance.any_of(&[CloudState::Stopped, CloudState::Error]).unwrap(), now);
                 if chance.one_in(3) {
                     self.machines.remove(&machine);
                 }
@@ -238,7 +238,7 @@ impl Cloud {
                 // Late: with a failed operation or without; and of a create something may be left.
                 self.set(machine, CloudState::Stopped, done_at);
                 let failure =
-                    chance.pick(&[Failure::NotEnoughResources, Failure::QuotaFailure, Failure::Internal]);
+                    chance.any_of(&[Failure::NotEnoughResources, Failure::QuotaFailure, Failure::Internal]);
                 let is_told = chance.one_in(2);
                 let failure = failure.filter(|_| is_told);
                 if let Some(failure) = failure {
