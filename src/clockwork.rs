@@ -91,7 +91,7 @@ async fn tick(cell: &CellHandle, finalise_invoices: bool) -> Result<u64, CellErr
 /// A review and a clearing between two ticks, where they have something to do.
 async fn look(cell: &CellHandle) -> Result<(), CellError> {
     let now = cell.now();
-    let due = cell.read(move |state| (state.quotas().is_due(now), state.market().is_due()));
+    let due = cell.read(move |state| (state.quotas().is_due(now), state.market().is_due(now)));
     let (review_is_due, clearing_is_due) = due.await?;
     if review_is_due {
         review(cell).await?;

@@ -91,6 +91,7 @@ pub(crate) fn set_up_at(
             gpus: GPUS,
             agent: agent(n),
             hold: None,
+            fabric: None,
         };
         [Command::RegisterInstance(registration), Command::StartInstance { instance, at: opens_at }]
     });

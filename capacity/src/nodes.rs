@@ -194,6 +194,46 @@ impl Nodes {
         Ok(())
     }
 
+    /// Whether a node may be set so, or be forgotten where it is nothing.
+    pub fn check(&self, id: &NodeId, node: Option<Node>) -> Result<(), NodesError> {
+        let before = self.get(id);
+        let Some(Node { gpus, .. }) = node else {
+            return before.map(drop).ok_or_else(|| NodesError::Unknown { node: id.clone() });
+        };
+        let Some(before) = before else {
+            self.check_new(id, gpus)?;
+            return self.check_sum(gpus, self.given);
+        };
+        if !(1..=NODE_GPUS_MAX).contains(&gpus) {
+            return Err(NodesError::NodeGpus { node: id.clone(), gpus });
+        }
+        self.check_sum(gpus.saturating_sub(before.gpus), self.given)
+    }
+
+    /// Sets a node, a new one or one that is known, or forgets it: without a question, for what
+    /// [`Self::check`] said stands in the log.
+    pub fn set(&mut self, id: NodeId, node: Option<Node>) {
+        match node {
+            Some(node) => self.put(id, node),
+            None => drop(self.remove(&id)),
+        }
+    }
+
+    /// GPUs of all nodes.
+    pub fn gpus(&self) -> u64 {
+        self.owned
+    }
+
+    /// Of them, those that cannot be used, from an instant on.
+    pub fn excluded(&self, from: Instant) -> Steps {
+        let given = Steps::sum(self.intervals.iter().map(|it| (it.interval, it.gpus)));
+        let mut all = given;
+        if let Some(rest) = Interval::from(from) {
+            all.add(rest, self.owned);
+        }
+        all.beyond(&self.capacity, from)
+    }
+
     /// Changes how a node is.
     pub fn set_state(&mut self, id: &NodeId, state: NodeState) -> Result<(), NodesError> {
         let gpus = self.get(id).ok_or_else(|| NodesError::Unknown { node: id.clone() })?.gpus;

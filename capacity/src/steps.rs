@@ -9,11 +9,13 @@ use std::fmt;
 use std::ops::Bound;
 
 use hourglass_units::{INSTANT_MAX, INSTANT_MIN, Instant, Interval};
+use serde::{Deserialize, Serialize};
 
 /// GPUs over time; none before the first step. Two that say the same are equal.
 ///
 /// Sums are held within a `u64`. Those who add bound how much and how often, so that none comes near it.
-#[derive(Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "BTreeMap<Instant, u64>", into = "BTreeMap<Instant, u64>")]
 pub struct Steps {
     /// From each instant on this many. No two neighbours are the same, and the first is not zero.
     levels: BTreeMap<Instant, u64>,
@@ -69,6 +71,23 @@ impl Steps {
         changes.fold(self.at(within.start()), u64::min)
     }
 
+    /// By how much this is more than another, from an instant on; none before it.
+    pub fn beyond(&self, other: &Self, from: Instant) -> Self {
+        let parts = Interval::from(from).into_iter().flat_map(|rest| side_by_side([self, other], rest));
+        Self::sum(parts.map(|(part, [level, other])| (part, level.saturating_sub(other))))
+    }
+
+    /// What it was until an instant, and another one from there on.
+    pub fn splice(&mut self, from: Instant, other: &Self) {
+        let Some(rest) = Interval::from(from) else { return };
+        let before = Interval::between(INSTANT_MIN, from);
+        let of = |steps: &Self, within: Interval| -> Vec<(Interval, u64)> {
+            side_by_side([steps], within).map(|(part, [level])| (part, level)).collect()
+        };
+        let kept = before.map_or_else(Vec::new, |before| of(self, before));
+        *self = Self::sum(kept.into_iter().chain(of(other, rest)));
+    }
+
     /// So many more during the interval.
     pub fn add(&mut self, within: Interval, gpus: u64) {
         self.change(within, |level| level.saturating_add(gpus));
@@ -99,6 +118,20 @@ impl Steps {
         for at in idle {
             self.levels.remove(&at);
         }
+    }
+}
+
+impl From<BTreeMap<Instant, u64>> for Steps {
+    fn from(mut levels: BTreeMap<Instant, u64>) -> Self {
+        let mut before = 0;
+        levels.retain(|_, level| std::mem::replace(&mut before, *level) != *level);
+        Self { levels }
+    }
+}
+
+impl From<Steps> for BTreeMap<Instant, u64> {
+    fn from(steps: Steps) -> Self {
+        steps.levels
     }
 }
 
@@ -179,6 +212,15 @@ mod tests {
             prop_assert_eq!(&Steps::sum(parts), &steps);
 
             let other = Steps::sum([(window, 3)]);
+            let mut spliced = steps.clone();
+            spliced.splice(window.start(), &other);
+            let beyond = steps.beyond(&other, window.start());
+            for ms in 0..SPAN {
+                let later = ms >= window.start().unix_ms();
+                let (own, others) = (array[ms as usize], if window.contains(at(ms)) { 3 } else { 0 });
+                prop_assert_eq!(spliced.at(at(ms)), if later { others } else { own });
+                prop_assert_eq!(beyond.at(at(ms)), if later { own.saturating_sub(others) } else { 0 });
+            }
             let whole = Interval::new(at(0), at(SPAN)).unwrap();
             let mut until = at(0);
             for (part, [a, b]) in side_by_side([&steps, &other], whole) {

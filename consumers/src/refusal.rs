@@ -271,7 +271,9 @@ pub(crate) const fn market_code(rejection: &MarketRejection) -> Code {
     match rejection {
         M::PoolUnknown { .. } | M::BidUnknown { .. } | M::NoLife { .. } => Code::NotFound,
         M::BidExists { .. } => Code::AlreadyExists,
-        M::PoolsFull | M::BidsFull => Code::ResourceExhausted,
+        M::PoolsFull | M::BidsFull | M::PoolFull { .. } | M::AllowanceUsed { .. } | M::ClaimsFull { .. } => {
+            Code::ResourceExhausted
+        }
         M::PoolCurrencyFixed { .. }
         | M::CurrencyDiffers { .. }
         | M::BidCancelled { .. }
@@ -279,11 +281,24 @@ pub(crate) const fn market_code(rejection: &MarketRejection) -> Code {
         | M::GangRuns { .. }
         | M::IsAUnit { .. }
         | M::Life(_)
+        | M::NodesExceedPool { .. }
+        | M::MaintenanceOver { .. }
+        | M::FabricDiffers { .. }
+        | M::WithoutFabric { .. }
+        | M::ReservationOver { .. }
+        | M::NotLent { .. }
+        | M::Calendar(_)
         | M::NothingNew
         | M::NothingToClear => Code::FailedPrecondition,
         M::PoolElsewhere { .. }
         | M::ListingTooLong
         | M::NoticeOutOfRange
+        | M::DrainOutOfRange
+        | M::OwnerShareAboveWhole
+        | M::Node(_)
+        | M::FabricOfSpot
+        | M::ClaimOfNothing
+        | M::Allowances(_)
         | M::PoolTwice { .. }
         | M::Bid(_)
         | M::LimitZero

@@ -20,5 +20,6 @@ mod recovery;
 mod rejections;
 mod simulation;
 mod standby;
+mod supply;
 mod support;
 mod tamper;

@@ -11,7 +11,7 @@ use hourglass_ledger::core::{Command, Detail, Event, Policy, Recorded, Rejection
 use hourglass_quota::cap::{CapDraft, CapPeriod, Enforcement};
 use hourglass_quota::{Bound, Class, Limits};
 use hourglass_test_chance::{Chance, from_environment};
-use hourglass_units::{Amount, Currency, Percent, Price};
+use hourglass_units::{Amount, Currency, Price};
 
 use super::cell::BEGIN;
 use super::quotas::{forge_any, verify_core};
@@ -20,7 +20,7 @@ use super::support::{Core, HOUR, MINUTE, at, ms, start, stop, usage};
 const POOL: &str = "eu/h100/fabric-1";
 const OTHER: &str = "eu/h100/fabric-2";
 
-fn price(text: &str) -> Price {
+pub(crate) fn price(text: &str) -> Price {
     Price::parse(text).unwrap()
 }
 
@@ -40,24 +40,15 @@ fn reserve() -> ReservePolicy {
 }
 
 fn terms(gpus: u64) -> PoolTerms {
-    PoolTerms {
-        currency: Currency::USD,
-        gpus,
-        safety_buffer: 0,
-        reserve: reserve(),
-        mode: ClearingMode::Greedy,
-        gang_max: Percent::WHOLE,
-        notice_ms: MINUTE,
-        driven: false,
-    }
+    PoolTerms::new(Currency::USD, gpus, reserve())
 }
 
-fn set_pool(pool: &str, terms: PoolTerms) -> Command {
+pub(crate) fn set_pool(pool: &str, terms: PoolTerms) -> Command {
     market(MarketCommand::SetPool { pool: pool.parse().unwrap(), terms })
 }
 
 /// A bid of a project of the same name as its tenant's, for units of one GPU.
-fn bid(name: &str, units: (u32, u32), limit: &str) -> BidDraft {
+pub(crate) fn bid(name: &str, units: (u32, u32), limit: &str) -> BidDraft {
     BidDraft {
         bid: name.parse().unwrap(),
         project: "ml".parse().unwrap(),
@@ -71,7 +62,7 @@ fn bid(name: &str, units: (u32, u32), limit: &str) -> BidDraft {
     }
 }
 
-fn place(tenant: &str, bid: BidDraft) -> Command {
+pub(crate) fn place(tenant: &str, bid: BidDraft) -> Command {
     market(MarketCommand::PlaceBid { tenant: tenant.parse().unwrap(), bid })
 }
 
@@ -210,9 +201,9 @@ fn a7_supply_that_is_reclaimed_is_the_cause() {
     core.run(clear()).unwrap();
     assert_eq!((held(&core, "acme", "dear"), held(&core, "acme", "cheap")), (3, 3));
     core.run(set_pool(POOL, PoolTerms { safety_buffer: 3, ..terms(8) })).unwrap();
-    assert!(core.state.market().is_due());
+    assert!(core.state.market().is_due(at(core.now)));
     core.run(clear()).unwrap();
-    assert!(!core.state.market().is_due());
+    assert!(!core.state.market().is_due(at(core.now)));
     assert_eq!(
         stopping(&core).into_iter().map(|(_, cause)| cause).collect::<Vec<_>>(),
         [Cause::SupplyReclaimed]

@@ -321,6 +321,7 @@ fn what_is_sold_otherwise_is_refused_without_a_trace() {
         from,
         until,
         payment: Payment::UpfrontTotal { total: total.parse_amount() },
+        fabric: None,
     };
     let reserve =
         |tenant: &str, reservation| Command::Reserve { tenant: tenant.parse().unwrap(), reservation };

@@ -155,6 +155,7 @@ pub(crate) fn registration(instance: &str, tenant: &str, gpus: u32) -> Registrat
         gpus,
         agent: None,
         hold: None,
+        fabric: None,
     }
 }
 

@@ -9,7 +9,7 @@
 //! if they tile its time then their shares make the whole.
 
 use hourglass_units::{
-    Amount, HOUR_MILLISECONDS, Instant, Interval, Platform, Price, ProjectId, Quantity, ReservationId,
+    Amount, Fabric, HOUR_MILLISECONDS, Instant, Interval, Platform, Price, ProjectId, Quantity, ReservationId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,9 @@ pub struct ReservationDraft {
     pub until: Instant,
     /// How it is paid for.
     pub payment: Payment,
+    /// In which fabric its GPUs are kept free for it; where absent it is a matter of price alone.
+    #[serde(default)]
+    pub fabric: Option<Fabric>,
 }
 
 /// What is wrong with a reservation.

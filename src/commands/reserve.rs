@@ -1,9 +1,14 @@
 //! `hourglass reserve`: GPUs sold for a time.
 
+use hourglass_capacity::calendar::Allowance;
+use hourglass_capacity::supply::{Claim, Offer};
 use hourglass_consumers::billing::reservations::{ReservationRow, reservations};
 use hourglass_ledger::core::Command;
+use hourglass_ledger::core::market::{MarketCommand, SupplyCommand};
 use hourglass_pricing::reservation::{Payment, ReservationDraft};
-use hourglass_units::{Amount, Instant, Platform, Price, ProjectId, ReservationId, TenantId};
+use hourglass_units::{
+    Amount, Fabric, Instant, Interval, Platform, Price, ProjectId, ReservationId, TenantId,
+};
 use serde_json::json;
 
 use super::change::{AFTER_HELP, Change};
@@ -14,7 +19,7 @@ use crate::failure::Failure;
 use crate::output::{Format, answer, log_progress, table};
 use crate::wire;
 
-/// GPUs sold for a time: create, amend, list.
+/// GPUs sold for a time: create, amend, list, lend to spot, assign to projects.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
@@ -35,6 +40,55 @@ enum Action {
         /// Which
         reservation: ReservationId,
         /// The new end, a full UTC hour that has not come yet
+        #[arg(long, value_name = "TIME", value_parser = instant)]
+        until: Instant,
+    },
+    /// Lend what is idle of a reservation to spot, for the pool's share of what spot pays
+    Lend {
+        /// Whose
+        tenant: TenantId,
+        /// Which
+        reservation: ReservationId,
+        /// At most so many GPUs [default: all that is idle]
+        #[arg(long, value_name = "GPUS")]
+        at_most: Option<u64>,
+    },
+    /// Take back what was lent: spot that sits on it gets its notice
+    Withdraw {
+        /// Whose
+        tenant: TenantId,
+        /// Which
+        reservation: ReservationId,
+    },
+    /// Say when the owner of what is lent will need how much of it: it is there then
+    Claim {
+        /// Whose
+        tenant: TenantId,
+        /// Which
+        reservation: ReservationId,
+        /// How many GPUs, those that it uses already included
+        #[arg(long)]
+        gpus: u64,
+        /// From then on
+        #[arg(long, value_name = "TIME", value_parser = instant)]
+        from: Instant,
+        /// Until then
+        #[arg(long, value_name = "TIME", value_parser = instant)]
+        until: Instant,
+    },
+    /// Give projects their parts of a reservation, in place of those before; the rest is anybody's
+    Assign {
+        /// Whose
+        tenant: TenantId,
+        /// Which
+        reservation: ReservationId,
+        /// A project's GPUs, for all of the reservation's time; once for each project
+        #[arg(long, value_name = "PROJECT=GPUS", value_parser = part)]
+        part: Vec<(ProjectId, u64)>,
+        /// From then on
+        #[arg(long, value_name = "TIME", value_parser = instant)]
+        from: Instant,
+        /// Until then
         #[arg(long, value_name = "TIME", value_parser = instant)]
         until: Instant,
     },
@@ -66,6 +120,9 @@ struct Create {
     /// Until which full UTC hour
     #[arg(long, value_name = "TIME", value_parser = instant)]
     until: Instant,
+    /// Keep GPUs free for it in the pool of this fabric [default: it is a matter of price alone]
+    #[arg(long)]
+    fabric: Option<Fabric>,
     #[command(flatten)]
     paid: Paid,
 }
@@ -123,6 +180,52 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
             };
             change.run(server, settings, format, |_| says)
         }
+        Action::Lend { tenant, reservation, at_most } => {
+            let says = format!("what is idle of {reservation} is lent to spot");
+            let offer = Some(at_most.map_or(Offer::Automatic, Offer::AtMost));
+            let body = json!({ "at_most": at_most });
+            supply(SupplyCommand::Lend { tenant, reservation, offer }, "lend", body).run(
+                server,
+                settings,
+                format,
+                |_| says,
+            )
+        }
+        Action::Withdraw { tenant, reservation } => {
+            let says = format!("nothing of {reservation} is lent any more");
+            supply(SupplyCommand::Lend { tenant, reservation, offer: None }, "withdraw", json!({})).run(
+                server,
+                settings,
+                format,
+                |_| says,
+            )
+        }
+        Action::Claim { tenant, reservation, gpus, from, until } => {
+            let says = format!("{gpus} GPUs of {reservation} are back from {from} until {until}");
+            let claim = Claim { gpus, interval: interval(from, until)? };
+            let body = json!({ "gpus": gpus, "from": from, "until": until });
+            supply(SupplyCommand::Claim { tenant, reservation, claim }, "claim", body).run(
+                server,
+                settings,
+                format,
+                |_| says,
+            )
+        }
+        Action::Assign { tenant, reservation, part, from, until } => {
+            let says = format!("{} projects have parts of {reservation}", part.len());
+            let interval = interval(from, until)?;
+            let parts = part.into_iter();
+            let allowances: Vec<_> =
+                parts.map(|(project, gpus)| Allowance { project, gpus, interval }).collect();
+            let row = |it: &Allowance| json!({"project": it.project, "gpus": it.gpus, "from": from, "until": until});
+            let body = json!({ "allowances": allowances.iter().map(row).collect::<Vec<_>>() });
+            supply(SupplyCommand::Assign { tenant, reservation, allowances }, "assign", body).run(
+                server,
+                settings,
+                format,
+                |_| says,
+            )
+        }
         Action::List { tenant } => {
             let rows: Vec<ReservationRow> = match server.client()? {
                 Some(client) => rows_of(&client, &format!("/v1/tenants/{tenant}/reservations"))?,
@@ -137,13 +240,38 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
     }
 }
 
+/// `PROJECT=GPUS`.
+fn part(text: &str) -> Result<(ProjectId, u64), String> {
+    let (project, gpus) = text.split_once('=').ok_or("give PROJECT=GPUS")?;
+    let project = project.parse().map_err(|error| format!("{error}"))?;
+    Ok((project, gpus.parse().map_err(|error| format!("{error}"))?))
+}
+
+fn interval(from: Instant, until: Instant) -> Result<Interval, Failure> {
+    Interval::between(from, until).ok_or_else(|| Failure::Usage("--until must be after --from".to_owned()))
+}
+
+/// A change of what is lent or assigned of a reservation.
+fn supply(command: SupplyCommand, action: &str, body: serde_json::Value) -> Change {
+    let resource = match &command {
+        SupplyCommand::Lend { tenant, reservation, .. }
+        | SupplyCommand::Claim { tenant, reservation, .. }
+        | SupplyCommand::Assign { tenant, reservation, .. } => {
+            format!("/v1/tenants/{tenant}/reservations/{reservation}")
+        }
+        SupplyCommand::SetNode { .. } => String::new(),
+    };
+    let command = MarketCommand::Supply(command).into();
+    Change { command, path: format!("{resource}:{action}"), body, resource }
+}
+
 fn create(create: Create, server: &Server, settings: &Resolved, format: Format) -> Result<(), Failure> {
-    let Create { tenant, reservation, project, platform, gpus, from, until, paid } = create;
+    let Create { tenant, reservation, project, platform, gpus, from, until, fabric, paid } = create;
     let says = format!("{tenant} has reservation {reservation}: {gpus} GPUs from {from} until {until}");
     let path = format!("/v1/tenants/{tenant}/reservations");
     let resource = format!("{path}/{reservation}");
     let payment = paid.payment()?;
-    let reservation = ReservationDraft { reservation, project, platform, gpus, from, until, payment };
+    let reservation = ReservationDraft { reservation, project, platform, gpus, from, until, payment, fabric };
     let body = super::body(&reservation)?;
     let change = Change { command: Command::Reserve { tenant, reservation }, path, body, resource };
     change.run(server, settings, format, |_| says)

@@ -60,6 +60,7 @@ pub fn workload(seed: u64) -> Result<Workload, DemoError> {
                     gpus,
                     agent: Some(agent.clone()),
                     hold: None,
+                    fabric: None,
                 };
                 jobs.push(Job { instance, agent, ran });
                 free_from = ran.end().saturating_add_ms(random.i64(0..8 * HOUR_MS));

@@ -146,6 +146,7 @@ pub fn read(
             gpus: row.num_gpu,
             agent: Some(node.agent.clone()),
             hold: None,
+            fabric: None,
         };
         jobs.push(Job {
             instance,

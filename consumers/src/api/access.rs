@@ -16,10 +16,10 @@ use crate::auth::{Denied, Principal};
 
 use Permission::{
     IngestUsage, ManageKeys, ReadBids, ReadBooks, ReadContracts, ReadInstances, ReadLedger, ReadMarket,
-    ReadMetrics, ReadQuarantine, ReadQuotas, ReadRateCards, ReadReservations, ReadTenants, ReadUsage,
-    RequestQuotas, RerateOpen, VoidUsage, WriteBids, WriteCaps, WriteCredits, WriteHolds, WriteInstances,
-    WriteInvoices, WriteMarket, WritePrices, WriteQuarantine, WriteQuotas, WriteReservations, WriteTax,
-    WriteTenants,
+    ReadMetrics, ReadQuarantine, ReadQuotas, ReadRateCards, ReadReservations, ReadSupply, ReadTenants,
+    ReadUsage, RequestQuotas, RerateOpen, VoidUsage, WriteBids, WriteCaps, WriteCredits, WriteHolds,
+    WriteInstances, WriteInvoices, WriteLoans, WriteMarket, WritePrices, WriteQuarantine, WriteQuotas,
+    WriteReservations, WriteTax, WriteTenants,
 };
 
 /// Method, path and the permission that both need. An action such as `:start` is part of the path.
@@ -44,7 +44,12 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET",  "/v1/pools",                                                       ReadMarket),
     ("PUT",  "/v1/pools/{platform}/{fabric}",                                   WriteMarket),
     ("GET",  "/v1/pools/{platform}/{fabric}",                                   ReadMarket),
+    ("GET",  "/v1/pools/{platform}/{fabric}/account",                           ReadSupply),
+    ("GET",  "/v1/pools/{platform}/{fabric}/nodes",                             ReadSupply),
+    ("PUT",  "/v1/pools/{platform}/{fabric}/nodes/{node}",                      WriteMarket),
+    ("DELETE", "/v1/pools/{platform}/{fabric}/nodes/{node}",                    WriteMarket),
     ("GET",  "/v1/pools/{platform}/{fabric}/prices",                            ReadMarket),
+    ("GET",  "/v1/pools/{platform}/{fabric}/supply",                            ReadSupply),
     ("GET",  "/v1/preemptions",                                                 WriteHolds),
     ("GET",  "/v1/quarantine",                                                  ReadQuarantine),
     ("GET",  "/v1/quarantine/{position}",                                       ReadQuarantine),
@@ -121,9 +126,13 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET",  "/v1/tenants/{tenant}/reservations",                               ReadReservations),
     ("GET",  "/v1/tenants/{tenant}/reservations/{reservation}",                 ReadReservations),
     ("POST", "/v1/tenants/{tenant}/reservations/{reservation}:amend",           WriteReservations),
+    ("POST", "/v1/tenants/{tenant}/reservations/{reservation}:assign",          WriteLoans),
+    ("POST", "/v1/tenants/{tenant}/reservations/{reservation}:claim",           WriteLoans),
+    ("POST", "/v1/tenants/{tenant}/reservations/{reservation}:lend",            WriteLoans),
+    ("POST", "/v1/tenants/{tenant}/reservations/{reservation}:withdraw",        WriteLoans),
     ("GET",  "/v1/tenants/{tenant}/spend-caps",                                 ReadQuotas),
     ("PUT",  "/v1/tenants/{tenant}/spend-caps",                                 WriteCaps),
-    ("DELETE","/v1/tenants/{tenant}/spend-caps",                                 WriteCaps),
+    ("DELETE", "/v1/tenants/{tenant}/spend-caps",                               WriteCaps),
     ("POST", "/v1/tenants/{tenant}/tax",                                        WriteTax),
     ("GET",  "/v1/tenants/{tenant}/transfers",                                  ReadBooks),
     ("GET",  "/v1/tenants/{tenant}/unused",                                     ReadUsage),

@@ -19,7 +19,10 @@ use super::quotas::__path_place_project;
 use super::quotas::holds::{__path_commit_hold, __path_release_hold, __path_renew_hold, __path_resize_hold};
 use super::quotas::leases::{__path_refresh_lease, __path_return_lease};
 use super::quotas::requests::__path_decide_request;
-use super::reservations::__path_amend_reservation;
+use super::reservations::{
+    __path_amend_reservation, __path_assign_reservation, __path_claim_loan, __path_lend_reservation,
+    __path_withdraw_loan,
+};
 
 use crate::auth::roles::{Permission, Reach, holders};
 
@@ -35,7 +38,8 @@ use crate::auth::roles::{Permission, Reach, holders};
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     paths(
-        start_instance, stop_instance, change_mode, void_usage, amend_reservation, pay_invoice, void_invoice,
+        start_instance, stop_instance, change_mode, void_usage, amend_reservation, assign_reservation, claim_loan,
+        lend_reservation, withdraw_loan, pay_invoice, void_invoice,
         revoke_key, replay_quarantine, place_project, commit_hold, release_hold, renew_hold, resize_hold,
         refresh_lease, return_lease, decide_request, update_bid, cancel_bid,
     ),

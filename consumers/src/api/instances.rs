@@ -52,7 +52,8 @@ pub(super) struct InstanceDraft {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     limit: Option<Price>,
-    /// Of a spot instance: in the pool of which fabric; in that of the whole platform where absent.
+    /// In which fabric. Of a spot instance the pool whose price it pays; of all others the pool that it is
+    /// counted in: it comes before spot there, and may have to wait until spot has made way.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     fabric: Option<Fabric>,
@@ -161,6 +162,10 @@ pub(super) struct View {
     /// The order to stop it, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     preemption: Option<StopRow>,
+    /// `true` where it was accepted and has to wait until spot has made way for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    waits: bool,
 }
 
 /// An instance, as of a log position.
@@ -250,6 +255,7 @@ fn view(state: &Facts, it: InstanceView<'_>) -> View {
         running_since: it.running_since().map(|since| since.to_string()),
         quota: it.unheld().map(|unheld| if unheld { "unheld" } else { "held" }),
         preemption: preemption_of(state, &Target::Instance(it.id().clone())),
+        waits: state.market().waits(state, it.id()),
     }
 }
 
@@ -315,9 +321,11 @@ pub(super) async fn register_instance(
         agent,
         hold,
     } = draft;
-    let mode = mode(model, reservation, (bid, limit, fabric))?;
+    // Of spot it is the pool's, of all others where it runs.
+    let (pool, fabric) = if model == PurchaseModel::Spot { (fabric, None) } else { (None, fabric) };
+    let mode = mode(model, reservation, (bid, limit, pool))?;
     let resource = format!("/v1/tenants/{tenant}/instances/{instance}");
-    let registration = Registration { instance, tenant, project, platform, mode, gpus, agent, hold };
+    let registration = Registration { instance, tenant, project, platform, mode, gpus, agent, hold, fabric };
     let outcome = app.submit(Command::RegisterInstance(registration), name).await?;
     Ok(done(&outcome, true, resource))
 }

@@ -2,11 +2,14 @@
 
 use axum::extract::State;
 use axum::response::Response;
+use hourglass_capacity::calendar::Allowance;
+use hourglass_capacity::supply::{Claim, Offer};
+use hourglass_ledger::core::market::{MarketCommand, SupplyCommand};
 use hourglass_ledger::core::rows::UnusedRow;
 use hourglass_ledger::core::{Command, Rejection};
 use hourglass_ledger::store::Keyed;
 use hourglass_pricing::reservation::ReservationDraft;
-use hourglass_units::{Instant, ReservationId, TenantId};
+use hourglass_units::{Instant, Interval, ReservationId, TenantId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -17,6 +20,7 @@ use super::page::{ListPage, PageRequest, behind};
 use super::problem::Problem;
 use super::schema::Payment;
 use super::tenants::PageQuery;
+use crate::billing::market::{AllowanceRow, ClaimRow};
 use crate::billing::report::AsOf;
 use crate::billing::reservations::{ReservationRow, reservations};
 use crate::usage::Name;
@@ -41,6 +45,28 @@ pub(super) struct Draft {
     until: String,
     /// How it is paid for.
     payment: Payment,
+    /// In which fabric its GPUs are kept free for it, by the pool of that name; where absent it is a matter of
+    /// price alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fabric: Option<String>,
+}
+
+/// How much of what is idle is lent to spot.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = LoanDraft)]
+pub(super) struct LendDraft {
+    /// At most so many GPUs; all that is idle where absent.
+    #[serde(default)]
+    at_most: Option<u64>,
+}
+
+/// The parts of a reservation that are projects' own.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AssignDraft {
+    /// In place of those before; the rest is anybody's.
+    allowances: Vec<AllowanceRow>,
 }
 
 /// Another end.
@@ -162,21 +188,119 @@ pub(super) async fn get_reservation(
     Ok(axum::Json(read.await?))
 }
 
-/// `POST …/{reservation}:amend`. The router knows no suffix of a segment, so it is read here.
+/// `POST …/{reservation}:amend` and the like. The router knows no suffix of a segment, so it is read here.
 pub(super) async fn act_on_reservation(
     State(app): State<App>,
     Path((tenant, named)): Path<(TenantId, String)>,
     Idempotency(name): Idempotency,
     body: Body,
 ) -> Result<Response, Problem> {
-    let Some((id, "amend")) = named.rsplit_once(':') else {
-        return Err(Problem::not_found("action_unknown", "a reservation has the action :amend"));
+    let unknown = || {
+        let actions = "a reservation has the actions :amend, :assign, :claim, :lend and :withdraw";
+        Problem::not_found("action_unknown", actions)
     };
+    let (id, action) = named.rsplit_once(':').ok_or_else(unknown)?;
     let id = id.parse().map_err(|error| Problem::bad_request("path_invalid", format!("{error}")))?;
+    let of = (tenant, id);
+    if action == "withdraw" {
+        return withdraw_loan(app, of, name).await;
+    }
     if body.media_type != "application/json" {
         return Err(unsupported(&body.media_type, "application/json"));
     }
-    amend_reservation(app, (tenant, id), name, json(&body.bytes)?).await
+    match action {
+        "amend" => amend_reservation(app, of, name, json(&body.bytes)?).await,
+        "assign" => assign_reservation(app, of, name, json(&body.bytes)?).await,
+        "claim" => claim_loan(app, of, name, json(&body.bytes)?).await,
+        "lend" => lend_reservation(app, of, name, json(&body.bytes)?).await,
+        _ => Err(unknown()),
+    }
+}
+
+/// Lends what is idle of a reservation to spot, for the pool's share of what spot pays. Its owner has it back
+/// when it has said that it will need it, and within the pool's notice otherwise.
+#[utoipa::path(
+    post, path = "/v1/tenants/{tenant}/reservations/{reservation}:lend", tag = "reservations",
+    params(("tenant" = String, Path), ("reservation" = String, Path)), request_body = LendDraft,
+    responses((status = 200, description = "Lent.", body = Done))
+)]
+pub(super) async fn lend_reservation(
+    app: App,
+    (tenant, reservation): (TenantId, ReservationId),
+    name: Option<Name>,
+    draft: LendDraft,
+) -> Result<Response, Problem> {
+    let offer = Some(draft.at_most.map_or(Offer::Automatic, Offer::AtMost));
+    supply(app, SupplyCommand::Lend { tenant, reservation, offer }, name).await
+}
+
+/// Takes the whole offer back: spot that sits on it gets its notice.
+#[utoipa::path(
+    post, path = "/v1/tenants/{tenant}/reservations/{reservation}:withdraw", tag = "reservations",
+    params(("tenant" = String, Path), ("reservation" = String, Path)),
+    responses((status = 200, description = "Taken back.", body = Done))
+)]
+pub(super) async fn withdraw_loan(
+    app: App,
+    (tenant, reservation): (TenantId, ReservationId),
+    name: Option<Name>,
+) -> Result<Response, Problem> {
+    supply(app, SupplyCommand::Lend { tenant, reservation, offer: None }, name).await
+}
+
+/// Says when the owner of what is lent will need how much of it: it is there then.
+#[utoipa::path(
+    post, path = "/v1/tenants/{tenant}/reservations/{reservation}:claim", tag = "reservations",
+    params(("tenant" = String, Path), ("reservation" = String, Path)), request_body = ClaimRow,
+    responses((status = 200, description = "Noted.", body = Done))
+)]
+pub(super) async fn claim_loan(
+    app: App,
+    (tenant, reservation): (TenantId, ReservationId),
+    name: Option<Name>,
+    draft: ClaimRow,
+) -> Result<Response, Problem> {
+    let claim = Claim { gpus: draft.gpus, interval: interval(draft.from, draft.until)? };
+    supply(app, SupplyCommand::Claim { tenant, reservation, claim }, name).await
+}
+
+/// Assigns parts of a reservation to projects, in place of what was assigned before.
+#[utoipa::path(
+    post, path = "/v1/tenants/{tenant}/reservations/{reservation}:assign", tag = "reservations",
+    params(("tenant" = String, Path), ("reservation" = String, Path)), request_body = AssignDraft,
+    responses((status = 200, description = "Assigned.", body = Done))
+)]
+pub(super) async fn assign_reservation(
+    app: App,
+    (tenant, reservation): (TenantId, ReservationId),
+    name: Option<Name>,
+    draft: AssignDraft,
+) -> Result<Response, Problem> {
+    let allowance = |it: AllowanceRow| {
+        let project = it.project.parse();
+        let project = project.map_err(|error| Problem::bad_request("body_invalid", format!("{error}")))?;
+        Ok(Allowance { project, gpus: it.gpus, interval: interval(it.from, it.until)? })
+    };
+    let allowances = draft.allowances.into_iter().map(allowance).collect::<Result<_, Problem>>()?;
+    supply(app, SupplyCommand::Assign { tenant, reservation, allowances }, name).await
+}
+
+fn interval(from: Instant, until: Instant) -> Result<Interval, Problem> {
+    Interval::between(from, until)
+        .ok_or_else(|| Problem::bad_request("body_invalid", "until must be after from"))
+}
+
+async fn supply(app: App, command: SupplyCommand, name: Option<Name>) -> Result<Response, Problem> {
+    let resource = match &command {
+        SupplyCommand::Lend { tenant, reservation, .. }
+        | SupplyCommand::Claim { tenant, reservation, .. }
+        | SupplyCommand::Assign { tenant, reservation, .. } => {
+            format!("/v1/tenants/{tenant}/reservations/{reservation}")
+        }
+        SupplyCommand::SetNode { .. } => String::new(),
+    };
+    let outcome = app.submit(MarketCommand::Supply(command).into(), name).await?;
+    Ok(done(&outcome, false, resource))
 }
 
 /// Gives a reservation another end. What is paid up front can only be extended, at its price.

@@ -76,12 +76,16 @@ pub(crate) enum Permission {
     WriteHolds,
     /// Pools, their prices, and the receipts of clearings.
     ReadMarket,
-    /// Pools, the margin, and clearing.
+    /// What pools have promised and to whom it went, in sum.
+    ReadSupply,
+    /// Pools, their nodes, the margin, and clearing.
     WriteMarket,
     /// Bids.
     ReadBids,
     /// Placing, changing and taking back bids.
     WriteBids,
+    /// Lending what is reserved, and giving projects their parts of it.
+    WriteLoans,
     /// The log's head and digest.
     ReadLedger,
     /// API keys: list, create, revoke.
@@ -95,7 +99,7 @@ pub(crate) enum Permission {
 type Line = (Permission, &'static str, Scope, [Reach; 7]);
 
 #[rustfmt::skip]
-const TABLE: [Line; 32] = {
+const TABLE: [Line; 34] = {
     use Permission as P;
     use Scope::{Ingest, Keys, Metrics, Read, Write};
     [
@@ -126,9 +130,11 @@ const TABLE: [Line; 32] = {
     (P::WriteCaps,         "caps.write",          Write,   [Own, All, No,  No,  No,  All, No ]),
     (P::WriteHolds,        "holds.write",         Write,   [No,  No,  No,  No,  All, All, No ]),
     (P::ReadMarket,        "market.read",         Read,    [All, All, All, All, All, All, No ]),
+    (P::ReadSupply,        "supply.read",         Read,    [No,  All, All, All, All, All, No ]),
     (P::WriteMarket,       "market.write",        Write,   [No,  No,  No,  No,  No,  All, No ]),
     (P::ReadBids,          "bids.read",           Read,    [Own, No,  All, All, No,  All, No ]),
     (P::WriteBids,         "bids.write",          Write,   [Own, No,  All, No,  No,  All, No ]),
+    (P::WriteLoans,        "loans.write",         Write,   [Own, No,  No,  No,  No,  All, No ]),
     (P::ReadLedger,        "ledger.read",         Read,    [No,  All, No,  No,  No,  All, No ]),
     (P::ManageKeys,        "keys.manage",         Keys,    [No,  No,  No,  No,  No,  All, No ]),
     (P::ReadMetrics,       "metrics.read",        Metrics, [No,  No,  No,  No,  No,  All, No ]),

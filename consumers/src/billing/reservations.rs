@@ -1,10 +1,13 @@
 //! Reservations, and what they cost.
 
+use hourglass_capacity::calendar::ReservationName;
 use hourglass_ledger::core::{Held, State};
 use hourglass_pricing::reservation::Payment;
 use hourglass_units::{Hour, INSTANT_MIN, Interval, TenantId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use super::market::{AllowanceRow, LoanRow, loan_and_allowances, pool_name};
 
 /// GPUs that are sold for a time.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -47,6 +50,15 @@ pub struct ReservationRow {
     pub earned: String,
     /// Where in the log it was made.
     pub position: u64,
+    /// In which fabric its GPUs are kept free for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fabric: Option<String>,
+    /// What of it is lent to spot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loan: Option<LoanRow>,
+    /// What of it is projects' own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowances: Vec<AllowanceRow>,
 }
 
 impl ReservationRow {
@@ -56,6 +68,10 @@ impl ReservationRow {
         let earned = past.and_then(|past| reservation.fee_within(past)).unwrap_or_default();
         let elapsed = past.map(|past| reservation.quantity_within(past)).unwrap_or_default();
         let currency = state.tenant(&held.tenant).map(|tenant| tenant.currency.to_string());
+        let pool = draft.fabric.clone().and_then(|fabric| pool_name(state, draft.platform.clone(), fabric));
+        let name = ReservationName { tenant: held.tenant.clone(), reservation: draft.reservation.clone() };
+        let (loan, allowances) =
+            pool.map(|pool| loan_and_allowances(state, &pool, &name)).unwrap_or_default();
         Self {
             reservation: draft.reservation.to_string(),
             tenant: held.tenant.to_string(),
@@ -73,6 +89,9 @@ impl ReservationRow {
             upfront: reservation.upfront().map(|amount| amount.to_string()),
             earned: earned.to_string(),
             position: held.position.number(),
+            fabric: draft.fabric.as_ref().map(ToString::to_string),
+            loan,
+            allowances,
         }
     }
 }

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hourglass_capacity::auction::Mode as ClearingMode;
 use hourglass_capacity::auction::reserve::{Point, ReserveDraft, ReservePolicy, Shape};
 use hourglass_capacity::lifecycle::{Action, Call, Fact, Key, Phase};
 use hourglass_compute::ComputeError;
@@ -17,7 +16,9 @@ use hourglass_ledger::core::market::{
 };
 use hourglass_ledger::core::quotas::QuotaCommand;
 use hourglass_ledger::core::rows::EventRows;
-use hourglass_ledger::core::{Command, Decision, Policy, Recorded, Rejection, Request, State, apply, decide};
+use hourglass_ledger::core::{
+    Command, Decision, Mode, Policy, Recorded, Registration, Rejection, Request, State, apply, decide,
+};
 use hourglass_pricing::{PriceDraft, PurchaseModel, RateCardDraft};
 use hourglass_quota::{Bound, Class, Limits};
 use hourglass_test_chance::{Chance, FIRST_SEED, from_environment};
@@ -28,6 +29,8 @@ use super::{DriverOptions, listed, new_instance, news_of, outcome_of, seen};
 const PLATFORM: &str = "gpu-h100-sxm";
 const POOLS: [(&str, u64); 2] = [("fabric-1", 32), ("fabric-2", 16)];
 const TENANTS: [&str; 2] = ["acme", "bolt"];
+/// Where customers' own instances are made.
+const OTHERS_PROJECT: &str = "project-2";
 const MINUTE: i64 = 60_000;
 /// How often the cloud is listed, in virtual time.
 const LIST_MS: i64 = 30_000;
@@ -53,6 +56,7 @@ struct System {
     /// How long each unit was up in truth; and of that, before it was first asked to stop.
     truth: BTreeMap<InstanceId, (i64, i64)>,
     looked_at: Instant,
+    others: Others,
 }
 
 fn settings(seed: u64, fails: bool) -> Settings {
@@ -86,6 +90,7 @@ impl System {
             bids: 0,
             truth: BTreeMap::new(),
             looked_at: now,
+            others: Others::default(),
         };
         let region = "eu".parse().unwrap();
         system.run(Command::OpenCell { region, policy: Policy::default() }).unwrap();
@@ -116,14 +121,9 @@ impl System {
                 points: vec![Point { utilisation: Percent::ZERO, price: Price::parse("0.5").unwrap() }],
             };
             let terms = PoolTerms {
-                currency: Currency::USD,
-                gpus,
-                safety_buffer: 0,
-                reserve: ReservePolicy::new(reserve).unwrap(),
-                mode: ClearingMode::Greedy,
-                gang_max: Percent::WHOLE,
                 notice_ms: MINUTE,
                 driven: true,
+                ..PoolTerms::new(Currency::USD, gpus, ReservePolicy::new(reserve).unwrap())
             };
             let pool = format!("eu/{PLATFORM}/{fabric}").parse().unwrap();
             system.run(Command::from(MarketCommand::SetPool { pool, terms })).unwrap();
@@ -253,7 +253,8 @@ impl System {
             matches!(life.cycle.phase(), Phase::Creating | Phase::Running | Phase::Notice { .. })
         });
         let wanted: BTreeSet<&InstanceId> = wanted.map(|life| life.cycle.instance()).collect();
-        for instance in self.cloud.instances().filter(|it| it.state == InstanceState::Running) {
+        let running = self.cloud.instances().filter(|it| it.state == InstanceState::Running);
+        for instance in running.filter(|it| it.name.starts_with(UNIT_PREFIX)) {
             let unit: InstanceId = instance.name.parse().unwrap();
             let is_wanted = wanted.contains(&unit);
             let (ran, was_wanted) = self.truth.entry(unit).or_default();
@@ -271,11 +272,12 @@ impl System {
             self.next_list = self.now.saturating_add_ms(LIST_MS);
             self.list();
         }
-        if self.next_clear <= self.now || self.state.market().is_due() {
+        if self.next_clear <= self.now || self.state.market().is_due(self.now) {
             self.next_clear = self.now.saturating_add_ms(MINUTE);
             self.market(MarketCommand::Clear { trigger: Trigger::Tick });
             let _reviewed = self.run(Command::from(QuotaCommand::Review));
         }
+        self.serve_others();
         self.check();
     }
 
@@ -346,6 +348,8 @@ impl System {
                     limits,
                 }));
             }
+            5 => self.start_other(),
+            6 if self.chance.one_in(2) => self.stop_other(),
             _ => {}
         }
         self.drive();
@@ -396,7 +400,8 @@ impl System {
                 wanted.extend(running);
             }
         }
-        let there: BTreeSet<InstanceId> = self.cloud.instances().map(|it| it.name.parse().unwrap()).collect();
+        let there = self.cloud.instances().filter(|it| it.name.starts_with(UNIT_PREFIX));
+        let there: BTreeSet<InstanceId> = there.map(|it| it.name.parse().unwrap()).collect();
         assert_eq!(there, wanted, "L-1: what the cloud has, and what is to be");
         assert_eq!(self.state.market().strays(), [], "no strays");
         for instance in self.state.instances().filter(|it| it.id().as_str().starts_with(UNIT_PREFIX)) {
@@ -422,6 +427,104 @@ impl System {
             (ran, billed) = (ran + truth, billed + its);
         }
         (ran, billed)
+    }
+}
+
+/// Customers' on-demand instances, which their compute service makes in the same cloud and in a project of its
+/// own. It is careful: it makes what does not wait, and asks until it has it.
+#[derive(Default)]
+struct Others {
+    made: u32,
+    calls: u32,
+    running: BTreeMap<InstanceId, (String, u32)>,
+    leaving: BTreeSet<InstanceId>,
+}
+
+impl System {
+    fn start_other(&mut self) {
+        let (fabric, _) = *self.chance.pick(&POOLS);
+        let gpus = *self.chance.pick(&[1, 4, 8]);
+        self.others.made += 1;
+        let instance: InstanceId = format!("od-{}", self.others.made).parse().unwrap();
+        let registration = Registration {
+            instance: instance.clone(),
+            tenant: TENANTS[0].parse().unwrap(),
+            project: "ml".parse().unwrap(),
+            platform: PLATFORM.parse().unwrap(),
+            mode: Mode::OnDemand,
+            gpus,
+            agent: None,
+            hold: None,
+            fabric: Some(fabric.parse().unwrap()),
+        };
+        if self.run(Command::RegisterInstance(registration)).is_ok() {
+            self.others.running.insert(instance, (fabric.to_owned(), gpus));
+        }
+    }
+
+    fn stop_other(&mut self) {
+        if let Some((instance, _)) = self.others.running.pop_first() {
+            self.others.leaving.insert(instance);
+        }
+    }
+
+    fn serve_others(&mut self) {
+        let there: BTreeMap<String, Instance> =
+            self.cloud.instances().map(|it| (it.name.clone(), it.clone())).collect();
+        for (instance, (fabric, gpus)) in self.others.running.clone() {
+            let runs = self.state.instance(instance.as_str()).and_then(|it| it.running_since()).is_some();
+            match there.get(instance.as_str()).map(|it| it.state) {
+                Some(InstanceState::Running) if !runs => {
+                    self.run(Command::StartInstance { instance, at: self.now }).unwrap();
+                }
+                None if !self.state.market().waits(&self.state, &instance) => {
+                    let pool = format!("eu/{PLATFORM}/{fabric}").parse().unwrap();
+                    let action = Action::LookUp { cloud: None };
+                    let due = Due { instance, pool, gpus, action };
+                    let options = DriverOptions::new(OTHERS_PROJECT.parse().unwrap());
+                    let new = new_instance(&options, &due).unwrap();
+                    self.change(Change::Create(Box::new(new)));
+                }
+                _ => {}
+            }
+        }
+        for instance in self.others.leaving.clone() {
+            let Some(found) = there.get(instance.as_str()) else {
+                let _stopped = self.run(Command::StopInstance {
+                    instance: instance.clone(),
+                    at: self.now,
+                    cause: "user".to_owned(),
+                });
+                self.others.leaving.remove(&instance);
+                continue;
+            };
+            let id = found.id.clone();
+            self.change(Change::Delete { id });
+        }
+    }
+
+    fn change(&mut self, change: Change) {
+        self.others.calls += 1;
+        let key = Some(format!("others.{}", self.others.calls));
+        let _asked = self.ask(&cloud::Call::Change { key, change });
+    }
+
+    /// C-2, and L-1 of those who come before spot: whoever was accepted runs, and reserved, on-demand, spot, idle and
+    /// excluded GPU-time is what there was.
+    fn every_gpu_second_is_accounted_once(&self) {
+        for instance in self.others.running.keys() {
+            let view = self.state.instance(instance.as_str()).unwrap();
+            assert!(view.running_since().is_some(), "{instance} was accepted and does not run");
+        }
+        for (fabric, gpus) in POOLS {
+            let pool = format!("eu/{PLATFORM}/{fabric}").parse().unwrap();
+            let within = hourglass_units::Interval::new(begin(), self.now).unwrap();
+            let split = self.state.account_of_pool(&pool, within).unwrap().unwrap();
+            let owned = gpus * u64::try_from(within.milliseconds()).unwrap();
+            let used = split.reserved + split.on_demand + split.spot + split.excluded;
+            assert_eq!(used + split.idle, owned, "{pool}: {split:?}");
+            assert!(split.spot > 0 && split.on_demand > 0, "{pool}: {split:?}");
+        }
     }
 }
 
@@ -452,6 +555,7 @@ fn l1_l2_l3_everything_comes_to_what_the_log_says() {
             system.heal();
             system.settle();
             system.all_is_as_the_log_says();
+            system.every_gpu_second_is_accounted_once();
             let sums = system.what_ran_is_billed();
             // And when nobody wants anything, nothing is left.
             for tenant in TENANTS {
@@ -461,6 +565,9 @@ fn l1_l2_l3_everything_comes_to_what_the_log_says() {
                 for bid in bids {
                     system.market(MarketCommand::CancelBid { tenant: tenant.clone(), bid });
                 }
+            }
+            while !system.others.running.is_empty() {
+                system.stop_other();
             }
             system.calm(20);
             assert_eq!(system.cloud.instances().count(), 0, "nothing is left at the cloud");

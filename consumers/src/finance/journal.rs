@@ -153,6 +153,7 @@ mod tests {
             Account::IncludedTax,
             Account::Promotions,
             Account::SlaCredits,
+            Account::OwnerYield,
             Account::Tax,
             Account::Cash,
         ];

@@ -30,16 +30,7 @@ async fn client(served: &Served) -> Market {
 async fn set_pool(server: &Server, pool: &str, gpus: u64) {
     let point = Point { utilisation: Percent::ZERO, price: Price::parse("0.5").unwrap() };
     let reserve = ReservePolicy::new(ReserveDraft { shape: Shape::Steps, points: vec![point] }).unwrap();
-    let terms = PoolTerms {
-        currency: Currency::USD,
-        gpus,
-        safety_buffer: 0,
-        reserve,
-        mode: hourglass_capacity::auction::Mode::Greedy,
-        gang_max: Percent::WHOLE,
-        notice_ms: 60_000,
-        driven: false,
-    };
+    let terms = PoolTerms::new(Currency::USD, gpus, reserve);
     let command = MarketCommand::SetPool { pool: pool.parse().unwrap(), terms };
     let _set = server.cell.submit(Command::from(command)).await.unwrap();
 }

@@ -79,12 +79,17 @@ fn happen(
         }
         Event::InstanceRegistered(registration) => {
             lifecycle::register(state, registration)?;
-            quotas::register(state, lifecycle::find(state, &registration.instance)?, registration, at)?;
+            let ix = lifecycle::find(state, &registration.instance)?;
+            market::place(state, ix, registration)?;
+            quotas::register(state, ix, registration, at)?;
+            return Ok(Detail::Instance { waits: market::is_waiting(state, ix) });
         }
         Event::InstanceStarted { instance, at } => {
             let run = Interval::from(*at).ok_or_else(|| Inconsistent::new("a start at the end of time"))?;
             lifecycle::change_running(state, instance, run, |running| running.insert(run))?;
-            quotas::start(state, lifecycle::find(state, instance)?, *at)?;
+            let ix = lifecycle::find(state, instance)?;
+            quotas::start(state, ix, *at)?;
+            market::starts(&mut state.market, ix);
         }
         Event::InstanceStopped { instance, at, .. } => {
             let rest = Interval::from(*at).ok_or_else(|| Inconsistent::new("a stop at the end of time"))?;
@@ -92,6 +97,7 @@ fn happen(
             let ix = lifecycle::find(state, instance)?;
             quotas::release(state, ix)?;
             market::stopped(&mut state.market, ix);
+            market::admit_waiting(&mut state.market, state.now);
         }
         Event::ModeChanged { instance, mode, at: from } => {
             lifecycle::change_mode(state, instance, mode, *from)?;
@@ -99,6 +105,7 @@ fn happen(
         }
         Event::ReservationMade { tenant, reservation } => {
             lifecycle::reserve(state, tenant, reservation, position, at)?;
+            market::reserve(state, tenant, reservation)?;
         }
         Event::ReservationAmended { reservation, until } => {
             lifecycle::amend_reservation(state, reservation, *until, at)?;

@@ -218,6 +218,7 @@ impl Life {
                 gpus,
                 agent: None,
                 hold: None,
+                fabric: None,
             };
             life.run(Command::RegisterInstance(registration)).unwrap();
         }
@@ -356,6 +357,7 @@ impl Life {
                         from: hour(from),
                         until: hour(from + length),
                         payment,
+                        fabric: None,
                     },
                 }
             }
@@ -500,7 +502,17 @@ impl Life {
                 };
                 let instance = format!("j-{}", self.bench.state.instances.len()).parse().unwrap();
                 let platform = "h100".parse().unwrap();
-                let it = Registration { instance, tenant, project, platform, mode, gpus, agent: None, hold };
+                let it = Registration {
+                    instance,
+                    tenant,
+                    project,
+                    platform,
+                    mode,
+                    gpus,
+                    agent: None,
+                    hold,
+                    fabric: None,
+                };
                 return Some(Command::RegisterInstance(it));
             }
             Quota::Lease(n, c, wants, safe_capacity) => QuotaCommand::AcquireLease {

@@ -42,6 +42,8 @@ pub enum Account {
     Promotions,
     /// Expense: credit given for trouble.
     SlaCredits,
+    /// Expense: what owners earn who lend reserved GPUs to spot.
+    OwnerYield,
     /// Liability: tax to be handed on.
     Tax,
     /// Asset: money that came in.
@@ -59,7 +61,7 @@ impl Account {
             Self::Revenue(..) | Self::Shortfall | Self::Breakage | Self::Rounding | Self::IncludedTax => {
                 "income"
             }
-            Self::Promotions | Self::SlaCredits => "expenses",
+            Self::Promotions | Self::SlaCredits | Self::OwnerYield => "expenses",
         }
     }
 
@@ -97,6 +99,7 @@ impl fmt::Display for Account {
             Self::IncludedTax => f.write_str("income:included-tax"),
             Self::Promotions => f.write_str("expenses:promotions"),
             Self::SlaCredits => f.write_str("expenses:sla-credits"),
+            Self::OwnerYield => f.write_str("expenses:owner-yield"),
             Self::Tax => f.write_str("liabilities:tax"),
             Self::Cash => f.write_str("assets:cash"),
         }
@@ -134,6 +137,7 @@ impl FromStr for Account {
                     Self::IncludedTax,
                     Self::Promotions,
                     Self::SlaCredits,
+                    Self::OwnerYield,
                     Self::Tax,
                     Self::Cash,
                 ];
@@ -279,6 +283,7 @@ mod tests {
             Account::IncludedTax,
             Account::Promotions,
             Account::SlaCredits,
+            Account::OwnerYield,
             Account::Tax,
             Account::Cash,
             Account::Revenue("gpu-h100-sxm".parse().unwrap(), PurchaseModel::Spot),

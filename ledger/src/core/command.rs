@@ -232,6 +232,10 @@ pub struct Registration {
     /// The hold that was made for it; quota is taken at once where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<HoldId>,
+    /// In which fabric it runs, on demand or inside a reservation: it is counted in that pool. Where absent it
+    /// is its reservation's, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fabric: Option<Fabric>,
 }
 
 /// How an instance is sold. At any instant it is sold in exactly one way (P-1).
@@ -410,6 +414,11 @@ pub enum Detail {
     Key {
         /// Its id: in a repeat, that of the first one.
         id: KeyId,
+    },
+    /// An instance is known.
+    Instance {
+        /// Whether it has to wait until spot has made way.
+        waits: bool,
     },
     /// What became of a hold.
     Hold {

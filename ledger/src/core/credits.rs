@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::book::Account;
 use super::command::Position;
+use super::market::YIELD_CREDIT_PREFIX;
 use super::rejection::Rejection;
 
 /// Most credits of a tenant that have not expired.
@@ -28,6 +29,8 @@ pub enum CreditKind {
     Promotional,
     /// It makes good for trouble.
     Sla,
+    /// It was earned by lending reserved GPUs to spot.
+    Yield,
 }
 
 impl CreditKind {
@@ -37,13 +40,14 @@ impl CreditKind {
             Self::Prepaid => "prepaid",
             Self::Promotional => "promotional",
             Self::Sla => "sla",
+            Self::Yield => "yield",
         }
     }
 
     /// Where the tenant's credit stands.
     pub fn account(self, tenant: &TenantId) -> Account {
         match self {
-            Self::Prepaid => Account::PrepaidCredit(tenant.clone()),
+            Self::Prepaid | Self::Yield => Account::PrepaidCredit(tenant.clone()),
             Self::Promotional | Self::Sla => Account::PromotionalCredit(tenant.clone()),
         }
     }
@@ -54,6 +58,7 @@ impl CreditKind {
             Self::Prepaid => Account::Cash,
             Self::Promotional => Account::Promotions,
             Self::Sla => Account::SlaCredits,
+            Self::Yield => Account::OwnerYield,
         }
     }
 
@@ -63,7 +68,13 @@ impl CreditKind {
             Self::Prepaid => Account::Breakage,
             Self::Promotional => Account::Promotions,
             Self::Sla => Account::SlaCredits,
+            Self::Yield => Account::OwnerYield,
         }
+    }
+
+    /// Whether it comes about by a rule, and nobody grants it.
+    pub const fn is_automatic(self) -> bool {
+        matches!(self, Self::Sla | Self::Yield)
     }
 }
 
@@ -130,7 +141,37 @@ pub struct Grant {
     pub closed: bool,
 }
 
+/// Credit that a rule gives, without anybody asking.
+pub(crate) struct Earned {
+    pub(crate) tenant: TenantId,
+    /// Follows from what earned it and when, so it is the same however the evidence came.
+    pub(crate) credit: CreditId,
+    pub(crate) amount: Amount,
+    pub(crate) valid: Interval,
+    /// The evidence, for people.
+    pub(crate) note: String,
+}
+
 impl Grant {
+    /// What a rule gave.
+    pub(crate) fn automatic(kind: CreditKind, earned: Earned, position: Position) -> Self {
+        let Earned { credit, amount, valid, note, .. } = earned;
+        Self {
+            credit,
+            kind,
+            amount,
+            priority: CREDIT_PRIORITY_DEFAULT,
+            valid,
+            project: None,
+            platform: None,
+            note,
+            position,
+            drawn: Amount::ZERO,
+            expired: Amount::ZERO,
+            closed: false,
+        }
+    }
+
     /// What is left.
     pub fn remaining(&self) -> Option<Amount> {
         self.amount.checked_sub(self.drawn)?.checked_sub(self.expired)
@@ -162,11 +203,17 @@ pub(crate) fn check(
     if grants.iter().any(|grant| grant.credit == draft.credit) {
         return Err(Rejection::CreditExists { tenant: tenant.clone(), credit: draft.credit.clone() });
     }
-    if draft.kind == CreditKind::Sla {
-        return Err(invalid("SLA credits come of a contract's rule and its evidence, nobody grants them"));
+    match draft.kind {
+        CreditKind::Sla => {
+            return Err(invalid(
+                "SLA credits come of a contract's rule and its evidence, nobody grants them",
+            ));
+        }
+        CreditKind::Yield => return Err(invalid("yield comes of what spot paid, nobody grants it")),
+        CreditKind::Prepaid | CreditKind::Promotional => {}
     }
-    if draft.credit.as_str().starts_with(SLA_CREDIT_PREFIX) {
-        return Err(invalid("ids that begin with sla- are those of SLA credits: choose another"));
+    if [SLA_CREDIT_PREFIX, YIELD_CREDIT_PREFIX].iter().any(|own| draft.credit.as_str().starts_with(own)) {
+        return Err(invalid("ids that begin with sla- or yield- come of rules: choose another"));
     }
     if draft.amount <= Amount::ZERO {
         return Err(invalid("the amount must be above zero"));
@@ -185,7 +232,7 @@ pub(crate) fn check(
     if let Some(earliest) = closed_end.filter(|end| from < *end) {
         return Err(Rejection::CreditInClosedPeriod { credit: draft.credit.clone(), from, earliest });
     }
-    let open = grants.iter().filter(|grant| !grant.closed && grant.kind != CreditKind::Sla);
+    let open = grants.iter().filter(|grant| !grant.closed && !grant.kind.is_automatic());
     if open.clone().count() >= CREDITS_MAX {
         return Err(Rejection::CreditsFull { tenant: tenant.clone() });
     }

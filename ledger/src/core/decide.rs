@@ -120,9 +120,9 @@ fn in_open_cell(
         Command::StartInstance { instance, at } => start(state, cell, instance, *at, now)?,
         Command::StopInstance { instance, at, cause } => stop(state, cell, instance, *at, cause, now)?,
         Command::ChangeMode { instance, mode, at } => change_mode(state, cell, instance, mode, *at, now)?,
-        Command::Reserve { tenant, reservation } => reserve(state, tenant, reservation, now)?,
+        Command::Reserve { tenant, reservation } => reserve(state, cell, tenant, reservation, now)?,
         Command::AmendReservation { tenant, reservation, until } => {
-            amend(state, tenant, reservation, *until, now)?
+            amend(state, cell, tenant, reservation, *until, now)?
         }
         Command::SetSpotPrice { platform, currency, price, fabric, from } => {
             let (from, sku) = (from.unwrap_or(now), sku(cell, platform, PurchaseModel::Spot));
@@ -236,6 +236,7 @@ fn register(state: &State, cell: &Cell, it: &Registration, now: Instant) -> Resu
     check_mode(state, &it.tenant, &it.platform, &it.mode)?;
     priced_from(state, cell, &it.tenant, account.currency, &it.platform, &it.mode, now)?;
     quotas::admit_instance(state, it, now)?;
+    market::check_seat(state, cell, it, now)?;
     Ok(Event::InstanceRegistered(it.clone()))
 }
 
@@ -311,6 +312,7 @@ pub(super) fn check_mode_order(view: InstanceView<'_>, at: Instant) -> Result<()
 
 fn reserve(
     state: &State,
+    cell: &Cell,
     tenant: &TenantId,
     draft: &ReservationDraft,
     now: Instant,
@@ -321,11 +323,13 @@ fn reserve(
         return Err(Rejection::ReservationExists { reservation: draft.reservation.clone() });
     }
     check_future(&draft.reservation, draft.from, now)?;
+    market::check_reservation(state, cell, tenant, &reservation, now)?;
     Ok(Event::ReservationMade { tenant: tenant.clone(), reservation: Box::new(reservation) })
 }
 
 fn amend(
     state: &State,
+    cell: &Cell,
     tenant: &TenantId,
     id: &ReservationId,
     until: Instant,
@@ -336,7 +340,8 @@ fn amend(
     for at in [held.reservation.interval().end(), until] {
         check_future(id, at, now)?;
     }
-    held.reservation.amended(until)?;
+    let amended = held.reservation.amended(until)?;
+    market::check_reservation(state, cell, tenant, &amended, now)?;
     Ok(Event::ReservationAmended { reservation: id.clone(), until })
 }
 

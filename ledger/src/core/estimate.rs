@@ -213,7 +213,8 @@ fn reservation(
     let id = "plan".parse().map_err(|_| Rejection::PlanInvalid("the plan has no name"))?;
     let (project, platform, gpus) = (place.project.clone(), plan.platform.clone(), plan.gpus);
     let (from, until) = (window.start(), window.end());
-    let draft = ReservationDraft { reservation: id, project, platform, gpus, from, until, payment };
+    let draft =
+        ReservationDraft { reservation: id, project, platform, gpus, from, until, payment, fabric: None };
     Ok(Reservation::check(draft)?)
 }
 

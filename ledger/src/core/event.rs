@@ -303,11 +303,19 @@ pub enum EventKind {
     BidCancelled = 54,
     MarketCleared = 55,
     UnitsLearnt = 56,
+    /// [`super::market::MarketEvent::NodeSet`]
+    NodeSet = 57,
+    /// [`super::market::MarketEvent::Lent`]
+    ReservationLent = 58,
+    /// [`super::market::MarketEvent::AskedBack`]
+    ReservationAskedBack = 59,
+    /// [`super::market::MarketEvent::Assigned`]
+    ReservationAssigned = 60,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 51] = [
         Self::CellOpened,
         Self::TenantOpened,
         Self::RateCardPublished,
@@ -355,6 +363,10 @@ impl EventKind {
         Self::BidCancelled,
         Self::MarketCleared,
         Self::UnitsLearnt,
+        Self::NodeSet,
+        Self::ReservationLent,
+        Self::ReservationAskedBack,
+        Self::ReservationAssigned,
     ];
 
     /// The number in the log.
@@ -417,6 +429,10 @@ impl EventKind {
             Self::BidCancelled => "bid_cancelled",
             Self::MarketCleared => "market_cleared",
             Self::UnitsLearnt => "units_learnt",
+            Self::NodeSet => "node_set",
+            Self::ReservationLent => "reservation_lent",
+            Self::ReservationAskedBack => "reservation_asked_back",
+            Self::ReservationAssigned => "reservation_assigned",
         }
     }
 }

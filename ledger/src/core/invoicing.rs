@@ -197,7 +197,7 @@ fn line(
         Source::Credit { grant } => {
             let grant = tenant.credits.get(grant as usize)?;
             line.kind = match grant.kind {
-                CreditKind::Prepaid => LineKind::Prepaid,
+                CreditKind::Prepaid | CreditKind::Yield => LineKind::Prepaid,
                 CreditKind::Promotional | CreditKind::Sla => LineKind::Promotion,
             };
             line.credit = Some(grant.credit.clone());

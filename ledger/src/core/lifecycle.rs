@@ -11,6 +11,7 @@ use super::Inconsistent;
 use super::apply::{exclusion, touch};
 use super::command::{Mode, Position, Registration};
 use super::groups::GroupIx;
+use super::market;
 use super::metering::{Charging, Exclusion, Instance, InstanceIx};
 use super::modes::{ManyModes, ModeStep, Modes};
 use super::reservations::{Held, Purchase, ReservationIx, first_difference};
@@ -355,11 +356,12 @@ pub(crate) fn amend_reservation(
     let (tenant, first) = (held.tenant.clone(), held.reservation.interval().end().min(until));
     let first = state.calendars.of(&tenant).containing(first.min(at));
     let held = state.reservations.get_mut(ix).ok_or_else(unknown_reservation)?;
-    held.reservation = amended;
+    held.reservation = amended.clone();
     if let (Some(quantity), Some(amount)) = (more, due.filter(|due| *due > Amount::ZERO)) {
         held.purchases.push(Purchase { at, quantity, amount });
     }
     touch(state, &tenant, first);
+    market::reserve(state, &tenant, &amended)?;
     resolve(state, ix)
 }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Inconsistent;
 use super::command::Position;
-use super::credits::SLA_CREDIT_PREFIX;
+use super::credits::{Earned, SLA_CREDIT_PREFIX};
 use super::metering::{Exclusion, Instance, InstanceIx, LineKey, Measured, quantity};
 use super::state::State;
 
@@ -57,18 +57,6 @@ impl Default for Incidents {
         let checked_until = Hour::containing(hourglass_units::INSTANT_MIN);
         Self { xids: BTreeMap::new(), waiting: BTreeMap::new(), checked_until }
     }
-}
-
-/// A credit that trouble earns.
-pub(crate) struct Earned {
-    pub(crate) tenant: TenantId,
-    /// Follows from instance and hour, so it is the same however the evidence came.
-    pub(crate) credit: CreditId,
-    pub(crate) amount: Amount,
-    /// From the start of the billing period in which the trouble was.
-    pub(crate) valid: Interval,
-    /// The evidence, for people.
-    pub(crate) note: String,
 }
 
 impl Incidents {

@@ -57,6 +57,7 @@ impl Bench {
             gpus,
             agent: None,
             hold: None,
+            fabric: None,
         }))
     }
 
@@ -210,6 +211,7 @@ fn what_is_sold_otherwise(bench: &mut Bench) {
         from: at("2026-02-04T00:00:00Z"),
         until: at("2026-02-05T00:00:00Z"),
         payment: hourglass_pricing::reservation::Payment::Upfront { price: "2".parse_price() },
+        fabric: None,
     };
     bench.run(Command::Reserve { tenant: acme(), reservation }).unwrap();
     let (instance, mode) =

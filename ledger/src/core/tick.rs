@@ -10,9 +10,10 @@ use super::Inconsistent;
 use super::accounts::{Booking, Ground, Reach, accrue, close_credits, transfer};
 use super::book::{Account, TransferCode};
 use super::command::Position;
-use super::credits::{CREDIT_PRIORITY_DEFAULT, CreditKind, Grant};
+use super::credits::{CreditKind, Grant};
 use super::grants::grant;
 use super::lifecycle::currency_of;
+use super::market;
 use super::metering::{InstanceIx, LineDifference, LineKey, PendingLines};
 use super::quotas;
 use super::reservations::ReservationIx;
@@ -35,6 +36,7 @@ pub(crate) fn tick(
     rows: &mut impl Rows,
 ) -> Result<(), Inconsistent> {
     credit_trouble(state, position, at, rows)?;
+    credit_owners(state, position, at, rows)?;
     settle_all(state, Booking { position, at }, rows)?;
     release(state, at, rows)?;
     let grace_ms = state.cell.as_ref().map_or(0, |cell| cell.policy.grace_ms);
@@ -45,6 +47,7 @@ pub(crate) fn tick(
     quotas::reservations_ended(state, at)?;
     quotas::adopt(state)?;
     quotas::review_figures(state, at)?;
+    market::pass(&mut state.market, at);
     let used = write_lines(state, at, rows)?;
     write_unused(state, at, used, rows)
 }
@@ -57,21 +60,22 @@ fn credit_trouble(
     rows: &mut impl Rows,
 ) -> Result<(), Inconsistent> {
     for earned in sla::check(state, at)? {
-        let granted = Grant {
-            credit: earned.credit,
-            kind: CreditKind::Sla,
-            amount: earned.amount,
-            priority: CREDIT_PRIORITY_DEFAULT,
-            valid: earned.valid,
-            project: None,
-            platform: None,
-            note: earned.note,
-            position,
-            drawn: Amount::ZERO,
-            expired: Amount::ZERO,
-            closed: false,
-        };
-        grant(state, &earned.tenant, granted, at, rows)?;
+        let tenant = earned.tenant.clone();
+        grant(state, &tenant, Grant::automatic(CreditKind::Sla, earned, position), at, rows)?;
+    }
+    Ok(())
+}
+
+/// Grants what owners earned who lent what they had reserved.
+fn credit_owners(
+    state: &mut State,
+    position: Position,
+    at: Instant,
+    rows: &mut impl Rows,
+) -> Result<(), Inconsistent> {
+    for earned in market::check_yields(state, at)? {
+        let tenant = earned.tenant.clone();
+        grant(state, &tenant, Grant::automatic(CreditKind::Yield, earned, position), at, rows)?;
     }
     Ok(())
 }

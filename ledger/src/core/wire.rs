@@ -95,6 +95,7 @@ fn to_wire(event: &Event) -> wire::event::Kind {
             agent: it.agent.as_ref().map(ToString::to_string).unwrap_or_default(),
             mode: mode_to_wire(&it.mode),
             hold: it.hold.map_or(0, |hold| hold.0),
+            fabric: it.fabric.as_ref().map(ToString::to_string).unwrap_or_default(),
         }),
         Event::InstanceStarted { instance, at } => Kind::InstanceStarted(wire::InstanceStarted {
             instance: instance.to_string(),
@@ -235,6 +236,7 @@ fn from_wire(kind: wire::event::Kind) -> Result<Event, EventError> {
             hold: (it.hold > 0).then_some(HoldId(it.hold)),
             gpus: it.gpus,
             agent: if it.agent.is_empty() { None } else { Some(id(&it.agent)?) },
+            fabric: if it.fabric.is_empty() { None } else { Some(id(&it.fabric)?) },
         }),
         Kind::InstanceStarted(it) => {
             Event::InstanceStarted { instance: id(&it.instance)?, at: instant(it.at_ms)? }

@@ -5,6 +5,7 @@
 //! | A-1 | what winners have in each pool with its supply |
 //! | A-2 | each price with the reserve price and with the lowest limit of a winner |
 //! | A-3 | the whole event with what clearing the same state decides, where it was cleared by the same rules |
+//! | C-1 | each reservation of a fabric with what its pool had left for it |
 //! | A-7 | after it each bid has as many units that go on as it won; what else it had was told to stop, once |
 //!
 //! are laws of the rules themselves: their tests are in the capacity crate.
@@ -13,12 +14,20 @@ use hourglass_capacity::auction::receipt::RULES;
 use hourglass_units::Instant;
 
 use super::quotas::Wrong;
-use crate::core::market::{Cleared, MarketEvent, clear};
+use crate::core::market::{Cleared, MarketEvent, check_reservation, clear};
 use crate::core::{Event, State};
 
-/// What is wrong with a clearing before it happens.
+/// What is wrong with a clearing, or with a promise, before it happens.
 pub(crate) fn before(state: &State, at: Instant, event: &Event) -> Vec<Wrong> {
-    let Event::Market(MarketEvent::Cleared(it)) = event else { return Vec::new() };
+    let it = match event {
+        Event::ReservationMade { tenant, reservation } => {
+            let promised = state.cell().map(|cell| check_reservation(state, cell, tenant, reservation, at));
+            let broken = promised.and_then(Result::err);
+            return broken.map(|error| ("C-1", error.to_string())).into_iter().collect();
+        }
+        Event::Market(MarketEvent::Cleared(it)) => it,
+        _ => return Vec::new(),
+    };
     let mut wrong = Vec::new();
     let receipt = &it.receipt;
     if receipt.rules == RULES {
@@ -69,10 +78,10 @@ fn of_pools(it: &Cleared) -> Vec<Wrong> {
 
 /// What is wrong at the end of the log.
 pub(crate) fn at_end(state: &State) -> Vec<Wrong> {
-    let miscounted = state.market().miscounted();
+    let market = state.market();
+    let miscounted = market.miscounted().into_iter().chain(market.misseated());
     miscounted
-        .into_iter()
-        .map(|pool| ("A-1", format!("{pool} counts other GPUs than its units take")))
+        .map(|pool| ("A-1", format!("{pool} counts other GPUs than those of what runs in it")))
         .collect()
 }
 

@@ -20,6 +20,7 @@ fn draft(gpus: u32, from: i64, until: i64, payment: Payment) -> ReservationDraft
         from: hour(from),
         until: hour(until),
         payment,
+        fabric: None,
     }
 }
 

@@ -262,6 +262,9 @@ pub struct InstanceRegistered {
     /// The hold that was made for it; 0 where it took its quota at once.
     #[prost(uint64, tag = "9")]
     pub hold: u64,
+    /// In which fabric it runs; empty where it is its reservation's, or none.
+    #[prost(string, tag = "10")]
+    pub fabric: ::prost::alloc::string::String,
 }
 impl ::prost::Name for InstanceRegistered {
     const NAME: &'static str = "InstanceRegistered";

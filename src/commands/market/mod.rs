@@ -30,6 +30,7 @@ struct Where<'a> {
 enum Method {
     Post,
     Put,
+    Delete,
 }
 
 /// A change, as the API takes it.
@@ -55,6 +56,7 @@ impl Act {
             Some(client) => match self.method {
                 Method::Post => client.post(&self.path, &self.body)?,
                 Method::Put => client.put(&self.path, &self.body)?,
+                Method::Delete => client.delete(&self.path)?,
             },
             None => self.submit(at, make)?,
         };

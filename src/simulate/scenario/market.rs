@@ -7,9 +7,14 @@ use std::sync::Arc;
 
 use hourglass_capacity::auction::Mode as ClearingMode;
 use hourglass_capacity::auction::reserve::{Point, ReserveDraft, ReservePolicy, Shape};
+use hourglass_capacity::calendar::Allowance;
+use hourglass_capacity::nodes::{Node, NodeState};
 use hourglass_capacity::pool::PoolName;
+use hourglass_capacity::supply::{Claim, Offer};
 use hourglass_consumers::billing::market::{UnitState, about, bid, pool, why};
-use hourglass_ledger::core::market::{BidChange, BidDraft, MarketCommand, NOTICE_MS_MIN, PoolTerms, Trigger};
+use hourglass_ledger::core::market::{
+    BidChange, BidDraft, MarketCommand, NOTICE_MS_MIN, PoolTerms, SupplyCommand, Trigger,
+};
 use hourglass_ledger::core::{Command, State};
 use hourglass_ledger::store::Reader;
 use hourglass_units::{BidId, Currency, InstanceId, Instant, Percent, Price, TenantId};
@@ -22,11 +27,16 @@ use super::verbs::{gpus, place};
 use super::{Act, Fault};
 
 /// Each verb and how its step is written.
-pub(super) const FORMS: [(&str, &str); 6] = [
+pub(super) const FORMS: [(&str, &str); 11] = [
     (
         "pool",
-        "pool PLATFORM FABRIC xGPUS reserve=PRICE[,PERCENT=PRICE…] [currency=USD] [buffer=0] [exact] [gang=100] [notice=60s]",
+        "pool PLATFORM FABRIC xGPUS reserve=PRICE[,PERCENT=PRICE…] [currency=USD] [buffer=0] [exact] [gang=100] [notice=60s] [owner_share=0]",
     ),
+    ("node", "node PLATFORM FABRIC NODE xGPUS healthy|cordoned|failed|FROM..UNTIL"),
+    ("lend", "lend RESERVATION TENANT [most=GPUS]"),
+    ("withdraw", "withdraw RESERVATION TENANT"),
+    ("claim", "claim RESERVATION TENANT xGPUS FROM..UNTIL"),
+    ("assign", "assign RESERVATION TENANT PROJECT xGPUS FROM..UNTIL"),
     (
         "bid",
         "bid BID TENANT/PROJECT PLATFORM/FABRIC[,…] UNITS|LEAST..MOST limit=PRICE [gpus=1] [notice=60s] [expires=TIME]",
@@ -74,6 +84,8 @@ pub(super) fn act(parser: &mut Parser, words: &mut Words, at: Instant) -> Result
         "cancel-bid" => {
             MarketCommand::CancelBid { bid: words.value("the bid")?, tenant: words.value("the tenant")? }
         }
+        "node" => MarketCommand::Supply(set_node(parser, words, at)?),
+        "lend" | "withdraw" | "claim" | "assign" => MarketCommand::Supply(of_reservation(words, at)?),
         "margin" => MarketCommand::SetMargin { margin: words.value("the margin")? },
         _ => return Ok(Act::Clear),
     };
@@ -96,17 +108,53 @@ fn set_pool(parser: &Parser, words: &mut Words) -> Result<MarketCommand, Fault> 
     let gpus = gpus(words)?;
     let reserve = words.named("reserve").ok_or_else(|| words.fault("reserve=PRICE is missing"))?;
     let mode = if words.flag("exact") { ClearingMode::Exact } else { ClearingMode::Greedy };
+    let currency = words.named_value("currency")?.unwrap_or(Currency::USD);
     let terms = PoolTerms {
-        currency: words.named_value("currency")?.unwrap_or(Currency::USD),
-        gpus: u64::from(gpus),
         safety_buffer: words.named_value("buffer")?.unwrap_or(0),
-        reserve: policy(&reserve)?,
         mode,
         gang_max: words.named_value("gang")?.unwrap_or(Percent::WHOLE),
         notice_ms: words.named("notice").map_or(Ok(NOTICE_MS_MIN), |word| whole_seconds(&word))?,
-        driven: false,
+        owner_share: words.named_value("owner_share")?.unwrap_or(Percent::ZERO),
+        ..PoolTerms::new(currency, u64::from(gpus), policy(&reserve)?)
     };
     Ok(MarketCommand::SetPool { pool, terms })
+}
+
+fn set_node(parser: &Parser, words: &mut Words, at: Instant) -> Result<SupplyCommand, Fault> {
+    let (pool, node) = (pool_of(parser, words)?, words.value("the node")?);
+    let gpus = u64::from(gpus(words)?);
+    let word = words.next("how it is")?;
+    let state = match word.text.as_str() {
+        "healthy" => NodeState::Healthy,
+        "cordoned" => NodeState::Cordoned,
+        "failed" => NodeState::Failed,
+        _ => NodeState::Maintenance(word.interval(at)?),
+    };
+    Ok(SupplyCommand::SetNode { pool, node, to: Some(Node { gpus, state }) })
+}
+
+/// What is lent of a reservation, asked back, or a project's own.
+fn of_reservation(words: &mut Words, at: Instant) -> Result<SupplyCommand, Fault> {
+    let verb = words.verb().to_owned();
+    let (reservation, tenant) = (words.value("the reservation")?, words.value("the tenant")?);
+    Ok(match verb.as_str() {
+        "lend" => {
+            let offer = words.named_value("most")?.map_or(Offer::Automatic, Offer::AtMost);
+            SupplyCommand::Lend { tenant, reservation, offer: Some(offer) }
+        }
+        "withdraw" => SupplyCommand::Lend { tenant, reservation, offer: None },
+        "claim" => {
+            let gpus = u64::from(gpus(words)?);
+            let claim = Claim { gpus, interval: words.next("the interval")?.interval(at)? };
+            SupplyCommand::Claim { tenant, reservation, claim }
+        }
+        _ => {
+            let (project, gpus) = (words.value("the project")?, u64::from(gpus(words)?));
+            let interval = words.next("the interval")?.interval(at)?;
+            let allowances = vec![Allowance { project, gpus, interval }];
+            SupplyCommand::Assign { tenant, reservation, allowances }
+        }
+    })
 }
 
 /// `0.50`, or `0.50,50=2.00`.

@@ -4,15 +4,18 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hourglass_capacity::calendar::Allowance;
+use hourglass_capacity::nodes::{Node, NodeState};
+use hourglass_capacity::supply::Offer;
 use hourglass_consumers::api::{ApiConfig, serve_http};
 use hourglass_consumers::billing::{market, quotas};
 use hourglass_ledger::cell::{Cell, CellHandle};
-use hourglass_ledger::core::market::MarketCommand;
+use hourglass_ledger::core::market::{MarketCommand, SupplyCommand};
 use hourglass_ledger::core::quotas::QuotaCommand;
 use hourglass_ledger::core::{Command, State};
 use hourglass_quota::cap::{CapDraft, CapPeriod};
 use hourglass_quota::{Class, HoldId, LeaseId, NodeName, RequestId};
-use hourglass_units::{InstanceId, Instant, ProjectId, ResourceName, TenantId};
+use hourglass_units::{InstanceId, Instant, Interval, ProjectId, ReservationId, ResourceName, TenantId};
 use serde_json::{Value, json};
 
 use super::Scenario;
@@ -176,10 +179,57 @@ fn of_market(command: &MarketCommand) -> Option<Asked> {
         MarketCommand::CancelBid { tenant, bid } => {
             (format!("/v1/tenants/{tenant}/bids/{bid}:cancel"), json!({}))
         }
+        MarketCommand::Supply(command) => return of_supply(command),
         MarketCommand::Clear { .. } => ("/v1/market:clear".to_owned(), json!({})),
         MarketCommand::Report { .. } | MarketCommand::List { .. } => return None,
     };
     Some(in_json("POST", path, &body))
+}
+
+/// Requests about nodes, and about what is lent and assigned of reservations.
+fn of_supply(command: &SupplyCommand) -> Option<Asked> {
+    let of = |tenant: &TenantId, reservation: &ReservationId, action: &str, body: Value| {
+        let path = format!("/v1/tenants/{tenant}/reservations/{reservation}:{action}");
+        Some(in_json("POST", path, &body))
+    };
+    let times = |interval: Interval| (interval.start(), interval.end());
+    match command {
+        SupplyCommand::SetNode { pool, node, to } => {
+            let path = format!("/v1/pools/{}/{}/nodes/{node}", pool.platform, pool.fabric);
+            let Node { gpus, state } = (*to)?;
+            let (state, window) = match state {
+                NodeState::Healthy => ("healthy", None),
+                NodeState::Cordoned => ("cordoned", None),
+                NodeState::Failed => ("failed", None),
+                NodeState::Maintenance(window) => ("maintenance", Some(times(window))),
+            };
+            let (from, until) = window.unzip();
+            let body = json!({"gpus": gpus, "state": state, "from": from, "until": until});
+            Some(in_json("PUT", path, &body))
+        }
+        SupplyCommand::Lend { tenant, reservation, offer: None } => {
+            of(tenant, reservation, "withdraw", json!({}))
+        }
+        SupplyCommand::Lend { tenant, reservation, offer: Some(offer) } => {
+            let at_most = match offer {
+                Offer::Automatic => None,
+                Offer::AtMost(gpus) => Some(gpus),
+            };
+            of(tenant, reservation, "lend", json!({ "at_most": at_most }))
+        }
+        SupplyCommand::Claim { tenant, reservation, claim } => {
+            let (from, until) = times(claim.interval);
+            of(tenant, reservation, "claim", json!({"gpus": claim.gpus, "from": from, "until": until}))
+        }
+        SupplyCommand::Assign { tenant, reservation, allowances } => {
+            let row = |it: &Allowance| {
+                let (from, until) = times(it.interval);
+                json!({"project": it.project, "gpus": it.gpus, "from": from, "until": until})
+            };
+            let rows: Vec<Value> = allowances.iter().map(row).collect();
+            of(tenant, reservation, "assign", json!({ "allowances": rows }))
+        }
+    }
 }
 
 fn of_cap(

@@ -36,7 +36,7 @@ const FORMS: [(&str, &str); 23] = [
     ("spot", "spot PLATFORM PRICE [CURRENCY] [from=TIME]"),
     (
         "reserve",
-        "reserve RESERVATION TENANT/PROJECT PLATFORM xGPUS FROM..UNTIL PAYMENT, PAYMENT being upfront=PRICE, total=AMOUNT, monthly=PRICE or flex=HOLDING+USAGE",
+        "reserve RESERVATION TENANT/PROJECT PLATFORM xGPUS FROM..UNTIL PAYMENT, PAYMENT being upfront=PRICE, total=AMOUNT, monthly=PRICE or flex=HOLDING+USAGE [fabric=FABRIC]",
     ),
     ("amend", "amend RESERVATION TENANT until=TIME"),
     (
@@ -248,8 +248,11 @@ fn instance(parser: &mut Parser, words: &mut Words) -> Result<Act, Fault> {
     let (tenant, project) = place(words)?;
     let (platform, gpus) = (words.value("the platform")?, gpus(words)?);
     let (mode, agent) = (mode(words)?, words.named_value("agent")?);
+    // That of spot is its pool's, and was read with the mode.
+    let fabric = words.named_value("fabric")?;
     parser.instances.insert(instance.clone(), (gpus, agent.clone()));
-    let registration = Registration { instance, tenant, project, platform, mode, gpus, agent, hold: None };
+    let registration =
+        Registration { instance, tenant, project, platform, mode, gpus, agent, hold: None, fabric };
     let command = Command::RegisterInstance(registration);
     let Some(hold) = words.named("hold") else { return Ok(command.into()) };
     parser.knows(&hold)?;
@@ -305,7 +308,16 @@ fn reserve(words: &mut Words, at: Instant) -> Result<Command, Fault> {
         return Err(words.fault("how it is paid is missing: give upfront=, total=, monthly= or flex="));
     };
     let (from, until) = (interval.start(), interval.end());
-    let reservation = ReservationDraft { reservation, project, platform, gpus, from, until, payment };
+    let reservation = ReservationDraft {
+        reservation,
+        project,
+        platform,
+        gpus,
+        from,
+        until,
+        payment,
+        fabric: words.named_value("fabric")?,
+    };
     Ok(Command::Reserve { tenant, reservation })
 }
 
@@ -316,6 +328,7 @@ fn credit(words: &mut Words, at: Instant) -> Result<Command, Fault> {
         "prepaid" => CreditKind::Prepaid,
         "promotional" => CreditKind::Promotional,
         "sla" => CreditKind::Sla,
+        "yield" => CreditKind::Yield,
         other => {
             return Err(kind.fault(format!("{other:?} is no kind of credit: use prepaid or promotional")));
         }

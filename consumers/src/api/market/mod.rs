@@ -3,6 +3,7 @@
 pub(super) mod bids;
 pub(super) mod clears;
 pub(super) mod pools;
+pub(super) mod supply;
 
 use axum::extract::State;
 use axum::response::Response;

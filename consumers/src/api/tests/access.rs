@@ -62,7 +62,8 @@ fn every_role_is_answered_as_the_matrix_says() {
                 let path = path.replace("{reservation}", "r-1");
                 let path = path.replace("{hold}", "1").replace("{lease}", "1").replace("{request}", "1");
                 let path = path.replace("{project}", "ml").replace("{bid}", "b-1").replace("{clear}", "1");
-                let path = path.replace("{platform}", "h100").replace("{fabric}", "f-1");
+                let path =
+                    path.replace("{platform}", "h100").replace("{fabric}", "f-1").replace("{node}", "n-1");
                 let path = path.replace("{hour}", "2026-01-01T00:00:00Z").replace("{line}", "1");
                 let path =
                     path.replace("{number}", "1").replace("{position}", "1").replace("{key}", "aaaaaaaaaaaa");

@@ -6,6 +6,7 @@
 mod bids;
 mod clears;
 mod pools;
+mod supply;
 mod why;
 
 pub use bids::{BidDone, BidRow, BidState, UnitRow, UnitState, bid, bids};
@@ -15,4 +16,8 @@ pub use clears::{
     clearings_before,
 };
 pub use pools::{PoolClearedRow, PoolRow, PoolTermsRow, PriceRow, pool, pool_name, pools, prices};
+pub use supply::{
+    AccountRow, AllowanceRow, ClaimRow, LoanRow, NodeDraft, NodeRow, NodeStateRow, SupplyRow, account,
+    loan_and_allowances, nodes, supply,
+};
 pub use why::{StandingRow, StoppedRow, WHY_CLEARINGS_MAX, WhyAbout, WhyRow, about, why};

@@ -4,7 +4,7 @@ use hourglass_capacity::auction::Mode;
 use hourglass_capacity::auction::reserve::ReservePolicy;
 use hourglass_capacity::pool::PoolName;
 use hourglass_ledger::core::State;
-use hourglass_ledger::core::market::{NOTICE_MS_MIN, Pool, PoolTerms};
+use hourglass_ledger::core::market::{DRAIN_MS_DEFAULT, NOTICE_MS_MIN, Pool, PoolTerms};
 use hourglass_pricing::{PurchaseModel, Sku, SpotPool};
 use hourglass_units::{Currency, Fabric, Instant, Interval, Percent, Platform};
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,31 @@ pub struct PoolTermsRow {
     #[serde(default)]
     #[schema(required = false)]
     pub driven: bool,
+    /// After its deadline a unit is gone within so long, 0 to 3,600; 120 where absent. So much earlier than its
+    /// GPUs are needed spot makes way.
+    #[serde(default = "drain")]
+    #[schema(required = false)]
+    pub drain_seconds: u32,
+    /// How far ahead on-demand and reservations keep out of each other's way; always where absent, since an
+    /// on-demand instance has no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub look_ahead_seconds: Option<u32>,
+    /// What owners who lend idle reserved GPUs get of what spot pays for them, in percent; `0` where absent.
+    #[serde(default = "nothing")]
+    #[schema(value_type = String, required = false)]
+    pub owner_share: Percent,
+}
+
+fn drain() -> u32 {
+    seconds(DRAIN_MS_DEFAULT)
+}
+
+fn nothing() -> Percent {
+    Percent::ZERO
+}
+
+fn milliseconds(seconds: u32) -> i64 {
+    i64::from(seconds).saturating_mul(1_000)
 }
 
 fn greedy() -> Mode {
@@ -68,18 +93,37 @@ pub(super) fn seconds(milliseconds: i64) -> u32 {
 
 impl From<PoolTermsRow> for PoolTerms {
     fn from(row: PoolTermsRow) -> Self {
-        let PoolTermsRow { currency, gpus, safety_buffer, reserve, mode, gang_max, notice_seconds, driven } =
-            row;
-        let notice_ms = i64::from(notice_seconds).saturating_mul(1_000);
-        Self { currency, gpus, safety_buffer, reserve, mode, gang_max, notice_ms, driven }
+        Self {
+            currency: row.currency,
+            gpus: row.gpus,
+            safety_buffer: row.safety_buffer,
+            reserve: row.reserve,
+            mode: row.mode,
+            gang_max: row.gang_max,
+            notice_ms: milliseconds(row.notice_seconds),
+            driven: row.driven,
+            drain_ms: milliseconds(row.drain_seconds),
+            look_ahead_ms: row.look_ahead_seconds.map(milliseconds),
+            owner_share: row.owner_share,
+        }
     }
 }
 
 impl From<PoolTerms> for PoolTermsRow {
     fn from(terms: PoolTerms) -> Self {
-        let PoolTerms { currency, gpus, safety_buffer, reserve, mode, gang_max, notice_ms, driven } = terms;
-        let notice_seconds = seconds(notice_ms);
-        Self { currency, gpus, safety_buffer, reserve, mode, gang_max, notice_seconds, driven }
+        Self {
+            currency: terms.currency,
+            gpus: terms.gpus,
+            safety_buffer: terms.safety_buffer,
+            reserve: terms.reserve,
+            mode: terms.mode,
+            gang_max: terms.gang_max,
+            notice_seconds: seconds(terms.notice_ms),
+            driven: terms.driven,
+            drain_seconds: seconds(terms.drain_ms),
+            look_ahead_seconds: terms.look_ahead_ms.map(seconds),
+            owner_share: terms.owner_share,
+        }
     }
 }
 
@@ -135,11 +179,12 @@ pub fn pool_name(state: &State, platform: Platform, fabric: Fabric) -> Option<Po
 }
 
 fn row(state: &State, name: &PoolName, pool: &Pool) -> PoolRow {
+    let supply = pool.supply_terms(state.now());
     PoolRow {
         pool: name.clone(),
         terms: pool.terms.clone().into(),
-        supply: pool.supply(state.now()),
-        reserve_price: pool.reserve().to_string(),
+        supply: supply.gpus,
+        reserve_price: pool.reserve(&supply).to_string(),
         cleared: pool.cleared.map(|it| PoolClearedRow {
             price: it.price.to_string(),
             sold: it.sold,

@@ -53,6 +53,7 @@ fn run(bench: &mut Bench, instance: &str, project: &str, gpus: u32, mode: Mode, 
         gpus,
         agent: None,
         hold: None,
+        fabric: None,
     };
     bench.run(Command::RegisterInstance(registration)).unwrap();
     bench.now = bench.now.max(at(since));

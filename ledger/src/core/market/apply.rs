@@ -1,13 +1,15 @@
 //! What happens in the market.
 
-use hourglass_capacity::cooldown::Cooldown;
-use hourglass_capacity::lifecycle::Input;
+use std::collections::BTreeMap;
+
+use hourglass_capacity::lifecycle::{Input, Reclaim};
+use hourglass_capacity::pool::PoolName;
 use hourglass_pricing::{PurchaseModel, Sku, SpotPool};
 use hourglass_units::{Instant, TenantId};
 
 use super::command::{Cleared, MarketEvent, Start, Stop};
 use super::rooms::mode_of;
-use super::{Bid, Market, Pool, PoolCleared, lives, unit_name};
+use super::{Bid, Market, Pool, PoolCleared, Unit, lives, supply, unit_name};
 use crate::core::Inconsistent;
 use crate::core::command::{Detail, Position, Registration};
 use crate::core::metering::InstanceIx;
@@ -33,11 +35,11 @@ pub(crate) fn apply(
         MarketEvent::PoolSet { pool, terms } => {
             let terms = terms.clone();
             match market.pools.get_mut(pool) {
-                Some(known) => known.terms = terms,
-                None => drop(market.pools.insert(
-                    pool.clone(),
-                    Pool { terms, cleared: None, cooldown: Cooldown::default(), taken: 0 },
-                )),
+                Some(known) => {
+                    known.stock.set_owned(terms.gpus, at);
+                    known.terms = terms;
+                }
+                None => drop(market.pools.insert(pool.clone(), Pool::new(terms, at))),
             }
             market.supply_changed = true;
         }
@@ -58,6 +60,7 @@ pub(crate) fn apply(
                 units: Default::default(),
                 units_made: 0,
             };
+            note_notice(&mut market.pools, &bid);
             market.bids.insert(number, bid);
             return Ok(Detail::Bid { number });
         }
@@ -96,6 +99,24 @@ pub(crate) fn apply(
             }
             lives::admit(state, at)?;
         }
+        MarketEvent::NodeSet { pool, node, to } => {
+            known(market, pool)?.stock.set_node(node.clone(), *to, at);
+            market.supply_changed = true;
+            lives::admit(state, at)?;
+        }
+        MarketEvent::Lent { pool, name, offer } => {
+            known(market, pool)?.stock.lend(name, *offer);
+            market.supply_changed = true;
+        }
+        MarketEvent::AskedBack { pool, name, claim } => {
+            let claimed = known(market, pool)?.stock.ask_back(name, *claim);
+            claimed.map_err(|error| Inconsistent::new(error.to_string()))?;
+            market.supply_changed = true;
+        }
+        MarketEvent::Assigned { pool, name, allowances } => {
+            let assigned = known(market, pool)?.stock.assign(name, allowances.clone());
+            assigned.map_err(|error| Inconsistent::new(error.to_string()))?;
+        }
         MarketEvent::Cleared(it) => {
             cleared(state, it, position, at)?;
             let (starts, stops) = (it.starts.iter().map(|it| it.count), it.stops.len());
@@ -106,8 +127,15 @@ pub(crate) fn apply(
     Ok(Detail::Done)
 }
 
+fn known<'a>(market: &'a mut Market, pool: &PoolName) -> Result<&'a mut Pool> {
+    market.pools.get_mut(pool).ok_or_else(|| Inconsistent::new("a pool that is not there"))
+}
+
 fn cleared(state: &mut State, it: &Cleared, position: Position, at: Instant) -> Result<()> {
     for (name, outcome) in it.pools() {
+        let pool = known(&mut state.market, name)?;
+        let supply = pool.supply_terms(at);
+        pool.supplied(supply, at);
         let pool = state.market.pools.get_mut(name);
         let pool = pool.ok_or_else(|| Inconsistent::new("a clearing of no pool"))?;
         let currency = pool.terms.currency;
@@ -142,11 +170,25 @@ fn cleared(state: &mut State, it: &Cleared, position: Position, at: Instant) -> 
     for number in &it.expired {
         forget(&mut state.market, *number);
     }
+    let Market { pools, bids, .. } = &mut state.market;
+    pools.values_mut().for_each(|pool| pool.stock.notice_ms = 0);
+    bids.values().for_each(|bid| note_notice(pools, bid));
     let market = &mut state.market;
     market.supply_changed = false;
     market.cleared = Some((position.number(), at));
     market.input = Some(it.input());
     Ok(())
+}
+
+/// Spot makes way so early that the longest notice is kept of all who may run there: of whoever bids, since
+/// the supply must not depend on who wins.
+fn note_notice(pools: &mut BTreeMap<PoolName, Pool>, bid: &Bid) {
+    let Some(notice_ms) = bid.draft.notice_ms else { return };
+    for name in &bid.draft.pools {
+        if let Some(pool) = pools.get_mut(name) {
+            pool.stock.notice_ms = pool.stock.notice_ms.max(notice_ms);
+        }
+    }
 }
 
 /// Units of a bid become known, and take quota.
@@ -163,18 +205,23 @@ fn begin(state: &mut State, start: &Start, at: Instant) -> Result<()> {
             gpus: bid.draft.gpus_per_unit,
             agent: None,
             hold: None,
+            fabric: None,
         };
         lifecycle::register(state, &registration)?;
         let ix = lifecycle::find(state, &instance)?;
         quotas::register(state, ix, &registration, at)?;
-        state.market.units.insert(ix, (start.number, unit));
+        let (number, pool) = (start.number, start.pool.clone());
+        let gpus = registration.gpus;
+        let of = Unit { number, unit, pool, gpus: u64::from(gpus), runs: false, stops: false };
+        state.market.units.insert(ix, of);
         let bid = state.market.bids.get_mut(&start.number).ok_or_else(no_bid)?;
         bid.units.insert(unit, ix);
-        let gpus = bid.draft.gpus_per_unit;
         bid.units_made = bid.units_made.max(unit.saturating_add(1));
-        if state.market.pools.get(&start.pool).is_some_and(|pool| pool.terms.driven) {
+        let pool = known(&mut state.market, &start.pool)?;
+        if pool.terms.driven {
             lives::begin(state, ix, start.number, &start.pool, gpus, at);
         }
+        supply::unit_won(&mut state.market, ix);
     }
     Ok(())
 }
@@ -199,7 +246,7 @@ fn order(state: &mut State, stops: &[Stop], at: Instant) -> Result<()> {
 
 fn put_order(state: &mut State, stop: &Stop, at: Instant) -> Result<()> {
     let ix = lifecycle::find(state, &stop.instance)?;
-    let number = state.market.units.get(&ix).map(|(number, _)| *number);
+    let number = state.market.units.get(&ix).map(|unit| unit.number);
     let tenant = number.and_then(|number| state.market.bids.get(&number)).map(|bid| bid.tenant.clone());
     let target = Target::Instance(stop.instance.clone());
     let preemption = Preemption {
@@ -222,7 +269,12 @@ impl Stop {
         match (self.cause, self.by) {
             (Cause::Outbid, Some(by)) => format!("bid number {by} pays more"),
             (Cause::Outbid, None) => "another bid pays more".to_owned(),
-            (Cause::SupplyReclaimed, _) => "the pool has fewer GPUs for spot".to_owned(),
+            (Cause::SupplyReclaimed, _) => match self.reclaim {
+                Some(Reclaim::Reservation) => "its GPUs are reserved".to_owned(),
+                Some(Reclaim::OnDemand) => "on-demand was admitted".to_owned(),
+                Some(Reclaim::Owner) => "the owner of its GPUs needs them".to_owned(),
+                Some(Reclaim::Capacity) | None => "the pool has fewer GPUs for spot".to_owned(),
+            },
             (Cause::ReserveRaised, _) => "its limit is below the pool's new reserve price".to_owned(),
             (Cause::Owner, _) => "its owner wants it no longer".to_owned(),
             (Cause::Quota, _) => "its quota does not suffice".to_owned(),
@@ -234,7 +286,7 @@ impl Stop {
 /// A review told an instance to stop: its bid holds one unit less.
 pub(crate) fn ordered(state: &mut State, ix: InstanceIx, order: &Preemption) -> Result<()> {
     let market = &mut state.market;
-    let Some((number, _)) = market.units.get(&ix) else { return Ok(()) };
+    let Some(Unit { number, .. }) = market.units.get(&ix) else { return Ok(()) };
     let Some(bid) = market.bids.get_mut(number) else { return Ok(()) };
     let cause = order.cause;
     if let Some((_, units)) = &mut bid.held {
@@ -246,12 +298,14 @@ pub(crate) fn ordered(state: &mut State, ix: InstanceIx, order: &Preemption) -> 
         }
     }
     let Target::Instance(instance) = order.target.clone() else { return Ok(()) };
-    lives::end(state, ix, &Stop { instance, cause, by: None, deadline: order.deadline }, order.ordered_at)
+    let stop = Stop { instance, cause, by: None, reclaim: None, deadline: order.deadline };
+    lives::end(state, ix, &stop, order.ordered_at)
 }
 
 /// An instance has stopped: if it was a unit, it is none any more.
 pub(crate) fn stopped(market: &mut Market, ix: InstanceIx) {
-    let Some((number, unit)) = market.units.remove(&ix) else { return };
+    supply::unit_goes(market, ix);
+    let Some(Unit { number, unit, .. }) = market.units.remove(&ix) else { return };
     if let Some(bid) = market.bids.get_mut(&number) {
         bid.units.remove(&unit);
     }

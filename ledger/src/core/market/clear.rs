@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use hourglass_capacity::auction::receipt::Receipt;
 use hourglass_capacity::auction::{self, BidIx, Book, BookDraft, Pool as Offer, Recorder, Running};
+use hourglass_capacity::lifecycle::Reclaim;
 use hourglass_capacity::pool::PoolName;
 use hourglass_units::{InstanceId, Instant};
 
@@ -29,7 +30,7 @@ pub(crate) fn clear(state: &State, trigger: Trigger, now: Instant) -> Result<Cle
     follow(state, &mut cleared, now)?;
     // Of the same input a unit that has stopped by itself has to be started again all the same.
     let is_idle = cleared.starts.is_empty() && cleared.stops.is_empty() && cleared.expired.is_empty();
-    if is_idle && !market.supply_changed && market.input == Some(cleared.input()) {
+    if is_idle && !market.is_due(now) && market.input == Some(cleared.input()) {
         return Err(MarketRejection::NothingToClear.into());
     }
     Ok(cleared)
@@ -45,12 +46,15 @@ fn expired(market: &Market, now: Instant) -> Vec<u64> {
 fn book(state: &State, now: Instant) -> Result<Book, Rejection> {
     let market = &state.market;
     let names: Vec<&PoolName> = market.pools.keys().collect();
-    let offer = |(name, pool): (&PoolName, &super::Pool)| Offer {
-        name: name.clone(),
-        supply: pool.supply(now),
-        reserve: pool.reserve(),
-        mode: pool.terms.mode,
-        gang_max: pool.terms.gang_max,
+    let offer = |(name, pool): (&PoolName, &super::Pool)| {
+        let supply = pool.supply_terms(now);
+        Offer {
+            name: name.clone(),
+            supply: supply.gpus,
+            reserve: pool.reserve(&supply),
+            mode: pool.terms.mode,
+            gang_max: pool.terms.gang_max,
+        }
     };
     let find = |name: &PoolName| {
         let at = names.binary_search(&name).ok()?;
@@ -105,6 +109,7 @@ fn entry(
 fn follow(state: &State, cleared: &mut Cleared, now: Instant) -> Result<(), Rejection> {
     let Cleared { receipt: Receipt { book, clearing, .. }, starts, stops, .. } = cleared;
     let name_of = |pool: auction::PoolIx| book.pools().get(pool.index()).map(|pool| &pool.name);
+    let mut reclaims: BTreeMap<&PoolName, Reclaim> = BTreeMap::new();
     let mut preempted: BTreeMap<BidIx, Vec<&auction::Preemption>> = BTreeMap::new();
     for preemption in &clearing.preemptions {
         preempted.entry(preemption.bid).or_default().push(preemption);
@@ -128,7 +133,14 @@ fn follow(state: &State, cleared: &mut Cleared, now: Instant) -> Result<(), Reje
                 None => (bid.broken_by.unwrap_or(Cause::Owner), None),
             };
             let deadline = now.saturating_add_ms(notice_ms(&state.market, bid));
-            stops.push(Stop { instance: (*instance).clone(), cause, by, deadline });
+            let reclaim =
+                bid.held.as_ref().filter(|_| cause == Cause::SupplyReclaimed).and_then(|(held, _)| {
+                    let pool = state.market.pools.get_key_value(held);
+                    pool.map(|(name, pool)| {
+                        *reclaims.entry(name).or_insert_with(|| pool.reclaimed_for(&pool.supply_terms(now)))
+                    })
+                });
+            stops.push(Stop { instance: (*instance).clone(), cause, by, reclaim, deadline });
         }
         if let Some((pool, units)) = won {
             let have = u32::try_from(keep).unwrap_or(u32::MAX);

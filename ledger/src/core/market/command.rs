@@ -3,9 +3,14 @@
 use hourglass_capacity::auction::Mode as ClearingMode;
 use hourglass_capacity::auction::receipt::Receipt;
 use hourglass_capacity::auction::reserve::ReservePolicy;
-use hourglass_capacity::lifecycle::{Fact, Listing};
+use hourglass_capacity::calendar::{Allowance, ReservationName};
+use hourglass_capacity::lifecycle::{Fact, Listing, Reclaim};
+use hourglass_capacity::nodes::Node;
 use hourglass_capacity::pool::PoolName;
-use hourglass_units::{BidId, Currency, InstanceId, Instant, Percent, Price, ProjectId, TenantId};
+use hourglass_capacity::supply::{Claim, Offer};
+use hourglass_units::{
+    BidId, Currency, InstanceId, Instant, NodeId, Percent, Price, ProjectId, ReservationId, TenantId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::core::event::EventKind;
@@ -67,6 +72,50 @@ pub enum MarketCommand {
         /// All of it.
         listing: Listing,
     },
+    /// Something about what pools have and have promised.
+    Supply(SupplyCommand),
+}
+
+/// Something to do about what a pool has, and what of it is promised and lent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "supply", rename_all = "snake_case")]
+pub enum SupplyCommand {
+    /// Says how a node is: what does not work is not sold.
+    SetNode {
+        /// Of which pool.
+        pool: PoolName,
+        /// Which.
+        node: NodeId,
+        /// How it is from now on; forgotten where absent.
+        to: Option<Node>,
+    },
+    /// Lends what is idle of a reservation to spot.
+    Lend {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        reservation: ReservationId,
+        /// How much; nothing any more where absent.
+        offer: Option<Offer>,
+    },
+    /// Says when the owner of what is lent will need how much of it.
+    Claim {
+        /// Whose.
+        tenant: TenantId,
+        /// Of which reservation.
+        reservation: ReservationId,
+        /// How much, and when.
+        claim: Claim,
+    },
+    /// Assigns parts of a reservation to projects, in place of what was assigned before.
+    Assign {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        reservation: ReservationId,
+        /// The parts; the rest is anybody's.
+        allowances: Vec<Allowance>,
+    },
 }
 
 /// How a pool is sold.
@@ -96,6 +145,43 @@ pub struct PoolTerms {
     /// it, and says so.
     #[serde(default)]
     pub driven: bool,
+    /// After its deadline a unit is gone within so long, in milliseconds: so much earlier spot makes way.
+    #[serde(default = "drain")]
+    pub drain_ms: i64,
+    /// How far ahead on-demand and reservations keep out of each other's way, in milliseconds; always where
+    /// absent, since an on-demand instance has no end.
+    #[serde(default)]
+    pub look_ahead_ms: Option<i64>,
+    /// What owners who lend idle reserved GPUs get of what spot pays for them.
+    #[serde(default = "nothing")]
+    pub owner_share: Percent,
+}
+
+fn drain() -> i64 {
+    super::DRAIN_MS_DEFAULT
+}
+
+fn nothing() -> Percent {
+    Percent::ZERO
+}
+
+impl PoolTerms {
+    /// A pool with this many GPUs at this reserve price, and what holds where nothing else is said.
+    pub fn new(currency: Currency, gpus: u64, reserve: ReservePolicy) -> Self {
+        Self {
+            currency,
+            gpus,
+            safety_buffer: 0,
+            reserve,
+            mode: greedy(),
+            gang_max: whole(),
+            notice_ms: notice(),
+            driven: false,
+            drain_ms: drain(),
+            look_ahead_ms: None,
+            owner_share: nothing(),
+        }
+    }
 }
 
 fn greedy() -> ClearingMode {
@@ -218,6 +304,42 @@ pub enum MarketEvent {
     },
     /// Pools were cleared.
     Cleared(Box<Cleared>),
+    /// A node is another one.
+    NodeSet {
+        /// Of which pool.
+        pool: PoolName,
+        /// Which.
+        node: NodeId,
+        /// How it is; forgotten where absent.
+        to: Option<Node>,
+    },
+    /// An owner lends another part of its reservation.
+    Lent {
+        /// In which pool.
+        pool: PoolName,
+        /// Of which reservation.
+        name: ReservationName,
+        /// How much; nothing any more where absent.
+        offer: Option<Offer>,
+    },
+    /// An owner will need what it lent.
+    AskedBack {
+        /// In which pool.
+        pool: PoolName,
+        /// Of which reservation.
+        name: ReservationName,
+        /// How much, and when.
+        claim: Claim,
+    },
+    /// Parts of a reservation are projects' own.
+    Assigned {
+        /// In which pool.
+        pool: PoolName,
+        /// Of which reservation.
+        name: ReservationName,
+        /// The parts.
+        allowances: Vec<Allowance>,
+    },
     /// Something was learnt of units.
     Learnt {
         /// What, by unit.
@@ -238,6 +360,10 @@ impl MarketEvent {
             Self::BidCancelled { .. } => EventKind::BidCancelled,
             Self::Cleared(_) => EventKind::MarketCleared,
             Self::Learnt { .. } => EventKind::UnitsLearnt,
+            Self::NodeSet { .. } => EventKind::NodeSet,
+            Self::Lent { .. } => EventKind::ReservationLent,
+            Self::AskedBack { .. } => EventKind::ReservationAskedBack,
+            Self::Assigned { .. } => EventKind::ReservationAssigned,
         }
     }
 }
@@ -289,6 +415,9 @@ pub struct Stop {
     /// Who displaced it, by the number of the bid.
     #[serde(default)]
     pub by: Option<u64>,
+    /// For what the pool's supply went, where that is the cause.
+    #[serde(default)]
+    pub reclaim: Option<Reclaim>,
     /// When it must have stopped.
     pub deadline: Instant,
 }

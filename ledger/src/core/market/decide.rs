@@ -6,11 +6,11 @@ use hourglass_capacity::auction::{
 use hourglass_capacity::lifecycle::{Fact, Finding, Input, Lifecycle, Listing, reconcile};
 use hourglass_capacity::pool::PoolName;
 use hourglass_pricing::{PurchaseModel, Sku};
-use hourglass_units::{BidId, InstanceId, Instant, TenantId};
+use hourglass_units::{BidId, InstanceId, Instant, Percent, TenantId};
 
 use super::command::{BidChange, BidDraft, Listed, MarketCommand, MarketEvent, PoolTerms, Stop};
 use super::rejection::MarketRejection;
-use super::{BIDS_PER_TENANT_MAX, Bid, NOTICE_MS_MAX, NOTICE_MS_MIN, clear};
+use super::{BIDS_PER_TENANT_MAX, Bid, DRAIN_MS_MAX, NOTICE_MS_MAX, NOTICE_MS_MIN, Unit, clear, supply};
 use crate::core::decide::{check_mode_order, find_tenant};
 use crate::core::quotas::{Cause, LISTING_MAX};
 use crate::core::rejection::Rejection;
@@ -37,6 +37,7 @@ pub(crate) fn decide(
         }
         MarketCommand::Report { instance, fact } => report(state, instance, fact, now)?,
         MarketCommand::List { listing } => list(state, listing, now)?,
+        MarketCommand::Supply(command) => supply::decide(state, cell, command, now)?,
         MarketCommand::Clear { trigger } => {
             MarketEvent::Cleared(Box::new(clear::clear(state, *trigger, now)?))
         }
@@ -61,6 +62,12 @@ fn set_pool(state: &State, cell: &Cell, pool: &PoolName, terms: &PoolTerms) -> R
         _ => {}
     }
     check_notice(terms.notice_ms)?;
+    if !(0..=DRAIN_MS_MAX).contains(&terms.drain_ms) || terms.look_ahead_ms.is_some_and(|ms| ms < 0) {
+        return Err(MarketRejection::DrainOutOfRange.into());
+    }
+    if terms.owner_share > Percent::WHOLE {
+        return Err(MarketRejection::OwnerShareAboveWhole.into());
+    }
     if terms.gpus > SUPPLY_MAX {
         let (name, supply) = (pool.clone(), terms.gpus);
         return Err(MarketRejection::Bid(BookError::Supply { name, supply }).into());
@@ -186,7 +193,7 @@ fn update(
 /// What a bid won is sold as the bid says, until it has stopped.
 pub(crate) fn check_not_a_unit(state: &State, instance: &InstanceId) -> Result<()> {
     let unit = state.instances.find(instance.as_str()).and_then(|ix| state.market.units.get(&ix));
-    match unit.and_then(|(number, _)| state.market.bids.get(number)) {
+    match unit.and_then(|Unit { number, .. }| state.market.bids.get(number)) {
         None => Ok(()),
         Some(bid) => {
             let (instance, bid) = (instance.clone(), bid.draft.bid.clone());
@@ -264,6 +271,7 @@ fn stops_of_owner(state: &State, bid: &Bid, keep: u32, now: Instant) -> Vec<Stop
         instance: (*instance).clone(),
         cause: Cause::Owner,
         by: None,
+        reclaim: None,
         deadline,
     };
     live.get(keep..).unwrap_or_default().iter().map(stop).collect()

@@ -122,6 +122,7 @@ pub(super) fn begin(state: &mut State, ix: InstanceIx, number: u64, pool: &PoolN
 
 /// A unit is told to stop.
 pub(super) fn end(state: &mut State, ix: InstanceIx, stop: &Stop, at: Instant) -> Result<()> {
+    super::supply::unit_is_to_stop(&mut state.market, ix);
     let cause = cause_of(stop)?;
     let until = stop.deadline;
     let wish = match stop.cause {
@@ -140,7 +141,9 @@ fn cause_of(stop: &Stop) -> Result<cycle::Cause> {
             let by: BidId = by.parse().map_err(|_| Inconsistent::new("a bid without a number"))?;
             cycle::Cause::Outbid { by }
         }
-        Cause::SupplyReclaimed => cycle::Cause::SupplyReclaimed { by: cycle::Reclaim::Capacity },
+        Cause::SupplyReclaimed => {
+            cycle::Cause::SupplyReclaimed { by: stop.reclaim.unwrap_or(cycle::Reclaim::Capacity) }
+        }
         Cause::ReserveRaised => cycle::Cause::ReserveRaised,
         Cause::Owner => cycle::Cause::OwnerStopped,
         Cause::Quota => cycle::Cause::Quota,
@@ -214,6 +217,7 @@ fn bill(state: &mut State, ix: InstanceIx, before: &Lifecycle, after: &Lifecycle
 
 /// Units whose GPUs are free come up: of each bid all that wait, or none where they are its gang.
 pub(super) fn admit(state: &mut State, at: Instant) -> Result<()> {
+    super::admit_waiting(&mut state.market, at);
     let market = &state.market;
     let mut free: BTreeMap<PoolName, u64> = BTreeMap::new();
     let mut waiting: BTreeMap<(u64, PoolName), Vec<(InstanceIx, u64)>> = BTreeMap::new();

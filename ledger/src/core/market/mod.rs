@@ -15,6 +15,7 @@ mod decide;
 mod lives;
 mod rejection;
 mod rooms;
+mod supply;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +24,7 @@ use hourglass_capacity::auction::reserve::utilisation;
 use hourglass_capacity::cooldown::Cooldown;
 use hourglass_capacity::lifecycle::Listed;
 use hourglass_capacity::pool::PoolName;
+use hourglass_capacity::supply::Supply;
 use hourglass_units::{BidId, InstanceId, Instant, Percent, Price, TenantId};
 use serde::{Deserialize, Serialize};
 
@@ -33,11 +35,16 @@ use super::state::{Instances, State};
 pub(crate) use apply::{apply, ordered, stopped};
 pub(crate) use clear::clear;
 pub use command::{
-    BidChange, BidDraft, Cleared, MarketCommand, MarketEvent, PoolTerms, Start, Stop, Trigger,
+    BidChange, BidDraft, Cleared, MarketCommand, MarketEvent, PoolTerms, Start, Stop, SupplyCommand, Trigger,
 };
 pub(crate) use decide::{check_not_a_unit, check_not_driven, decide};
 pub use lives::{Due, Life};
 pub use rejection::MarketRejection;
+pub(crate) use supply::{
+    Lending, YIELD_CREDIT_PREFIX, admit_waiting, check_reservation, check_seat, check_yields, follow,
+    is_waiting, pass, place, reserve, starts,
+};
+pub use supply::{Seat, Stock};
 
 /// The shortest notice, in milliseconds: what runs is asked to end, and killed so long after that.
 pub const NOTICE_MS_MIN: i64 = 60_000;
@@ -45,6 +52,10 @@ pub const NOTICE_MS_MIN: i64 = 60_000;
 pub const UNIT_PREFIX: &str = "spot-";
 /// The longest notice, in milliseconds.
 pub const NOTICE_MS_MAX: i64 = 3_600_000;
+/// After its deadline a unit is gone within so long, unless a pool says otherwise, in milliseconds.
+pub const DRAIN_MS_DEFAULT: i64 = 120_000;
+/// The longest time to drain, in milliseconds.
+pub const DRAIN_MS_MAX: i64 = 3_600_000;
 /// Most bids of one tenant that are not over.
 pub const BIDS_PER_TENANT_MAX: usize = 10_000;
 
@@ -57,7 +68,11 @@ pub struct Market {
     pub(crate) bids: BTreeMap<u64, Bid>,
     pub(crate) by_name: BTreeMap<TenantId, BTreeMap<BidId, u64>>,
     /// Whose unit an instance is, until it has stopped.
-    pub(crate) units: BTreeMap<InstanceIx, (u64, u32)>,
+    pub(crate) units: BTreeMap<InstanceIx, Unit>,
+    /// Instances that run in pools and are not spot.
+    pub(crate) seats: BTreeMap<InstanceIx, Seat>,
+    /// Of them, those that wait until spot has made way.
+    pub(crate) seatless: BTreeSet<InstanceIx>,
     /// Units of pools that are driven, from when they are won until nothing is left of them at the cloud.
     pub(crate) lives: BTreeMap<InstanceIx, Life>,
     /// Of them, those that wait for their GPUs.
@@ -74,6 +89,23 @@ pub struct Market {
     pub(crate) input: Option<[u8; 32]>,
 }
 
+/// Whose unit an instance is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unit {
+    /// The number of its bid.
+    pub(crate) number: u64,
+    /// Which one of the bid's.
+    pub(crate) unit: u32,
+    /// Where it runs.
+    pub(crate) pool: PoolName,
+    /// Its GPUs.
+    pub(crate) gpus: u64,
+    /// Whether the compute service said that it started, where this cell does not drive it.
+    pub(crate) runs: bool,
+    /// Whether it was told to stop.
+    pub(crate) stops: bool,
+}
+
 /// A pool and how it was cleared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
@@ -83,8 +115,14 @@ pub struct Pool {
     pub cleared: Option<PoolCleared>,
     /// GPUs that proved not to be there.
     pub cooldown: Cooldown,
-    /// GPUs that units take, or may take.
+    /// What it has, and what of it is not for spot.
+    pub(crate) stock: Stock,
+    /// What the last clearing had for spot, and why.
+    pub supplied: Option<Supply>,
+    /// GPUs that driven units take, or may take.
     pub(crate) taken: u64,
+    /// Whose GPUs spot ran on.
+    pub(crate) lending: Lending,
 }
 
 /// What the last clearing said of a pool.
@@ -131,6 +169,8 @@ impl Default for Market {
             bids: BTreeMap::new(),
             by_name: BTreeMap::new(),
             units: BTreeMap::new(),
+            seats: BTreeMap::new(),
+            seatless: BTreeSet::new(),
             lives: BTreeMap::new(),
             waiting: BTreeSet::new(),
             listed: None,
@@ -178,7 +218,7 @@ impl Market {
     /// Whose unit an instance is that has not stopped, by the number of the bid.
     pub fn bid_of(&self, state: &State, instance: &InstanceId) -> Option<u64> {
         let ix = state.instances.find(instance.as_str())?;
-        self.units.get(&ix).map(|(number, _)| *number)
+        self.units.get(&ix).map(|unit| unit.number)
     }
 
     /// Where the last clearing stands in the log, and when it was.
@@ -197,22 +237,25 @@ impl Market {
     }
 
     /// Whether the supply changed since the last clearing: the next one should not wait for its time.
-    pub fn is_due(&self) -> bool {
-        self.supply_changed
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.supply_changed || self.pools.values().any(|pool| pool.is_due(now))
     }
 }
 
 impl Pool {
-    /// GPUs for spot, those that spot runs on included.
-    pub fn supply(&self, at: Instant) -> u64 {
-        let there = self.terms.gpus.saturating_sub(self.cooldown.missing(at));
-        there.saturating_sub(self.terms.safety_buffer)
+    /// A new one.
+    pub(crate) fn new(terms: PoolTerms, at: Instant) -> Self {
+        let mut stock = Stock::default();
+        stock.set_owned(terms.gpus, at);
+        let (cooldown, lending) = (Cooldown::default(), Lending::default());
+        Self { terms, cleared: None, cooldown, stock, supplied: None, taken: 0, lending }
     }
 
-    /// Nobody pays less.
-    pub fn reserve(&self) -> Price {
-        let used = self.terms.safety_buffer.min(self.terms.gpus);
-        self.terms.reserve.price_at(utilisation(used, self.terms.gpus))
+    /// Nobody pays less, with such a supply: by the share of the pool that is kept from spot.
+    pub fn reserve(&self, supply: &Supply) -> Price {
+        let promised = supply.reserved.saturating_sub(supply.lent);
+        let kept = promised.saturating_add(supply.on_demand).saturating_add(supply.buffer);
+        self.terms.reserve.price_at(utilisation(kept.min(supply.capacity), supply.capacity))
     }
 }
 

@@ -1,11 +1,16 @@
 //! Why something about the market is refused.
 
 use hourglass_capacity::auction::{BIDS_MAX, BookError, POOLS_MAX};
+use hourglass_capacity::calendar::{Refusal, ReservationError};
 use hourglass_capacity::lifecycle::IllegalTransition;
+use hourglass_capacity::nodes::NodesError;
 use hourglass_capacity::pool::PoolName;
-use hourglass_units::{BidId, Currency, InstanceId, Region};
+use hourglass_capacity::supply::CLAIMS_MAX;
+use hourglass_units::{
+    BidId, Currency, Fabric, InstanceId, Instant, NodeId, ProjectId, Region, ReservationId,
+};
 
-use super::{BIDS_PER_TENANT_MAX, NOTICE_MS_MAX, NOTICE_MS_MIN};
+use super::{BIDS_PER_TENANT_MAX, DRAIN_MS_MAX, NOTICE_MS_MAX, NOTICE_MS_MIN};
 
 /// Why something about the market is refused, in order of precedence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,6 +126,101 @@ pub enum MarketRejection {
     /// It was known, or came too late.
     #[error("that is known already")]
     NothingNew,
+    /// A time to drain that nobody waits for, or a look ahead below zero.
+    #[error("spot drains in 0 to {} seconds, and a look ahead is 0 or longer", DRAIN_MS_MAX / 1_000)]
+    DrainOutOfRange,
+    /// More than spot pays.
+    #[error("the owners' share is at most 100 % of what spot pays")]
+    OwnerShareAboveWhole,
+    /// What no node can be.
+    #[error(transparent)]
+    Node(#[from] NodesError),
+    /// Nodes that the pool does not have.
+    #[error("nodes with {of_nodes} GPUs would be known, and {pool} has {gpus}: give the pool more first")]
+    NodesExceedPool {
+        /// Which pool.
+        pool: PoolName,
+        /// GPUs of all its nodes.
+        of_nodes: u64,
+        /// GPUs of the pool.
+        gpus: u64,
+    },
+    /// Maintenance in the past.
+    #[error("the maintenance of {node} would be over already: give an end in the future")]
+    MaintenanceOver {
+        /// Which.
+        node: NodeId,
+    },
+    /// A place for what has one by its bid.
+    #[error("a spot instance names its fabric in its mode, if any: leave the other one out")]
+    FabricOfSpot,
+    /// Not where its reservation is.
+    #[error("reservation {reservation} is of fabric {fabric}: start the instance there, or on demand")]
+    FabricDiffers {
+        /// Which.
+        reservation: ReservationId,
+        /// Where it is.
+        fabric: Fabric,
+    },
+    /// No GPUs for on-demand.
+    #[error(
+        "{pool} has room for {room} GPUs on demand, not for {gpus}: the others are used, reserved, or will be from {tightest} on"
+    )]
+    PoolFull {
+        /// Which.
+        pool: PoolName,
+        /// Asked for.
+        gpus: u32,
+        /// How many may start.
+        room: u64,
+        /// The instant that leaves no more.
+        tightest: Instant,
+    },
+    /// The project has its part.
+    #[error(
+        "project {project} may use {left} GPUs more of reservation {reservation}: its owner can assign more"
+    )]
+    AllowanceUsed {
+        /// Of which.
+        reservation: ReservationId,
+        /// Whose part.
+        project: ProjectId,
+        /// What is left of it.
+        left: u64,
+    },
+    /// A reservation of no pool.
+    #[error("reservation {reservation} names no fabric: no GPUs are kept free for it")]
+    WithoutFabric {
+        /// Which.
+        reservation: ReservationId,
+    },
+    /// It has ended.
+    #[error("reservation {reservation} is over")]
+    ReservationOver {
+        /// Which.
+        reservation: ReservationId,
+    },
+    /// Nothing of it is lent.
+    #[error("reservation {reservation} is not lent: lend it first")]
+    NotLent {
+        /// Which.
+        reservation: ReservationId,
+    },
+    /// A claim that asks for nothing.
+    #[error("a claim is for 1 GPU or more, and its end is in the future")]
+    ClaimOfNothing,
+    /// Too many claims.
+    #[error("reservation {reservation} has {CLAIMS_MAX} claims that are not over: claim more at once")]
+    ClaimsFull {
+        /// Of which.
+        reservation: ReservationId,
+    },
+    /// Parts that do not fit the whole.
+    #[error(transparent)]
+    Allowances(#[from] ReservationError),
+    /// C-1: the pool has promised its GPUs to others.
+    #[error(transparent)]
+    Calendar(Box<Refusal>),
     /// Clearing would change nothing.
     #[error("nothing is to be cleared: no bid and no price would change")]
     NothingToClear,
@@ -151,6 +251,22 @@ impl MarketRejection {
             Self::Life(_) => "not_due",
             Self::ListingTooLong => "listing_invalid",
             Self::NothingNew => "nothing_new",
+            Self::DrainOutOfRange => "drain_out_of_range",
+            Self::OwnerShareAboveWhole => "owner_share_invalid",
+            Self::Node(_) => "node_invalid",
+            Self::NodesExceedPool { .. } => "nodes_exceed_pool",
+            Self::MaintenanceOver { .. } => "maintenance_over",
+            Self::FabricOfSpot => "fabric_of_spot",
+            Self::FabricDiffers { .. } => "fabric_differs",
+            Self::PoolFull { .. } => "pool_full",
+            Self::AllowanceUsed { .. } => "allowance_used",
+            Self::WithoutFabric { .. } => "without_fabric",
+            Self::ReservationOver { .. } => "reservation_over",
+            Self::NotLent { .. } => "not_lent",
+            Self::ClaimOfNothing => "claim_of_nothing",
+            Self::ClaimsFull { .. } => "claims_full",
+            Self::Allowances(_) => "allowances_invalid",
+            Self::Calendar(_) => "over_promise",
             Self::NothingToClear => "nothing_to_clear",
         }
     }

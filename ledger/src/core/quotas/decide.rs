@@ -627,7 +627,7 @@ pub(crate) fn admit_instance(state: &State, it: &Registration, now: Instant) -> 
 }
 
 /// The class in which an instance counts: inside a reservation as long as that has room for it.
-pub(super) fn class_for(
+pub(crate) fn class_for(
     state: &State,
     ix: Option<InstanceIx>,
     gpus: u32,

@@ -11,6 +11,7 @@ use super::decide::{class_for, holding_for};
 use super::{Holding, broken, budget};
 use crate::core::Inconsistent;
 use crate::core::command::{Mode, Registration};
+use crate::core::market;
 use crate::core::metering::InstanceIx;
 use crate::core::state::State;
 
@@ -38,7 +39,7 @@ pub(crate) fn register(state: &mut State, ix: InstanceIx, it: &Registration, at:
     add_burn(&mut state.quotas, node, burn)?;
     let instance = state.instances.get_mut(ix).ok_or_else(lost)?;
     instance.holding = Some(Holding { since: at, node, key, unheld: false });
-    Ok(())
+    market::follow(state, ix)
 }
 
 /// An instance runs. One that gave its quota back when it stopped takes it again where it can; it runs
@@ -58,7 +59,8 @@ pub(crate) fn start(state: &mut State, ix: InstanceIx, at: Instant) -> Result<()
     let holding = Holding { since: at, node, key, unheld: false };
     count_or_note(state, ix, holding, gpus)?;
     let burn = budget::burn_of_instance(state, (&tenant, &project), &platform, &mode, gpus, state.now);
-    add_burn(&mut state.quotas, node, burn.unwrap_or_default())
+    add_burn(&mut state.quotas, node, burn.unwrap_or_default())?;
+    market::follow(state, ix)
 }
 
 /// Counts what an instance takes where it fits, and notes that it runs without a hold where not.
@@ -100,7 +102,8 @@ pub(crate) fn release(state: &mut State, ix: InstanceIx) -> Result<()> {
     quotas.unheld.remove(&ix);
     quotas.told.remove(&ix);
     quotas.preemptions.remove(&Target::Instance(id));
-    quotas.holds.promote(&mut quotas.tree, position).map_err(broken)
+    quotas.holds.promote(&mut quotas.tree, position).map_err(broken)?;
+    market::follow(state, ix)
 }
 
 /// An instance is sold differently: it counts in another class.
@@ -129,7 +132,7 @@ fn reclass(state: &mut State, ix: InstanceIx, holding: Holding, class: Class) ->
         let (position, quotas) = (state.position.number(), &mut state.quotas);
         quotas.holds.promote(&mut quotas.tree, position).map_err(broken)?;
     }
-    Ok(())
+    market::follow(state, ix)
 }
 
 /// Reservations that are over hold nobody any more: who was inside counts as on demand.

@@ -36,7 +36,7 @@ pub(crate) use budget::{burn_of_instance, review_figures};
 pub use command::{
     Ask, CapAlert, Cause, Drift, DriftKind, Listed, Preemption, QuotaCommand, QuotaEvent, Review, Target,
 };
-pub(crate) use decide::{Decided, admit_instance, admit_mode, decide};
+pub(crate) use decide::{Decided, admit_instance, admit_mode, class_for, decide};
 pub(crate) use instances::{adopt, change_class, register, release, reservations_ended, start};
 pub use rejection::{QuotaRejection, SpendDenied};
 pub use review::{QUOTA_NOTICE_MS, RECONCILE_GRACE_MS};

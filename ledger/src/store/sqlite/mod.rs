@@ -47,6 +47,9 @@ const MIGRATIONS: [&str; 4] = [
 ];
 /// Connections for reading.
 const READERS_MAX: u32 = 4;
+/// How often the directory's lock is tried again, and the time between.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 /// Values that one statement binds at most; SQLite allows 32,766.
 const BINDS_MAX: usize = 8_000;
 
@@ -201,13 +204,27 @@ impl SqliteReader {
 
 type Binding = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
 
-/// Takes the directory's lock, or says who holds it.
+#[expect(clippy::disallowed_methods, reason = "whoever opens a store waits for it")]
+fn pause() {
+    std::thread::sleep(LOCK_PAUSE);
+}
+
+/// Takes the directory's lock, or says who holds it. A process that this one is just starting holds what is
+/// open for a moment, so it is tried more than once.
 fn lock(directory: &Path) -> Result<File, OpenError> {
     let io = |error| OpenError::Directory { directory: directory.to_owned(), error };
     let path = directory.join(LOCK_FILE);
     let mut file =
         File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
-    match file.try_lock() {
+    let mut locked = file.try_lock();
+    for _ in 0..LOCK_TRIES {
+        if !matches!(locked, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        pause();
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => {
             // The id only serves the message below: on a full disk the lock still holds.
             let _written =
