@@ -118,6 +118,111 @@ fn market(cli: &Cli<'_>, files: &Path) {
     cli.says(&["pool", "prices", "gpu-h100-sxm", "f-1", "--until", "2100-01-01"], &["0.5"]);
 }
 
+/// What comes before spot, the same whichever way the ledger is reached.
+fn supply(cli: &Cli<'_>) {
+    let pool = ["gpu-h100-sxm", "f-2"];
+    let with = |first: &[&'static str], rest: &[&'static str]| [first, &pool[..], rest].concat();
+    cli.says(
+        &with(
+            &["pool", "set"],
+            &["--gpus", "8", "--currency", "USD", "--reserve", "0.5", "--owner-share", "40"],
+        ),
+        &["has 8 GPUs"],
+    );
+    cli.refuses(
+        &with(
+            &["pool", "set"],
+            &["--gpus", "8", "--currency", "USD", "--reserve", "1", "--owner-share", "101"],
+        ),
+        3,
+        "at most 100 %",
+    );
+    let hour = |hours: u64| {
+        let now = std::process::Command::new("date")
+            .args(["-u", "-d", &format!("+{hours} hours"), "+%Y-%m-%dT%H:00:00Z"])
+            .output()
+            .unwrap();
+        String::from_utf8(now.stdout).unwrap().trim().to_owned()
+    };
+    let (now, soon, later) = (hour(0), hour(2), hour(20));
+    let create = |id: &'static str, gpus: &'static str| -> Vec<String> {
+        [
+            "reserve",
+            "create",
+            "acme",
+            id,
+            "--project",
+            "ml",
+            "--platform",
+            "gpu-h100-sxm",
+            "--gpus",
+            gpus,
+            "--from",
+            &now,
+            "--until",
+            &later,
+            "--monthly",
+            "2",
+            "--fabric",
+            "f-2",
+        ]
+        .map(str::to_owned)
+        .into()
+    };
+    let args = |all: &[String]| -> Vec<String> { all.to_vec() };
+    let run = |all: Vec<String>| {
+        let all = args(&all);
+        cli.run(&all.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    assert!(run(create("r-1", "6")).ok().stdout.contains("acme has reservation r-1"));
+    let refused = run(create("r-2", "3"));
+    assert_eq!(refused.code, 3);
+    assert!(refused.stderr.contains("2 would fit"), "{}", refused.stderr);
+    cli.says(&["reserve", "lend", "acme", "r-1", "--at-most", "4"], &["is lent to spot"]);
+    cli.says(
+        &["reserve", "claim", "acme", "r-1", "--gpus", "5", "--from", &soon, "--until", &later],
+        &["5 GPUs of r-1 are back"],
+    );
+    cli.says(
+        &["reserve", "assign", "acme", "r-1", "--part", "web=2", "--from", &soon, "--until", &later],
+        &["1 projects have parts"],
+    );
+    cli.refuses(
+        &["reserve", "assign", "acme", "r-1", "--part", "web=9", "--from", &soon, "--until", &later],
+        3,
+        "assign fewer",
+    );
+    cli.refuses(
+        &["reserve", "assign", "acme", "r-1", "--part", "web", "--from", &soon, "--until", &later],
+        2,
+        "PROJECT=GPUS",
+    );
+    let supply = cli.json(&with(&["pool", "supply"], &[]));
+    assert_eq!(
+        (&supply["for_spot"], &supply["reserved"], &supply["lent"]),
+        (&json!(6), &json!(6), &json!(4)),
+        "{supply}"
+    );
+    cli.says(
+        &with(&["pool", "set-node"], &["n-1", "--gpus", "3", "--state", "failed"]),
+        &["node n-1 is known"],
+    );
+    cli.refuses(
+        &with(&["pool", "set-node"], &["n-1", "--gpus", "3", "--state", "maintenance"]),
+        2,
+        "needs a start and an end",
+    );
+    cli.says(&with(&["pool", "nodes"], &[]), &["n-1", "failed"]);
+    cli.says(&with(&["pool", "supply"], &[]), &["for spot", "3"]);
+    cli.says(&with(&["pool", "forget-node"], &["n-1"]), &["is forgotten"]);
+    cli.says(
+        &with(&["pool", "account"], &["--from", "2026-01-01T00:00:00Z", "--until", "2030-01-01T00:00:00Z"]),
+        &["owned", "out of use"],
+    );
+    cli.says(&["reserve", "withdraw", "acme", "r-1"], &["nothing of r-1 is lent"]);
+    cli.refuses(&["reserve", "withdraw", "acme", "r-1"], 3, "is not lent");
+}
+
 fn with_accounts(data: &Path) -> Server {
     let server = Server::up_with_tick(data, "1h", &[]);
     let created = |path: &str, body: Value| {
@@ -141,6 +246,7 @@ fn the_market_on_the_directory() {
     assert!(with_accounts(data.path()).stop());
     let here = Cli { data: data.path(), server: None, of: &[] };
     market(&here, files.path());
+    supply(&here);
     let report = hourglass(data.path(), &["verify", "--json"]).json();
     assert_eq!(report["finding_count"], 0, "{report}");
 
@@ -168,7 +274,9 @@ fn the_market_on_the_directory() {
 fn the_market_against_a_running_cell() {
     let (data, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let server = with_accounts(data.path());
-    market(&Cli { data: data.path(), server: Some(&server.url), of: &[] }, files.path());
+    let cli = Cli { data: data.path(), server: Some(&server.url), of: &[] };
+    market(&cli, files.path());
+    supply(&cli);
     assert!(server.stop());
     let report = hourglass(data.path(), &["verify", "--json"]).json();
     assert_eq!(report["finding_count"], 0, "{report}");

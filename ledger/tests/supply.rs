@@ -154,6 +154,15 @@ fn c1_nothing_is_promised_that_is_not_there() {
     assert_eq!(refused(&mut core, amend(9)), "over_promise");
     core.run(amend(6)).unwrap();
     core.run(reserve("bolt", "r-4", 8, hour(6), hour(8))).unwrap();
+    // One may begin with the hour that runs, in a pool that is younger than that.
+    core.now += 30 * MINUTE;
+    core.run(set_pool("eu/h100/fabric-2", terms(1))).unwrap();
+    let Command::Reserve { tenant, reservation } = reserve("acme", "r-5", 1, hour(0), hour(1)) else {
+        panic!()
+    };
+    let fabric = Some("fabric-2".parse().unwrap());
+    let of_now = Command::Reserve { tenant, reservation: ReservationDraft { fabric, ..reservation } };
+    core.run(of_now).unwrap();
     // An on-demand instance has no end: it would be in the way of them.
     assert_eq!(refused(&mut core, on_demand("i-1", 1)), "pool_full");
     let elsewhere =

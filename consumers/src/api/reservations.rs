@@ -47,7 +47,7 @@ pub(super) struct Draft {
     payment: Payment,
     /// In which fabric its GPUs are kept free for it, by the pool of that name; where absent it is a matter of
     /// price alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     fabric: Option<String>,
 }
 

@@ -485,6 +485,11 @@ impl System {
                     let new = new_instance(&options, &due).unwrap();
                     self.change(Change::Create(Box::new(new)));
                 }
+                // It went off by itself: its owner gives it up.
+                Some(InstanceState::Stopped | InstanceState::Error) => {
+                    self.others.running.remove(&instance);
+                    self.others.leaving.insert(instance);
+                }
                 _ => {}
             }
         }
@@ -514,7 +519,12 @@ impl System {
     fn every_gpu_second_is_accounted_once(&self) {
         for instance in self.others.running.keys() {
             let view = self.state.instance(instance.as_str()).unwrap();
-            assert!(view.running_since().is_some(), "{instance} was accepted and does not run");
+            let waits = self.state.market().waits(&self.state, instance);
+            let there = self.cloud.instances().find(|it| it.name == instance.as_str()).map(|it| it.state);
+            assert!(
+                view.running_since().is_some(),
+                "{instance} was accepted and does not run: it waits: {waits}, and at the cloud it is {there:?}"
+            );
         }
         for (fabric, gpus) in POOLS {
             let pool = format!("eu/{PLATFORM}/{fabric}").parse().unwrap();

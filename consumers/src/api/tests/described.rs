@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::testing::{request, with_server};
 
-const ROUTES: [&str; 107] = [
+const ROUTES: [&str; 116] = [
+    "DELETE /v1/pools/{platform}/{fabric}/nodes/{node}",
     "DELETE /v1/tenants/{tenant}/spend-caps",
     "GET /healthz",
     "GET /metrics",
@@ -25,7 +26,10 @@ const ROUTES: [&str; 107] = [
     "GET /v1/market",
     "GET /v1/pools",
     "GET /v1/pools/{platform}/{fabric}",
+    "GET /v1/pools/{platform}/{fabric}/account",
+    "GET /v1/pools/{platform}/{fabric}/nodes",
     "GET /v1/pools/{platform}/{fabric}/prices",
+    "GET /v1/pools/{platform}/{fabric}/supply",
     "GET /v1/preemptions",
     "GET /v1/quarantine",
     "GET /v1/quarantine/{position}",
@@ -110,10 +114,15 @@ const ROUTES: [&str; 107] = [
     "POST /v1/tenants/{tenant}/quotas:set",
     "POST /v1/tenants/{tenant}/reservations",
     "POST /v1/tenants/{tenant}/reservations/{reservation}:amend",
+    "POST /v1/tenants/{tenant}/reservations/{reservation}:assign",
+    "POST /v1/tenants/{tenant}/reservations/{reservation}:claim",
+    "POST /v1/tenants/{tenant}/reservations/{reservation}:lend",
+    "POST /v1/tenants/{tenant}/reservations/{reservation}:withdraw",
     "POST /v1/tenants/{tenant}/tax",
     "POST /v1/usage:ingest",
     "PUT /v1/market/margin",
     "PUT /v1/pools/{platform}/{fabric}",
+    "PUT /v1/pools/{platform}/{fabric}/nodes/{node}",
     "PUT /v1/quotas/rules",
     "PUT /v1/tenants/{tenant}/spend-caps",
 ];
@@ -196,7 +205,7 @@ fn every_example_can_be_read() {
                 seen += 1;
                 let filled = path.replace("{tenant}", "acme").replace("{project}", "ml");
                 let filled = filled.replace("{bid}", "b-1").replace("{platform}", "h100");
-                let filled = filled.replace("{fabric}", "f-1");
+                let filled = filled.replace("{fabric}", "f-1").replace("{node}", "n-1");
                 let filled =
                     ["{hold}", "{lease}", "{request}"].iter().fold(filled, |it, part| it.replace(part, "1"));
                 let headers = [("content-type", "application/json")];
@@ -206,7 +215,7 @@ fn every_example_can_be_read() {
                 assert!(!unread, "{method} {path}: {}", answer.text());
             }
         }
-        assert_eq!(seen, 19, "an example is missing, or there is a new one");
+        assert_eq!(seen, 20, "an example is missing, or there is a new one");
     });
 }
 

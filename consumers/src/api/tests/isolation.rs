@@ -11,12 +11,16 @@ use crate::testing::{Server, instance, key_of, record, with_server};
 const OF_BETA: [&str; 7] =
     ["beta", "b-secret", "hidden-project", "b-reserved", "b-credit", "b-group", "b-bid"];
 /// What a customer can change itself, at its own tenant's paths.
-const OWN_CHANGES: [&str; 5] = [
+const OWN_CHANGES: [&str; 9] = [
     "/v1/tenants/{tenant}/quota-requests",
     "/v1/tenants/{tenant}/spend-caps",
     "/v1/tenants/{tenant}/bids",
     "/v1/tenants/{tenant}/bids/{bid}:update",
     "/v1/tenants/{tenant}/bids/{bid}:cancel",
+    "/v1/tenants/{tenant}/reservations/{reservation}:assign",
+    "/v1/tenants/{tenant}/reservations/{reservation}:claim",
+    "/v1/tenants/{tenant}/reservations/{reservation}:lend",
+    "/v1/tenants/{tenant}/reservations/{reservation}:withdraw",
 ];
 
 /// Both tenants have a limit, a group, a hold, a lease, a spend cap and a request. Answers with the numbers of
@@ -218,6 +222,25 @@ fn a_customer_sees_its_own_and_nothing_else() {
             let path = format!("/v1/tenants/acme/bids/b-bid:{action}");
             let answer = server.send_with("POST", &path, &key, r#"{"limit": "9"}"#).await;
             answer.expect_problem(404, "bid_unknown");
+        }
+        // What pools have promised, in sum, is not for customers.
+        for path in ["supply", "nodes", "account?start=2026-01-01T00:00:00Z&end=2026-02-01T00:00:00Z"] {
+            let path = format!("/v1/pools/h100/f-1/{path}");
+            server.get_with(&path, &key).await.expect_problem(403, "forbidden");
+        }
+        // Nor can it lend what is another's, under either path.
+        for (action, body) in [
+            ("lend", json!({})),
+            ("withdraw", json!({})),
+            ("claim", json!({"gpus": 1, "from": "2026-02-06T00:00:00Z", "until": "2026-02-07T00:00:00Z"})),
+            ("assign", json!({"allowances": []})),
+        ] {
+            let path = format!("/v1/tenants/acme/reservations/b-reserved:{action}");
+            let answer = server.send_with("POST", &path, &key, body.to_string()).await;
+            answer.expect_problem(404, "reservation_unknown");
+            let path = format!("/v1/tenants/beta/reservations/b-reserved:{action}");
+            let answer = server.send_with("POST", &path, &key, body.to_string()).await;
+            answer.expect_problem(404, "tenant_unknown");
         }
         let cards = server.get_with("/v1/rate-cards", &key).await.expect(StatusCode::OK).text();
         assert!(cards.contains("2.95"));

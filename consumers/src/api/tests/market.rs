@@ -274,3 +274,93 @@ fn a_repeated_request_is_done_once() {
         assert_eq!(triggers, ["tick", "asked"]);
     });
 }
+
+/// Reserved, lent, on demand and out of use: what is left for spot, and where the GPU-time went.
+#[test]
+fn supply_is_reserved_lent_and_accounted_for() {
+    with_server(async |server| {
+        server.with_customers().await;
+        let terms = json!({"owner_share": "40", "drain_seconds": 60, "look_ahead_seconds": 86_400});
+        let mut all = self::terms(8);
+        all.as_object_mut().unwrap().extend(terms.as_object().unwrap().clone());
+        set_pool(&server, all).await;
+        let reserve = |id: &str, gpus: u32, until: &str| {
+            json!({"reservation": id, "project": "ml", "platform": "h100", "gpus": gpus, "fabric": "f-1",
+                "from": "2026-01-01T02:00:00Z", "until": until, "payment": {"monthly": {"price": "2"}}})
+        };
+        let reservations = "/v1/tenants/acme/reservations";
+        let made = server.post(reservations, reserve("r-1", 5, "2026-01-02T00:00:00Z")).await;
+        made.expect(StatusCode::CREATED);
+        let more = server.post(reservations, reserve("r-2", 4, "2026-01-02T00:00:00Z")).await;
+        more.expect_problem(409, "over_promise");
+        server
+            .post("/v1/tenants/acme/reservations/r-1:lend", json!({"at_most": 5}))
+            .await
+            .expect(StatusCode::OK);
+        let claim = json!({"gpus": 5, "from": "2026-01-01T10:00:00Z", "until": "2026-01-01T12:00:00Z"});
+        server.post("/v1/tenants/acme/reservations/r-1:claim", claim.clone()).await.expect(StatusCode::OK);
+        let allowances = json!({"allowances": [{"project": "web", "gpus": 1, "from": "2026-01-01T02:00:00Z",
+            "until": "2026-01-02T00:00:00Z"}]});
+        server
+            .post("/v1/tenants/acme/reservations/r-1:assign", allowances.clone())
+            .await
+            .expect(StatusCode::OK);
+        let shown = get(&server, "/v1/tenants/acme/reservations/r-1").await;
+        assert_eq!(
+            (&shown["fabric"], &shown["loan"]),
+            (&json!("f-1"), &json!({"at_most": 5, "claims": [claim]}))
+        );
+        assert_eq!(shown["allowances"], allowances["allowances"]);
+
+        let node = json!({"gpus": 2, "state": "failed"});
+        put(&server, "/v1/pools/h100/f-1/nodes/n-1", &node).await.expect(StatusCode::OK);
+        let half = json!({"gpus": 2, "state": "maintenance", "from": "2026-01-01T02:00:00Z"});
+        put(&server, "/v1/pools/h100/f-1/nodes/n-1", &half).await.expect_problem(400, "node_invalid");
+        let nodes = get(&server, "/v1/pools/h100/f-1/nodes").await;
+        assert_eq!(nodes["rows"], json!([{"node": "n-1", "gpus": 2, "state": "failed"}]));
+
+        let mut instance = json!({"instance": "od-1", "project": "ml", "platform": "h100", "model": "on_demand",
+            "gpus": 1, "fabric": "f-1"});
+        server.post("/v1/tenants/beta/instances", instance.clone()).await.expect(StatusCode::CREATED);
+        let supply = get(&server, "/v1/pools/h100/f-1/supply").await;
+        let figures = ["for_spot", "capacity", "reserved", "lent", "on_demand", "shortfall"];
+        let figures = figures.map(|name| supply[name].as_u64().unwrap());
+        assert_eq!(figures, [5, 6, 5, 5, 1, 0], "{supply}");
+        instance["instance"] = json!("od-2");
+        server.post("/v1/tenants/beta/instances", instance.clone()).await.expect_problem(409, "pool_full");
+
+        // Spot has what is lent, until somebody who comes first needs it.
+        place(&server, "beta", bid("b", [1, 5], "1")).await;
+        clear(&server).await;
+        server
+            .send(request("DELETE", "/v1/pools/h100/f-1/nodes/n-1", &[], Body::empty()))
+            .await
+            .expect(StatusCode::OK);
+        place(&server, "beta", bid("c", [1, 2], "1")).await;
+        clear(&server).await;
+        server.post("/v1/tenants/beta/instances", instance).await.expect(StatusCode::CREATED);
+        let waiting = get(&server, "/v1/tenants/beta/instances/od-2").await;
+        assert_eq!(waiting["waits"], json!(true), "{waiting}");
+        let seated = get(&server, "/v1/tenants/beta/instances/od-1").await;
+        assert_eq!(seated["waits"], Value::Null);
+        let account = "/v1/pools/h100/f-1/account?start=2026-01-01T00:00:00Z&end=2026-01-01T01:00:00Z";
+        let account = get(&server, account).await;
+        assert_eq!(
+            (&account["on_demand"], &account["spot"]),
+            (&json!("0"), &json!("0")),
+            "nobody has started"
+        );
+        let wrong = "/v1/pools/h100/f-1/account?start=2026-01-01T00:00:00Z&end=2026-01-01T00:00:00Z";
+        server.get(wrong).await.expect_problem(400, "query_invalid");
+        server.post("/v1/tenants/acme/reservations/r-1:withdraw", json!({})).await.expect(StatusCode::OK);
+        let again = server.post("/v1/tenants/acme/reservations/r-1:withdraw", json!({})).await;
+        again.expect_problem(409, "not_lent");
+        let unknown = server.post("/v1/tenants/acme/reservations/r-1:sell", json!({})).await;
+        unknown.expect_problem(404, "action_unknown");
+        let unplaced = json!({"reservation": "r-9", "project": "ml", "platform": "h100", "gpus": 1,
+            "from": "2026-01-01T02:00:00Z", "until": "2026-01-02T00:00:00Z", "payment": {"monthly": {"price": "2"}}});
+        server.post(reservations, unplaced).await.expect(StatusCode::CREATED);
+        let lend = server.post("/v1/tenants/acme/reservations/r-9:lend", json!({})).await;
+        lend.expect_problem(409, "without_fabric");
+    });
+}

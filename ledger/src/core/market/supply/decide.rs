@@ -5,9 +5,9 @@ use hourglass_capacity::nodes::{Node, NodeState};
 use hourglass_capacity::pool::PoolName;
 use hourglass_capacity::supply::{CLAIMS_MAX, Claim, Offer};
 use hourglass_pricing::reservation::Reservation;
-use hourglass_units::{Instant, NodeId, ReservationId, TenantId};
+use hourglass_units::{Instant, Interval, NodeId, ReservationId, TenantId};
 
-use super::{Pool, in_calendar};
+use super::Pool;
 use crate::core::decide::find_tenant;
 use crate::core::market::command::{MarketEvent, SupplyCommand};
 use crate::core::market::{Market, MarketRejection};
@@ -159,7 +159,11 @@ pub(crate) fn check_reservation(
     let name = PoolName { region, platform, fabric: fabric.clone() };
     let pool = stock(state, &name)?;
     let calendar = pool.stock.calendar();
-    let in_calendar = in_calendar(reservation).map_err(MarketRejection::Allowances)?;
+    // What has passed need not be there any more.
+    let interval = reservation.interval();
+    let rest = Interval::between(interval.start().max(now), interval.end()).unwrap_or(interval);
+    let gpus = u64::from(draft.gpus);
+    let in_calendar = Promised::new(gpus, rest).map_err(MarketRejection::Allowances)?;
     let id = super::seats::reservation_name(tenant, &draft.reservation);
     let check = calendar.check(&pool.for_reservations(now), &id, &in_calendar);
     Ok(check.map_err(|refusal| MarketRejection::Calendar(Box::new(refusal)))?)
