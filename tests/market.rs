@@ -221,6 +221,31 @@ fn supply(cli: &Cli<'_>) {
     );
     cli.says(&["reserve", "withdraw", "acme", "r-1"], &["nothing of r-1 is lent"]);
     cli.refuses(&["reserve", "withdraw", "acme", "r-1"], 3, "is not lent");
+
+    cli.says(&["market", "suspend", "beta", "--reason", "unpaid"], &["beta is suspended"]);
+    cli.refuses(&["market", "suspend", "beta", "--reason", "unpaid"], 3, "is suspended");
+    cli.says(&["market", "resume", "beta"], &["beta may start instances again"]);
+    cli.says(
+        &with(
+            &["pool", "set"],
+            &[
+                "--gpus",
+                "8",
+                "--currency",
+                "USD",
+                "--reserve",
+                "0.5",
+                "--driven",
+                "--backend",
+                "preemptible",
+                "--capacity",
+                "advice",
+            ],
+        ),
+        &["has 8 GPUs"],
+    );
+    let terms = cli.json(&with(&["pool", "show"], &[]))["terms"].clone();
+    assert_eq!((&terms["backend"], &terms["capacity"]), (&json!("preemptible"), &json!("advice")));
 }
 
 fn with_accounts(data: &Path) -> Server {

@@ -281,6 +281,9 @@ pub(crate) const fn market_code(rejection: &MarketRejection) -> Code {
         | M::GangRuns { .. }
         | M::IsAUnit { .. }
         | M::Life(_)
+        | M::CapacityOfOperator { .. }
+        | M::Suspended { .. }
+        | M::NotSuspended { .. }
         | M::NodesExceedPool { .. }
         | M::MaintenanceOver { .. }
         | M::FabricDiffers { .. }
@@ -296,6 +299,7 @@ pub(crate) const fn market_code(rejection: &MarketRejection) -> Code {
         | M::DrainOutOfRange
         | M::OwnerShareAboveWhole
         | M::Node(_)
+        | M::CapacityInvalid { .. }
         | M::FabricOfSpot
         | M::ClaimOfNothing
         | M::Allowances(_)

@@ -6,7 +6,7 @@ use hourglass_capacity::auction::reserve::{Point, ReserveDraft, ReservePolicy, S
 use hourglass_capacity::calendar::Allowance;
 use hourglass_capacity::nodes::{Node, NodeState};
 use hourglass_capacity::supply::{Claim, Offer};
-use hourglass_ledger::core::market::{MarketCommand, PoolTerms, SupplyCommand, Trigger};
+use hourglass_ledger::core::market::{CapacitySource, MarketCommand, PoolTerms, SupplyCommand, Trigger};
 use hourglass_ledger::core::quotas::{Cause, Target};
 use hourglass_ledger::core::{Account, Command, CreditKind, Detail, Mode, Policy, Registration};
 use hourglass_pricing::reservation::{Payment, ReservationDraft};
@@ -92,7 +92,8 @@ fn waits(core: &Core, instance: &str) -> bool {
 fn reasons(core: &Core) -> BTreeMap<String, usize> {
     let mut reasons = BTreeMap::new();
     for order in core.state.quotas().preemptions() {
-        assert_eq!(order.cause, Cause::SupplyReclaimed);
+        let of_nodes = order.reason.starts_with("a node");
+        assert_eq!(order.cause, if of_nodes { Cause::Maintenance } else { Cause::SupplyReclaimed });
         *reasons.entry(order.reason.clone()).or_default() += 1;
     }
     reasons
@@ -271,7 +272,7 @@ fn nodes_that_are_out_are_no_supply() {
     assert_eq!(for_spot(&core), 8);
     core.run(node("n-2", Some(Node { state: NodeState::Failed, ..healthy }))).unwrap();
     assert!(clear_if_due(&mut core));
-    assert_eq!(reasons(&core), [("the pool has fewer GPUs for spot".to_owned(), 4)].into());
+    assert_eq!(reasons(&core), [("a node of the pool does not work, or is serviced".to_owned(), 4)].into());
     stop_all(&mut core);
     core.now += HOUR;
     core.run(node("n-2", Some(healthy))).unwrap();
@@ -602,4 +603,64 @@ impl World {
         assert!(runs <= 24, "{runs} GPUs run of 24");
         assert_eq!(core.state.market().miscounted(), Vec::<&_>::new());
     }
+}
+
+/// Who is suspended starts nothing, and what it runs is told to stop with that for its cause.
+#[test]
+fn a7_the_suspended_stop_and_start_nothing() {
+    let (mut core, number) = full_of_spot(4);
+    core.run(Command::RegisterInstance(registration("od-1", "acme", 1))).unwrap();
+    core.run(start("od-1", core.now)).unwrap();
+    let acme = || "acme".parse().unwrap();
+    let suspend = || market(MarketCommand::Suspend { tenant: acme(), reason: "unpaid".to_owned() });
+    assert_eq!(refused(&mut core, market(MarketCommand::Resume { tenant: acme() })), "not_suspended");
+    core.run(suspend()).unwrap();
+    assert_eq!(refused(&mut core, suspend()), "tenant_suspended");
+    let told: Vec<_> = core.state.quotas().preemptions().map(|it| it.cause).collect();
+    assert_eq!(told, [Cause::Suspension; 5]);
+    let more =
+        [place("acme", bid("more", (1, 1), "2")), Command::RegisterInstance(registration("od-2", "acme", 1))];
+    for command in more {
+        assert_eq!(refused(&mut core, command), "tenant_suspended");
+    }
+    // Its GPUs are anybody's; its bid wins nothing.
+    core.run(place("bolt", bid("b", (4, 4), "0.60"))).unwrap();
+    core.run(clear()).unwrap();
+    assert_eq!(core.state.market().numbered(number).unwrap().units_going_on(&core.state), 0);
+    stop_all(&mut core);
+    core.run(market(MarketCommand::Resume { tenant: acme() })).unwrap();
+    core.run(clear()).unwrap();
+    let won = core.state.market().numbered(number).unwrap().held.clone();
+    assert_eq!(won.map(|(_, units)| units), Some(4), "it pays more than who came meanwhile");
+    assert_eq!(verify_core(&core).findings, []);
+}
+
+/// What the cloud says is supply for as long as it says so: spot is gone when it ends.
+#[test]
+fn a_pool_has_what_the_cloud_says() {
+    let mut core = open(2);
+    let pool = || POOL.parse().unwrap();
+    let read =
+        |intervals: Vec<(Interval, u64)>| supply(SupplyCommand::ReadCapacity { pool: pool(), intervals });
+    let hours = |from: i64, until: i64| {
+        Interval::new(at(ms(BEGIN) + from * HOUR), at(ms(BEGIN) + until * HOUR)).unwrap()
+    };
+    assert_eq!(refused(&mut core, read(vec![(hours(0, 5), 8)])), "capacity_of_operator");
+    core.run(set_pool(POOL, PoolTerms { capacity: CapacitySource::Intervals, ..terms(2) })).unwrap();
+    assert_eq!(for_spot(&core), 2, "until it was read");
+    core.run(read(vec![(hours(-9, 5), 4), (hours(0, 3), 4)])).unwrap();
+    assert_eq!(for_spot(&core), 8, "they add up");
+    assert_eq!(refused(&mut core, read(vec![(hours(0, 5), 4), (hours(0, 3), 4)])), "nothing_new");
+    assert_eq!(refused(&mut core, read(vec![(hours(0, 5), u64::MAX)])), "capacity_invalid");
+    core.run(place("acme", bid("b", (1, 8), "1.20"))).unwrap();
+    core.run(clear()).unwrap();
+    core.now = ms(BEGIN) + 3 * HOUR - 3 * MINUTE;
+    assert!(clear_if_due(&mut core), "half of it ends soon");
+    assert_eq!(reasons(&core), [("the pool has fewer GPUs for spot".to_owned(), 4)].into());
+    // The operator's word is not asked any more.
+    core.run(set_pool(POOL, PoolTerms { capacity: CapacitySource::Intervals, ..terms(100) })).unwrap();
+    assert_eq!(for_spot(&core), 4);
+    core.now = ms(BEGIN) + 6 * HOUR;
+    assert_eq!(for_spot(&core), 0);
+    assert_eq!(verify_core(&core).findings, []);
 }

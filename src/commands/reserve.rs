@@ -259,7 +259,7 @@ fn supply(command: SupplyCommand, action: &str, body: serde_json::Value) -> Chan
         | SupplyCommand::Assign { tenant, reservation, .. } => {
             format!("/v1/tenants/{tenant}/reservations/{reservation}")
         }
-        SupplyCommand::SetNode { .. } => String::new(),
+        SupplyCommand::SetNode { .. } | SupplyCommand::ReadCapacity { .. } => String::new(),
     };
     let command = MarketCommand::Supply(command).into();
     Change { command, path: format!("{resource}:{action}"), body, resource }

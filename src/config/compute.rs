@@ -37,6 +37,8 @@ pub struct ComputeSection {
     clusters: BTreeMap<String, ClusterId>,
     /// The reservations of a fabric that units run in.
     reservations: BTreeMap<String, Vec<BlockGroupId>>,
+    /// Whose reservations and advice at the cloud say what pools have, where their terms leave it to the cloud.
+    tenant: Option<String>,
     /// How often the cloud is listed.
     #[serde(deserialize_with = "some_duration")]
     list_every: Option<Duration>,
@@ -95,6 +97,8 @@ impl ComputeSection {
         if options.list_every < Duration::from_secs(1) {
             return Err(wrong("list_every", "list at most once a second"));
         }
+        options.tenant =
+            self.tenant.as_deref().map(str::parse).transpose().map_err(|error| wrong("tenant", error))?;
         options.stop_strays = !self.keep_strays;
         Ok(options)
     }

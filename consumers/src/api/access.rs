@@ -69,6 +69,8 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("POST", "/v1/tenants",                                                     WriteTenants),
     ("GET",  "/v1/tenants",                                                     ReadTenants),
     ("GET",  "/v1/tenants/{tenant}",                                            ReadTenants),
+    ("POST", "/v1/tenants/{tenant}:resume",                                     WriteTenants),
+    ("POST", "/v1/tenants/{tenant}:suspend",                                    WriteTenants),
     ("GET",  "/v1/tenants/{tenant}/balance",                                    ReadBooks),
     ("POST", "/v1/tenants/{tenant}/bids",                                       WriteBids),
     ("GET",  "/v1/tenants/{tenant}/bids",                                       ReadBids),

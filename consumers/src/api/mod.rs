@@ -115,6 +115,7 @@ pub fn router(cell: CellHandle, config: ApiConfig) -> Router {
     let (routes, document) = described().split_for_parts();
     let routes = routes.route("/", get(|| async { Redirect::temporary("/docs/") }));
     // Actions such as `{instance}:start`: they are described by hand in `document`.
+    let routes = routes.route("/v1/tenants/{tenant}", post(tenants::act_on_tenant));
     let act = post(instances::act_on_instance);
     let routes = routes.route("/v1/tenants/{tenant}/instances/{instance}", act);
     let act = post(reservations::act_on_reservation);

@@ -297,7 +297,7 @@ async fn supply(app: App, command: SupplyCommand, name: Option<Name>) -> Result<
         | SupplyCommand::Assign { tenant, reservation, .. } => {
             format!("/v1/tenants/{tenant}/reservations/{reservation}")
         }
-        SupplyCommand::SetNode { .. } => String::new(),
+        SupplyCommand::SetNode { .. } | SupplyCommand::ReadCapacity { .. } => String::new(),
     };
     let outcome = app.submit(MarketCommand::Supply(command).into(), name).await?;
     Ok(done(&outcome, false, resource))

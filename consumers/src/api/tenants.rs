@@ -2,7 +2,8 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use hourglass_ledger::core::{Command, Rejection, Tenant};
+use hourglass_ledger::core::market::MarketCommand;
+use hourglass_ledger::core::{Command, Rejection, State as Ledger, Tenant};
 use hourglass_pricing::tax::Tax;
 use hourglass_units::{Currency, TenantId};
 use serde::{Deserialize, Serialize};
@@ -10,11 +11,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::app::App;
 use super::done::{Done, done};
-use super::extract::{Idempotency, Json, Path, Query, given};
+use super::extract::{Body, Idempotency, Json, Path, Query, given, json, unsupported};
 use super::page::{ListPage, PageRequest};
 use super::problem::Problem;
 use super::schema;
 use crate::billing::report::AsOf;
+use crate::usage::Name;
 
 /// Which page of a list.
 #[derive(Deserialize, IntoParams)]
@@ -56,6 +58,28 @@ pub(super) struct TenantView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Tax>)]
     tax: Option<Tax>,
+    /// Why it may start nothing, where that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suspension: Option<SuspensionView>,
+}
+
+/// Why a customer may start nothing.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Suspension)]
+pub(super) struct SuspensionView {
+    /// For people.
+    reason: String,
+    /// Since when, RFC 3339.
+    #[schema(format = DateTime)]
+    since: String,
+}
+
+/// Why a customer is suspended.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SuspendDraft {
+    /// For people.
+    reason: String,
 }
 
 /// How a customer is to be taxed.
@@ -76,8 +100,11 @@ pub(super) struct TenantAnswer {
     tenant: TenantView,
 }
 
-fn view(id: &TenantId, tenant: &Tenant) -> TenantView {
+fn view(state: &Ledger, id: &TenantId, tenant: &Tenant) -> TenantView {
+    let suspension = state.market().suspension(id);
     TenantView {
+        suspension: suspension
+            .map(|it| SuspensionView { reason: it.reason.clone(), since: it.since.to_string() }),
         tenant: id.to_string(),
         currency: tenant.currency.code(),
         display_name: tenant.display_name.clone(),
@@ -114,7 +141,7 @@ pub(super) async fn list_tenants(
     let page = PageRequest::new("tenants".to_owned(), query.page_size, query.page_token.as_deref())?;
     let page = page.of_state(&app, |state, after, limit| {
         let behind = state.tenants().filter(|(id, _)| after.is_none_or(|after| id.as_str() > after));
-        Ok(behind.take(limit).map(|(id, tenant)| (id.to_string(), view(id, tenant))).collect())
+        Ok(behind.take(limit).map(|(id, tenant)| (id.to_string(), view(state, id, tenant))).collect())
     });
     Ok(axum::Json(page.await?))
 }
@@ -129,10 +156,63 @@ pub(super) async fn get_tenant(
     Path(id): Path<TenantId>,
 ) -> Result<axum::Json<TenantAnswer>, Problem> {
     let read = app.read(move |state| match state.tenant(&id) {
-        Some(tenant) => Ok(TenantAnswer { as_of: AsOf::of(state), tenant: view(&id, tenant) }),
+        Some(tenant) => Ok(TenantAnswer { as_of: AsOf::of(state), tenant: view(state, &id, tenant) }),
         None => Err(Rejection::TenantUnknown { tenant: id }.into()),
     });
     Ok(axum::Json(read.await?))
+}
+
+/// `POST …/{tenant}:suspend` and `:resume`. The router knows no suffix of a segment, so it is read here.
+pub(super) async fn act_on_tenant(
+    State(app): State<App>,
+    Path(named): Path<String>,
+    Idempotency(name): Idempotency,
+    body: Body,
+) -> Result<Response, Problem> {
+    let unknown = || Problem::not_found("action_unknown", "a tenant has the actions :suspend and :resume");
+    let (id, action) = named.rsplit_once(':').ok_or_else(unknown)?;
+    let id = id.parse().map_err(|error| Problem::bad_request("path_invalid", format!("{error}")))?;
+    match action {
+        "resume" => resume_tenant(app, id, name).await,
+        "suspend" if body.media_type != "application/json" => {
+            Err(unsupported(&body.media_type, "application/json"))
+        }
+        "suspend" => suspend_tenant(app, id, name, json(&body.bytes)?).await,
+        _ => Err(unknown()),
+    }
+}
+
+/// Lets a customer start nothing any more: what it runs, on demand and spot, is told to stop, its bids win nothing,
+/// and new instances, holds and bids are refused. What it has reserved stays its own, and paid for.
+#[utoipa::path(
+    post, path = "/v1/tenants/{tenant}:suspend", tag = "tenants", params(("tenant" = String, Path)),
+    request_body = SuspendDraft, responses((status = 200, description = "Suspended.", body = Done))
+)]
+pub(super) async fn suspend_tenant(
+    app: App,
+    tenant: TenantId,
+    name: Option<Name>,
+    draft: SuspendDraft,
+) -> Result<Response, Problem> {
+    let resource = format!("/v1/tenants/{tenant}");
+    let command = MarketCommand::Suspend { tenant, reason: draft.reason };
+    let outcome = app.submit(command.into(), name).await?;
+    Ok(done(&outcome, false, resource))
+}
+
+/// Lets a suspended customer start instances again.
+#[utoipa::path(
+    post, path = "/v1/tenants/{tenant}:resume", tag = "tenants", params(("tenant" = String, Path)),
+    responses((status = 200, description = "Resumed.", body = Done))
+)]
+pub(super) async fn resume_tenant(
+    app: App,
+    tenant: TenantId,
+    name: Option<Name>,
+) -> Result<Response, Problem> {
+    let resource = format!("/v1/tenants/{tenant}");
+    let outcome = app.submit(MarketCommand::Resume { tenant }.into(), name).await?;
+    Ok(done(&outcome, false, resource))
 }
 
 /// Taxes a customer's invoices from now on, or no longer. Drafts show it at once, finalised invoices stay.

@@ -5,16 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hourglass_capacity::lifecycle::{Action, Call, CloudState, Fact, Key, Outcome};
+use hourglass_capacity::pool::PoolName;
+use hourglass_compute::ComputeError;
 use hourglass_compute::client::Client;
-use hourglass_compute::ids::{CallKey, OperationId};
-use hourglass_compute::{ComputeError, model::Operation};
+use hourglass_compute::ids::{CallKey, OperationId, ParentId};
+use hourglass_compute::model::{Advice, CapacityInterval, Operation};
 use hourglass_ledger::cell::{CellError, CellHandle};
-use hourglass_ledger::core::Command;
-use hourglass_ledger::core::market::{Due, MarketCommand};
-use hourglass_units::{CloudId, InstanceId};
+use hourglass_ledger::core::market::{
+    Backend, CapacitySource, Due, MarketCommand, MarketRejection, SupplyCommand,
+};
+use hourglass_ledger::core::{Command, Rejection, State};
+use hourglass_units::{CloudId, InstanceId, Interval};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::supply::{advised, from_now_on, reserved};
 use super::translate::{call_key, listed, new_instance, news_of, outcome_of, seen};
 use super::{DriverOptions, DriverStatus, LOOK_EVERY, UNDER_WAY_MAX};
 
@@ -25,6 +30,15 @@ struct Driver {
     cloud: Arc<Client>,
     options: Arc<DriverOptions>,
     status: Arc<DriverStatus>,
+}
+
+/// A pool whose GPUs the cloud knows.
+struct Asks {
+    pool: PoolName,
+    source: CapacitySource,
+    backend: Backend,
+    /// GPUs that its units take.
+    taken: u64,
 }
 
 /// Drives until told to stop. Does nothing while another process writes. What is under way then is given up:
@@ -69,6 +83,7 @@ pub async fn drive(
                 is_listing = true;
                 let driver = driver.clone();
                 under_way.spawn(async move {
+                    driver.read_capacity().await;
                     driver.list().await;
                     None
                 });
@@ -209,6 +224,79 @@ impl Driver {
         if self.options.stop_strays {
             self.stop_strays().await;
         }
+    }
+
+    /// Asks the cloud what pools have that leave it to the cloud. Without an answer all stays as it was known.
+    async fn read_capacity(&self) {
+        let sources = |state: &State| -> Vec<Asks> {
+            let pools = state.market().pools().filter(|(_, pool)| pool.terms.driven);
+            let asks = pools.map(|(name, pool)| Asks {
+                pool: name.clone(),
+                source: pool.terms.capacity,
+                backend: pool.terms.backend,
+                taken: pool.taken(),
+            });
+            asks.filter(|it| it.source != CapacitySource::Operator).collect()
+        };
+        let Some(tenant) = &self.options.tenant else { return };
+        let pools = self.cell.read(sources).await.unwrap_or_default();
+        if !self.writes() || pools.is_empty() {
+            return;
+        }
+        let asked = |source| pools.iter().any(|it| it.source == source);
+        let mut said = Vec::new();
+        let mut failed = None;
+        if asked(CapacitySource::Intervals) {
+            match self.intervals(tenant).await {
+                Ok(intervals) => {
+                    let of = pools.iter().filter(|it| it.source == CapacitySource::Intervals);
+                    said.extend(of.map(|it| (it.pool.clone(), reserved(&intervals, &it.pool))));
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        if asked(CapacitySource::Advice) {
+            match self.cloud.resource_advice(tenant).await {
+                Ok(advice) => said.extend(self.advised(&pools, &advice)),
+                Err(error) => failed = Some(error),
+            }
+        }
+        if let Some(error) = failed {
+            count(&self.status.unanswered);
+            tracing::warn!(%error, "the cloud does not say what pools have: they keep what is known");
+        } else {
+            self.status.capacity_read_at.store(self.cell.now().unix_ms(), Ordering::Relaxed);
+        }
+        for (pool, intervals) in said {
+            let name = pool.clone();
+            let command = MarketCommand::Supply(SupplyCommand::ReadCapacity { pool, intervals });
+            match self.cell.submit(Command::from(command)).await {
+                Ok(_) => tracing::info!(pool = %name, "the cloud says that a pool has other GPUs"),
+                Err(CellError::Rejected(Rejection::Market(MarketRejection::NothingNew))) => {}
+                Err(error) => tracing::warn!(pool = %name, %error, "what a pool has is not written down"),
+            }
+        }
+    }
+
+    async fn intervals(&self, tenant: &ParentId) -> Result<Vec<CapacityInterval>, ComputeError> {
+        let mut all = Vec::new();
+        for group in self.cloud.block_groups(tenant).await? {
+            all.extend(self.cloud.capacity_intervals(&group.id).await?);
+        }
+        Ok(all)
+    }
+
+    /// What pools have by the provider's advice, which speaks of what is free.
+    fn advised(&self, pools: &[Asks], advice: &[Advice]) -> Vec<(PoolName, Vec<(Interval, u64)>)> {
+        let now = self.cell.now();
+        let mut said = Vec::new();
+        for it in pools.iter().filter(|it| it.source == CapacitySource::Advice) {
+            match advised(advice, &it.pool, it.backend, it.taken) {
+                Some(gpus) => said.push((it.pool.clone(), from_now_on(gpus, now))),
+                None => tracing::warn!(pool = %it.pool, "the cloud has no advice that can be relied on"),
+            }
+        }
+        said
     }
 
     /// What bears the name of a unit and is none goes: it takes GPUs that others were promised, and nobody

@@ -11,12 +11,13 @@
 //!   [options](DriverOptions::stop_strays) say so. All others in the same project are left alone.
 
 mod driver;
+mod supply;
 #[cfg(test)]
 mod tests;
 mod translate;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
 use hourglass_compute::ids::{BlockGroupId, ClusterId, ParentId};
@@ -25,6 +26,7 @@ use hourglass_compute::simulator::CLUSTER_PREFIX;
 use hourglass_units::Fabric;
 
 pub use driver::drive;
+pub use supply::{advised, reserved};
 pub use translate::{failure_of, listed, new_instance, news_of, outcome_of, seen};
 
 /// Most calls and looks under way at once.
@@ -48,6 +50,9 @@ pub struct DriverOptions {
     pub clusters: BTreeMap<Fabric, ClusterId>,
     /// The reservations of a fabric that units run in; on demand where there are none.
     pub reservations: BTreeMap<Fabric, Vec<BlockGroupId>>,
+    /// Whose reservations and advice say what pools have, where their terms leave it to the cloud; nobody's where
+    /// absent.
+    pub tenant: Option<ParentId>,
     /// What the cloud wants to know beside that.
     pub template: Template,
     /// How often the cloud is listed.
@@ -64,6 +69,7 @@ impl DriverOptions {
             presets: BTreeMap::new(),
             clusters: BTreeMap::new(),
             reservations: BTreeMap::new(),
+            tenant: None,
             template: Template::default(),
             list_every: LIST_EVERY,
             stop_strays: true,
@@ -95,6 +101,8 @@ pub struct DriverStatus {
     pub unanswered: AtomicU64,
     /// Complete listings.
     pub listings: AtomicU64,
+    /// When it was last read what pools have, in Unix milliseconds; 0 for never.
+    pub capacity_read_at: AtomicI64,
     /// Strays that were told to stop or to go.
     pub strays: AtomicU64,
 }

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hourglass_capacity::auction::reserve::{Point, ReserveDraft, ReservePolicy, Shape};
-use hourglass_capacity::lifecycle::{Action, Call, Fact, Key, Phase};
+use hourglass_capacity::lifecycle::{Action, Call, Cause, Fact, Key, Phase};
 use hourglass_compute::ComputeError;
 use hourglass_compute::ids::ParentId;
 use hourglass_compute::model::{Instance, InstanceState, Operation};
 use hourglass_compute::simulator::{self as cloud, Answer, Change, Cloud, Query, Settings};
 use hourglass_ledger::core::market::{
-    BidChange, BidDraft, Due, MarketCommand, PoolTerms, Trigger, UNIT_PREFIX,
+    Backend, BidChange, BidDraft, CapacitySource, Due, MarketCommand, PoolTerms, SupplyCommand, Trigger,
+    UNIT_PREFIX,
 };
 use hourglass_ledger::core::quotas::QuotaCommand;
 use hourglass_ledger::core::rows::EventRows;
@@ -24,13 +25,18 @@ use hourglass_quota::{Bound, Class, Limits};
 use hourglass_test_chance::{Chance, FIRST_SEED, from_environment};
 use hourglass_units::{Currency, InstanceId, Instant, Percent, Price};
 
+use super::supply::{advised, from_now_on};
 use super::{DriverOptions, listed, new_instance, news_of, outcome_of, seen};
 
 const PLATFORM: &str = "gpu-h100-sxm";
 const POOLS: [(&str, u64); 2] = [("fabric-1", 32), ("fabric-2", 16)];
+/// Where units are preemptible, and the provider says how many there can be.
+const LENT: (&str, u64) = ("fabric-3", 16);
 const TENANTS: [&str; 2] = ["acme", "bolt"];
 /// Where customers' own instances are made.
 const OTHERS_PROJECT: &str = "project-2";
+/// Where the provider's other customers make theirs.
+const THEIR_PROJECT: &str = "project-3";
 const MINUTE: i64 = 60_000;
 /// How often the cloud is listed, in virtual time.
 const LIST_MS: i64 = 30_000;
@@ -57,13 +63,15 @@ struct System {
     truth: BTreeMap<InstanceId, (i64, i64)>,
     looked_at: Instant,
     others: Others,
+    taken_back: BTreeSet<InstanceId>,
 }
 
 fn settings(seed: u64, fails: bool) -> Settings {
     let presets = vec!["1gpu-16vcpu-200gb".parse().unwrap()];
     let mut settings = Settings::new("eu".parse().unwrap(), "tenant-1".parse().unwrap(), presets);
     settings.seed = seed;
-    for (fabric, gpus) in POOLS {
+    settings.region = "eu".parse().unwrap();
+    for (fabric, gpus) in POOLS.into_iter().chain([LENT]) {
         settings.add_capacity(&format!("{PLATFORM}/{fabric}={gpus}")).unwrap();
     }
     if fails {
@@ -91,6 +99,7 @@ impl System {
             truth: BTreeMap::new(),
             looked_at: now,
             others: Others::default(),
+            taken_back: BTreeSet::new(),
         };
         let region = "eu".parse().unwrap();
         system.run(Command::OpenCell { region, policy: Policy::default() }).unwrap();
@@ -115,14 +124,17 @@ impl System {
             let (tenant, display_name) = (tenant.parse().unwrap(), String::new());
             system.run(Command::OpenTenant { tenant, currency: Currency::USD, display_name }).unwrap();
         }
-        for (fabric, gpus) in POOLS {
+        for (fabric, gpus) in POOLS.into_iter().chain([LENT]) {
             let reserve = ReserveDraft {
                 shape: Shape::Steps,
                 points: vec![Point { utilisation: Percent::ZERO, price: Price::parse("0.5").unwrap() }],
             };
+            let is_lent = fabric == LENT.0;
             let terms = PoolTerms {
                 notice_ms: MINUTE,
                 driven: true,
+                backend: if is_lent { Backend::Preemptible } else { Backend::Regular },
+                capacity: if is_lent { CapacitySource::Advice } else { CapacitySource::Operator },
                 ..PoolTerms::new(Currency::USD, gpus, ReservePolicy::new(reserve).unwrap())
             };
             let pool = format!("eu/{PLATFORM}/{fabric}").parse().unwrap();
@@ -156,7 +168,21 @@ impl System {
     }
 
     fn report(&mut self, instance: &InstanceId, fact: Fact) -> bool {
-        self.market(MarketCommand::Report { instance: instance.clone(), fact })
+        let reported = self.market(MarketCommand::Report { instance: instance.clone(), fact });
+        self.note_taken_back();
+        reported
+    }
+
+    /// what the provider took back has that for its cause.
+    fn note_taken_back(&mut self) {
+        let lives = self.state.market().lives().filter(|life| life.pool.fabric.as_str() == LENT.0);
+        let taken_back = lives.filter(|life| {
+            matches!(
+                life.cycle.phase(),
+                Phase::Stopping { cause: Cause::Provider } | Phase::Stopped { cause: Cause::Provider }
+            )
+        });
+        self.taken_back.extend(taken_back.map(|life| life.cycle.instance().clone()));
     }
 
     /// What the driver does, as [`super::drive`] does it over the wire.
@@ -222,6 +248,7 @@ impl System {
                 break;
             }
         }
+        self.read_capacity();
         self.market(MarketCommand::List { listing: listed(&all, began) });
         for stray in self.state.market().strays().to_vec() {
             let id: InstanceId = stray.cloud.as_str().parse().unwrap();
@@ -292,6 +319,7 @@ impl System {
                 matches!(life.cycle.phase(), Phase::Creating | Phase::Running | Phase::Notice { .. })
             });
             let up: u64 = up.map(|life| u64::from(life.gpus)).sum();
+            // Of what is lent the provider can take back more than is free.
             assert!(up <= it.terms.gpus, "{pool}: {up}");
         }
         assert!(self.state.quotas().tree().unsound().is_empty());
@@ -306,8 +334,13 @@ impl System {
             0..=2 => {
                 self.bids += 1;
                 let min_units = self.chance.among(1, 3);
-                let fabrics: &[&str] = [&["fabric-1"][..], &["fabric-2"], &["fabric-1", "fabric-2"]]
-                    [self.chance.below(3) as usize];
+                let fabrics: &[&str] = *self.chance.pick(&[
+                    &["fabric-1"][..],
+                    &["fabric-2"],
+                    &["fabric-1", "fabric-2"],
+                    &["fabric-3"],
+                    &["fabric-3", "fabric-1"],
+                ]);
                 let cents = 40 + self.chance.below(160);
                 let bid = BidDraft {
                     bid: format!("b-{}", self.bids).parse().unwrap(),
@@ -350,6 +383,8 @@ impl System {
             }
             5 => self.start_other(),
             6 if self.chance.one_in(2) => self.stop_other(),
+            7 if self.chance.one_in(3) => self.provider_needs(),
+            8 if self.chance.one_in(3) => self.provider_gives_back(),
             _ => {}
         }
         self.drive();
@@ -430,6 +465,39 @@ impl System {
     }
 }
 
+impl System {
+    /// Another customer of the provider comes, whom it serves before those whose machines it can take back.
+    fn provider_needs(&mut self) {
+        self.others.made += 1;
+        let instance: InstanceId = format!("them-{}", self.others.made).parse().unwrap();
+        let (pool, action) =
+            (format!("eu/{PLATFORM}/{}", LENT.0).parse().unwrap(), Action::LookUp { cloud: None });
+        let gpus = *self.chance.pick(&[1, 4, 8]);
+        let due = Due { instance, pool, gpus, backend: Backend::Regular, action };
+        let options = DriverOptions::new(THEIR_PROJECT.parse().unwrap());
+        let new = new_instance(&options, &due).unwrap();
+        self.change(Change::Create(Box::new(new)));
+    }
+
+    fn provider_gives_back(&mut self) {
+        let theirs = self.cloud.instances().find(|it| it.name.starts_with("them-")).map(|it| it.id.clone());
+        if let Some(id) = theirs {
+            self.change(Change::Delete { id });
+        }
+    }
+
+    /// As [`super::driver`] reads it over the wire.
+    fn read_capacity(&mut self) {
+        let page = cloud::Page { size: 1_000, token: String::new() };
+        let Ok(Answer::Advice(advice)) = self.query(Query::Advice(page)) else { return };
+        let pool: hourglass_capacity::pool::PoolName = format!("eu/{PLATFORM}/{}", LENT.0).parse().unwrap();
+        let taken = self.state.market().pool(&pool).unwrap().taken();
+        let Some(gpus) = advised(&advice.items, &pool, Backend::Preemptible, taken) else { return };
+        let intervals = from_now_on(gpus, self.now);
+        self.market(MarketCommand::Supply(SupplyCommand::ReadCapacity { pool, intervals }));
+    }
+}
+
 /// Customers' on-demand instances, which their compute service makes in the same cloud and in a project of its
 /// own. It is careful: it makes what does not wait, and asks until it has it.
 #[derive(Default)]
@@ -480,7 +548,7 @@ impl System {
                 None if !self.state.market().waits(&self.state, &instance) => {
                     let pool = format!("eu/{PLATFORM}/{fabric}").parse().unwrap();
                     let action = Action::LookUp { cloud: None };
-                    let due = Due { instance, pool, gpus, action };
+                    let due = Due { instance, pool, gpus, backend: Backend::Regular, action };
                     let options = DriverOptions::new(OTHERS_PROJECT.parse().unwrap());
                     let new = new_instance(&options, &due).unwrap();
                     self.change(Change::Create(Box::new(new)));
@@ -555,7 +623,7 @@ fn instance_of(answer: Answer) -> Instance {
 #[test]
 fn l1_l2_l3_everything_comes_to_what_the_log_says() {
     let first = from_environment(FIRST_SEED, 0);
-    let (mut ran, mut billed, mut units) = (0, 0, 0);
+    let (mut ran, mut billed, mut units, mut taken_back) = (0, 0, 0, 0);
     for seed in first..first + from_environment("HOURGLASS_SYSTEMS", 12) {
         let run = std::panic::catch_unwind(|| {
             let mut system = System::new(seed);
@@ -576,6 +644,10 @@ fn l1_l2_l3_everything_comes_to_what_the_log_says() {
                     system.market(MarketCommand::CancelBid { tenant: tenant.clone(), bid });
                 }
             }
+            while system.cloud.instances().any(|it| it.name.starts_with("them-")) {
+                system.provider_gives_back();
+                system.calm(2);
+            }
             while !system.others.running.is_empty() {
                 system.stop_other();
             }
@@ -584,11 +656,12 @@ fn l1_l2_l3_everything_comes_to_what_the_log_says() {
             assert_eq!(system.state.market().lives().count(), 0, "nor in the log");
             let unheld = system.state.instances().all(|it| it.unheld().is_none());
             assert!(unheld, "all quota is given back");
-            (sums, system.truth.len())
+            (sums, system.truth.len(), system.taken_back.len())
         });
         match run {
-            Ok(((its_run, its_bill), its_units)) => {
+            Ok(((its_run, its_bill), its_units, its_losses)) => {
                 (ran, billed, units) = (ran + its_run, billed + its_bill, units + its_units);
+                taken_back += its_losses;
             }
             Err(panic) => {
                 eprintln!("HOURGLASS_FIRST_SEED={seed} HOURGLASS_SYSTEMS=1 shows it alone");
@@ -597,5 +670,5 @@ fn l1_l2_l3_everything_comes_to_what_the_log_says() {
         }
     }
     eprintln!("{units} units ran {ran} ms and were billed {billed} ms");
-    assert!(units > 50, "{units}");
+    assert!(units > 50 && taken_back > 5, "{units} units, {taken_back} of them taken back");
 }

@@ -6,7 +6,7 @@ use hourglass_compute::ids::CallKey;
 use hourglass_compute::model::{
     Instance, InstanceSpec, InstanceState, Labels, NewInstance, Operation, Recovery, Supply,
 };
-use hourglass_ledger::core::market::{Due, UNIT_PREFIX};
+use hourglass_ledger::core::market::{Backend, Due, UNIT_PREFIX};
 use hourglass_units::{CloudId, Instant, OperationId};
 
 use super::DriverOptions;
@@ -28,7 +28,11 @@ pub fn new_instance(options: &DriverOptions, due: &Due) -> Option<NewInstance> {
             cluster: Some(options.cluster(&due.pool.fabric)?),
             // What goes off by itself must not be started again and billed.
             recovery: Recovery::Fail,
-            supply: if reservations.is_empty() { Supply::OnDemand } else { Supply::Reserved(reservations) },
+            supply: match due.backend {
+                Backend::Preemptible => Supply::Preemptible,
+                Backend::Regular if reservations.is_empty() => Supply::OnDemand,
+                Backend::Regular => Supply::Reserved(reservations),
+            },
             hostname: due.instance.to_string(),
             stopped: false,
             template: options.template.clone(),

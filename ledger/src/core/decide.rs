@@ -235,6 +235,7 @@ fn register(state: &State, cell: &Cell, it: &Registration, now: Instant) -> Resu
     }
     check_mode(state, &it.tenant, &it.platform, &it.mode)?;
     priced_from(state, cell, &it.tenant, account.currency, &it.platform, &it.mode, now)?;
+    market::check_not_suspended(state, &it.tenant)?;
     quotas::admit_instance(state, it, now)?;
     market::check_seat(state, cell, it, now)?;
     Ok(Event::InstanceRegistered(it.clone()))
@@ -558,7 +559,7 @@ fn check_policy(policy: Policy) -> Result<(), Rejection> {
     Ok(())
 }
 
-fn check_text(what: &'static str, text: &str) -> Result<(), Rejection> {
+pub(super) fn check_text(what: &'static str, text: &str) -> Result<(), Rejection> {
     if text.chars().count() > TEXT_LENGTH_MAX || text.chars().any(char::is_control) {
         return Err(Rejection::TextInvalid { what });
     }

@@ -311,11 +311,17 @@ pub enum EventKind {
     ReservationAskedBack = 59,
     /// [`super::market::MarketEvent::Assigned`]
     ReservationAssigned = 60,
+    /// [`super::market::MarketEvent::CapacityRead`]
+    CapacityRead = 61,
+    /// [`super::market::MarketEvent::Suspended`]
+    TenantSuspended = 62,
+    /// [`super::market::MarketEvent::Resumed`]
+    TenantResumed = 63,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 54] = [
         Self::CellOpened,
         Self::TenantOpened,
         Self::RateCardPublished,
@@ -367,6 +373,9 @@ impl EventKind {
         Self::ReservationLent,
         Self::ReservationAskedBack,
         Self::ReservationAssigned,
+        Self::CapacityRead,
+        Self::TenantSuspended,
+        Self::TenantResumed,
     ];
 
     /// The number in the log.
@@ -433,6 +442,9 @@ impl EventKind {
             Self::ReservationLent => "reservation_lent",
             Self::ReservationAskedBack => "reservation_asked_back",
             Self::ReservationAssigned => "reservation_assigned",
+            Self::CapacityRead => "capacity_read",
+            Self::TenantSuspended => "tenant_suspended",
+            Self::TenantResumed => "tenant_resumed",
         }
     }
 }

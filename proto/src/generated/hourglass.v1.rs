@@ -1046,8 +1046,8 @@ pub struct BidUnit {
     pub instance: ::prost::alloc::string::String,
     #[prost(enumeration = "UnitState", tag = "2")]
     pub state: i32,
-    /// Why it has to stop: `outbid`, `supply_reclaimed`, `reserve_raised`, `quota`,
-    /// `budget` or `owner`. Empty where it has not.
+    /// Why it has to stop: `outbid`, `supply_reclaimed`, `maintenance`, `reserve_raised`, `quota`,
+    /// `budget`, `suspension` or `owner`. Empty where it has not.
     #[prost(string, tag = "3")]
     pub cause: ::prost::alloc::string::String,
     /// The same in words.

@@ -55,6 +55,19 @@ enum Action {
         #[arg(long)]
         clear: Option<u64>,
     },
+    /// Let a tenant start nothing any more, and tell what it runs to stop
+    Suspend {
+        /// Who
+        tenant: TenantId,
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
+    },
+    /// Let a suspended tenant start instances again
+    Resume {
+        /// Who
+        tenant: TenantId,
+    },
     /// Show by how much a bid must exceed what runs to displace it, or set it
     Margin {
         /// The new one, in percent of the limit of what runs
@@ -72,6 +85,20 @@ struct Replay {
     file: Option<PathBuf>,
 }
 
+/// Something about a tenant.
+fn of_tenant(
+    at: Where<'_>,
+    tenant: &TenantId,
+    path: String,
+    body: Value,
+    command: MarketCommand,
+    says: String,
+) -> Result<(), Failure> {
+    let resource = format!("/v1/tenants/{tenant}");
+    let act = Act { method: Method::Post, path, body, of: None, resource };
+    act.run(at, |_| Ok(command), |_| says)
+}
+
 /// Runs the command.
 pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failure> {
     let at = Where { server: &args.server, settings, format };
@@ -84,6 +111,18 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
         }
         Action::Replay(args) => replay(&args, at),
         Action::Why { tenant, bid, clear } => why(&tenant, &bid, clear, at),
+        Action::Suspend { tenant, reason } => {
+            let says = format!("{tenant} is suspended");
+            let path = format!("/v1/tenants/{tenant}:suspend");
+            let command = MarketCommand::Suspend { tenant: tenant.clone(), reason: reason.clone() };
+            of_tenant(at, &tenant, path, json!({ "reason": reason }), command, says)
+        }
+        Action::Resume { tenant } => {
+            let says = format!("{tenant} may start instances again");
+            let path = format!("/v1/tenants/{tenant}:resume");
+            let command = MarketCommand::Resume { tenant: tenant.clone() };
+            of_tenant(at, &tenant, path, json!({}), command, says)
+        }
         Action::Margin { percent: None } => show_margin(at),
         Action::Margin { percent: Some(margin) } => set_margin(margin, at),
     }

@@ -7,7 +7,9 @@ use hourglass_consumers::billing::market::{
     AccountRow, NodeDraft, NodeRow, NodeStateRow, PoolClearedRow, PoolRow, PoolTermsRow, PriceRow, SupplyRow,
     account, nodes, pool, pool_name, pools, prices, supply,
 };
-use hourglass_ledger::core::market::{MarketCommand, MarketRejection, SupplyCommand};
+use hourglass_ledger::core::market::{
+    Backend, CapacitySource, MarketCommand, MarketRejection, SupplyCommand,
+};
 use hourglass_ledger::core::{Rejection, State};
 use hourglass_units::{
     Currency, Fabric, INSTANT_MAX, INSTANT_MIN, Instant, Interval, NodeId, Percent, Platform, Price,
@@ -166,6 +168,30 @@ struct Set {
     /// What owners who lend idle reserved GPUs get of what spot pays for them
     #[arg(long, value_name = "PERCENT", default_value_t = Percent::ZERO)]
     owner_share: Percent,
+    /// With --driven: what its units are at the provider
+    #[arg(long, value_enum, default_value_t = Kind::Regular)]
+    backend: Kind,
+    /// With --driven: who says how many GPUs it has; until the provider has said so, --gpus holds
+    #[arg(long, value_enum, default_value_t = Says::Operator)]
+    capacity: Says,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Kind {
+    /// Instances in capacity that is ours
+    Regular,
+    /// Instances that the provider takes back when it needs them
+    Preemptible,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Says {
+    /// --gpus
+    Operator,
+    /// The capacity intervals that are reserved at the provider
+    Intervals,
+    /// The provider's advice of what could be had at once
+    Advice,
 }
 
 /// Reads `PRICE`, or `PERCENT=PRICE`.
@@ -228,6 +254,15 @@ fn set(args: Set, at: Where<'_>) -> Result<(), Failure> {
         drain_seconds: args.drain,
         look_ahead_seconds: args.look_ahead,
         owner_share: args.owner_share,
+        backend: match args.backend {
+            Kind::Regular => Backend::Regular,
+            Kind::Preemptible => Backend::Preemptible,
+        },
+        capacity: match args.capacity {
+            Says::Operator => CapacitySource::Operator,
+            Says::Intervals => CapacitySource::Intervals,
+            Says::Advice => CapacitySource::Advice,
+        },
     };
     let path = format!("/v1/pools/{}/{}", which.platform, which.fabric);
     let says = format!("pool {}/{} has {} GPUs", which.platform, which.fabric, args.gpus);
@@ -257,7 +292,7 @@ fn pools_text(rows: &[PoolRow]) -> String {
     let cells = rows.iter().map(|it| {
         let cleared = it.cleared.as_ref();
         let text = |of: fn(&PoolClearedRow) -> String| cleared.map(of).unwrap_or_else(|| "-".to_owned());
-        let numbers = [it.terms.gpus.to_string(), it.supply.to_string(), it.reserve_price.clone()];
+        let numbers = [it.gpus.to_string(), it.supply.to_string(), it.reserve_price.clone()];
         let last = [
             text(|it| it.price.clone()),
             text(|it| it.sold.to_string()),

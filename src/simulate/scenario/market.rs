@@ -27,7 +27,7 @@ use super::verbs::{gpus, place};
 use super::{Act, Fault};
 
 /// Each verb and how its step is written.
-pub(super) const FORMS: [(&str, &str); 11] = [
+pub(super) const FORMS: [(&str, &str); 13] = [
     (
         "pool",
         "pool PLATFORM FABRIC xGPUS reserve=PRICE[,PERCENT=PRICE…] [currency=USD] [buffer=0] [exact] [gang=100] [notice=60s] [owner_share=0]",
@@ -45,6 +45,8 @@ pub(super) const FORMS: [(&str, &str); 11] = [
     ("cancel-bid", "cancel-bid BID TENANT"),
     ("margin", "margin PERCENT"),
     ("clear", "clear"),
+    ("suspend", "suspend TENANT [reason=TEXT]"),
+    ("resume", "resume TENANT"),
 ];
 
 /// What an expectation of the market can be about.
@@ -86,6 +88,10 @@ pub(super) fn act(parser: &mut Parser, words: &mut Words, at: Instant) -> Result
         }
         "node" => MarketCommand::Supply(set_node(parser, words, at)?),
         "lend" | "withdraw" | "claim" | "assign" => MarketCommand::Supply(of_reservation(words, at)?),
+        "suspend" => {
+            MarketCommand::Suspend { tenant: words.value("the tenant")?, reason: words.named_text("reason") }
+        }
+        "resume" => MarketCommand::Resume { tenant: words.value("the tenant")? },
         "margin" => MarketCommand::SetMargin { margin: words.value("the margin")? },
         _ => return Ok(Act::Clear),
     };

@@ -180,6 +180,10 @@ fn of_market(command: &MarketCommand) -> Option<Asked> {
             (format!("/v1/tenants/{tenant}/bids/{bid}:cancel"), json!({}))
         }
         MarketCommand::Supply(command) => return of_supply(command),
+        MarketCommand::Suspend { tenant, reason } => {
+            (format!("/v1/tenants/{tenant}:suspend"), json!({ "reason": reason }))
+        }
+        MarketCommand::Resume { tenant } => (format!("/v1/tenants/{tenant}:resume"), json!({})),
         MarketCommand::Clear { .. } => ("/v1/market:clear".to_owned(), json!({})),
         MarketCommand::Report { .. } | MarketCommand::List { .. } => return None,
     };
@@ -194,6 +198,8 @@ fn of_supply(command: &SupplyCommand) -> Option<Asked> {
     };
     let times = |interval: Interval| (interval.start(), interval.end());
     match command {
+        // What the driver reads is no request.
+        SupplyCommand::ReadCapacity { .. } => None,
         SupplyCommand::SetNode { pool, node, to } => {
             let path = format!("/v1/pools/{}/{}/nodes/{node}", pool.platform, pool.fabric);
             let Node { gpus, state } = (*to)?;

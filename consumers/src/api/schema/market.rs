@@ -341,3 +341,25 @@ mod tests {
         assert_describes::<Receipt>(&document);
     }
 }
+
+/// What the units of a driven pool are at the provider.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PoolBackend {
+    /// Regular instances, in capacity that is ours.
+    Regular,
+    /// Preemptible ones: the provider takes them back when it needs them.
+    Preemptible,
+}
+
+/// Who says how many GPUs a pool has.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CapacitySource {
+    /// The operator, in the pool's terms.
+    Operator,
+    /// The provider, by the capacity intervals that are reserved there.
+    Intervals,
+    /// The provider, by its advice of what could be had at once.
+    Advice,
+}

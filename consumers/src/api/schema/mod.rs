@@ -15,7 +15,7 @@ mod terms;
 pub(crate) use estimate::Estimate;
 pub(crate) use explain::{ChargeExplained, InvoiceLineExplained};
 pub(crate) use invoice::{Invoice, InvoiceLine, Tax};
-pub(crate) use market::{ClearingMode, Receipt, ReservePolicy};
+pub(crate) use market::{CapacitySource, ClearingMode, PoolBackend, Receipt, ReservePolicy};
 pub(crate) use quota::{Bound, Drift, Limits, ListedInstance, QuotaItem, QuotaRules, StopTarget};
 pub(crate) use rerate::{RerateDraft, ReratePreview};
 pub(crate) use terms::{Component, Payment, Terms};

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::testing::{request, with_server};
 
-const ROUTES: [&str; 116] = [
+const ROUTES: [&str; 118] = [
     "DELETE /v1/pools/{platform}/{fabric}/nodes/{node}",
     "DELETE /v1/tenants/{tenant}/spend-caps",
     "GET /healthz",
@@ -119,6 +119,8 @@ const ROUTES: [&str; 116] = [
     "POST /v1/tenants/{tenant}/reservations/{reservation}:lend",
     "POST /v1/tenants/{tenant}/reservations/{reservation}:withdraw",
     "POST /v1/tenants/{tenant}/tax",
+    "POST /v1/tenants/{tenant}:resume",
+    "POST /v1/tenants/{tenant}:suspend",
     "POST /v1/usage:ingest",
     "PUT /v1/market/margin",
     "PUT /v1/pools/{platform}/{fabric}",

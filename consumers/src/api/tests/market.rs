@@ -364,3 +364,29 @@ fn supply_is_reserved_lent_and_accounted_for() {
         lend.expect_problem(409, "without_fabric");
     });
 }
+
+#[test]
+fn a_suspended_customer_starts_nothing() {
+    with_server(async |server| {
+        server.with_customers().await;
+        set_pool(&server, terms(4)).await;
+        place(&server, "acme", bid("b", [1, 2], "1")).await;
+        clear(&server).await;
+        let suspend = server.post("/v1/tenants/acme:suspend", json!({"reason": "unpaid"})).await;
+        suspend.expect(StatusCode::OK);
+        let shown = get(&server, "/v1/tenants/acme").await;
+        assert_eq!(shown["suspension"]["reason"], json!("unpaid"));
+        let refused = server.post("/v1/tenants/acme/bids", bid("c", [1, 1], "1")).await;
+        refused.expect_problem(409, "tenant_suspended");
+        let again = server.post("/v1/tenants/acme:suspend", json!({"reason": "unpaid"})).await;
+        again.expect_problem(409, "tenant_suspended");
+        let stops = get(&server, "/v1/preemptions").await;
+        let causes = stops["rows"].as_array().unwrap().iter().map(|it| it["cause"].as_str().unwrap());
+        assert_eq!(causes.collect::<Vec<_>>(), ["suspension"; 3], "{stops}");
+        server.post("/v1/tenants/acme:resume", json!({})).await.expect(StatusCode::OK);
+        server.post("/v1/tenants/acme:resume", json!({})).await.expect_problem(409, "not_suspended");
+        server.post("/v1/tenants/acme:forgive", json!({})).await.expect_problem(404, "action_unknown");
+        server.post("/v1/tenants/nobody:resume", json!({})).await.expect_problem(404, "tenant_unknown");
+        assert_eq!(get(&server, "/v1/tenants/acme").await["suspension"], Value::Null);
+    });
+}

@@ -4,7 +4,9 @@ use hourglass_capacity::auction::Mode;
 use hourglass_capacity::auction::reserve::ReservePolicy;
 use hourglass_capacity::pool::PoolName;
 use hourglass_ledger::core::State;
-use hourglass_ledger::core::market::{DRAIN_MS_DEFAULT, NOTICE_MS_MIN, Pool, PoolTerms};
+use hourglass_ledger::core::market::{
+    Backend, CapacitySource, DRAIN_MS_DEFAULT, NOTICE_MS_MIN, Pool, PoolTerms,
+};
 use hourglass_pricing::{PurchaseModel, Sku, SpotPool};
 use hourglass_units::{Currency, Fabric, Instant, Interval, Percent, Platform};
 use serde::{Deserialize, Serialize};
@@ -61,6 +63,17 @@ pub struct PoolTermsRow {
     #[serde(default = "nothing")]
     #[schema(value_type = String, required = false)]
     pub owner_share: Percent,
+    /// Of a pool that is driven, what its units are at the provider: `regular` instances, in capacity that is ours,
+    /// or `preemptible` ones, which the provider takes back when it needs them. `regular` where absent.
+    #[serde(default)]
+    #[schema(value_type = schema::PoolBackend, required = false)]
+    pub backend: Backend,
+    /// Who says how many GPUs it has: the `operator` by `gpus`, or the provider by the `intervals` that are reserved
+    /// there, or by its `advice` of what could be had at once; until the first answer `gpus` holds. `operator` where
+    /// absent.
+    #[serde(default)]
+    #[schema(value_type = schema::CapacitySource, required = false)]
+    pub capacity: CapacitySource,
 }
 
 fn drain() -> u32 {
@@ -105,6 +118,8 @@ impl From<PoolTermsRow> for PoolTerms {
             drain_ms: milliseconds(row.drain_seconds),
             look_ahead_ms: row.look_ahead_seconds.map(milliseconds),
             owner_share: row.owner_share,
+            backend: row.backend,
+            capacity: row.capacity,
         }
     }
 }
@@ -123,6 +138,8 @@ impl From<PoolTerms> for PoolTermsRow {
             drain_seconds: seconds(terms.drain_ms),
             look_ahead_seconds: terms.look_ahead_ms.map(seconds),
             owner_share: terms.owner_share,
+            backend: terms.backend,
+            capacity: terms.capacity,
         }
     }
 }
@@ -136,6 +153,8 @@ pub struct PoolRow {
     pub pool: PoolName,
     /// How it is sold.
     pub terms: PoolTermsRow,
+    /// GPUs that it has now, working or not.
+    pub gpus: u64,
     /// GPUs for spot now, those that spot runs on included.
     pub supply: u64,
     /// Nobody pays less now: per GPU-hour, a decimal.
@@ -183,6 +202,7 @@ fn row(state: &State, name: &PoolName, pool: &Pool) -> PoolRow {
     PoolRow {
         pool: name.clone(),
         terms: pool.terms.clone().into(),
+        gpus: pool.gpus(state.now()),
         supply: supply.gpus,
         reserve_price: pool.reserve(&supply).to_string(),
         cleared: pool.cleared.map(|it| PoolClearedRow {

@@ -7,9 +7,9 @@ use hourglass_capacity::pool::PoolName;
 use hourglass_pricing::{PurchaseModel, Sku, SpotPool};
 use hourglass_units::{Instant, TenantId};
 
-use super::command::{Cleared, MarketEvent, Start, Stop};
+use super::command::{CapacitySource, Cleared, MarketEvent, Start, Stop};
 use super::rooms::mode_of;
-use super::{Bid, Market, Pool, PoolCleared, Unit, lives, supply, unit_name};
+use super::{Bid, Market, Pool, PoolCleared, Suspension, Unit, lives, supply, unit_name};
 use crate::core::Inconsistent;
 use crate::core::command::{Detail, Position, Registration};
 use crate::core::metering::InstanceIx;
@@ -36,7 +36,9 @@ pub(crate) fn apply(
             let terms = terms.clone();
             match market.pools.get_mut(pool) {
                 Some(known) => {
-                    known.stock.set_owned(terms.gpus, at);
+                    if terms.capacity == CapacitySource::Operator {
+                        known.stock.set_owned(terms.gpus, at);
+                    }
                     known.terms = terms;
                 }
                 None => drop(market.pools.insert(pool.clone(), Pool::new(terms, at))),
@@ -103,6 +105,19 @@ pub(crate) fn apply(
             known(market, pool)?.stock.set_node(node.clone(), *to, at);
             market.supply_changed = true;
             lives::admit(state, at)?;
+        }
+        MarketEvent::CapacityRead { pool, intervals } => {
+            known(market, pool)?.stock.set_capacity(intervals, at);
+            market.supply_changed = true;
+            lives::admit(state, at)?;
+        }
+        MarketEvent::Suspended { tenant, reason, stops } => {
+            let suspension = Suspension { reason: reason.clone(), since: at };
+            market.suspended.insert(tenant.clone(), suspension);
+            order(state, stops, at)?;
+        }
+        MarketEvent::Resumed { tenant } => {
+            market.suspended.remove(tenant);
         }
         MarketEvent::Lent { pool, name, offer } => {
             known(market, pool)?.stock.lend(name, *offer);
@@ -246,8 +261,7 @@ fn order(state: &mut State, stops: &[Stop], at: Instant) -> Result<()> {
 
 fn put_order(state: &mut State, stop: &Stop, at: Instant) -> Result<()> {
     let ix = lifecycle::find(state, &stop.instance)?;
-    let number = state.market.units.get(&ix).map(|unit| unit.number);
-    let tenant = number.and_then(|number| state.market.bids.get(&number)).map(|bid| bid.tenant.clone());
+    let tenant = state.instance(stop.instance.as_str()).map(|view| view.tenant().clone());
     let target = Target::Instance(stop.instance.clone());
     let preemption = Preemption {
         target: target.clone(),
@@ -276,6 +290,8 @@ impl Stop {
                 Some(Reclaim::Capacity) | None => "the pool has fewer GPUs for spot".to_owned(),
             },
             (Cause::ReserveRaised, _) => "its limit is below the pool's new reserve price".to_owned(),
+            (Cause::Maintenance, _) => "a node of the pool does not work, or is serviced".to_owned(),
+            (Cause::Suspension, _) => "its tenant is suspended".to_owned(),
             (Cause::Owner, _) => "its owner wants it no longer".to_owned(),
             (Cause::Quota, _) => "its quota does not suffice".to_owned(),
             (Cause::Budget, _) => "its spend cap leaves no room".to_owned(),

@@ -87,7 +87,7 @@ fn entry(
         }
         false => (held, draft.max_units),
     };
-    if bid.cancelled || max_units == 0 {
+    if bid.cancelled || max_units == 0 || state.market.suspended.contains_key(&bid.tenant) {
         return None;
     }
     // A gang of which something was told to stop does not run: it competes like one that never did.
@@ -109,7 +109,7 @@ fn entry(
 fn follow(state: &State, cleared: &mut Cleared, now: Instant) -> Result<(), Rejection> {
     let Cleared { receipt: Receipt { book, clearing, .. }, starts, stops, .. } = cleared;
     let name_of = |pool: auction::PoolIx| book.pools().get(pool.index()).map(|pool| &pool.name);
-    let mut reclaims: BTreeMap<&PoolName, Reclaim> = BTreeMap::new();
+    let mut reclaims: BTreeMap<&PoolName, (Cause, Option<Reclaim>)> = BTreeMap::new();
     let mut preempted: BTreeMap<BidIx, Vec<&auction::Preemption>> = BTreeMap::new();
     for preemption in &clearing.preemptions {
         preempted.entry(preemption.bid).or_default().push(preemption);
@@ -133,13 +133,12 @@ fn follow(state: &State, cleared: &mut Cleared, now: Instant) -> Result<(), Reje
                 None => (bid.broken_by.unwrap_or(Cause::Owner), None),
             };
             let deadline = now.saturating_add_ms(notice_ms(&state.market, bid));
-            let reclaim =
-                bid.held.as_ref().filter(|_| cause == Cause::SupplyReclaimed).and_then(|(held, _)| {
-                    let pool = state.market.pools.get_key_value(held);
-                    pool.map(|(name, pool)| {
-                        *reclaims.entry(name).or_insert_with(|| pool.reclaimed_for(&pool.supply_terms(now)))
-                    })
-                });
+            let held = bid.held.as_ref().filter(|_| cause == Cause::SupplyReclaimed).map(|(held, _)| held);
+            let pool = held.and_then(|held| state.market.pools.get_key_value(held));
+            let (cause, reclaim) = match pool {
+                None => (cause, None),
+                Some((name, pool)) => *reclaims.entry(name).or_insert_with(|| reclaim(pool, now)),
+            };
             stops.push(Stop { instance: (*instance).clone(), cause, by, reclaim, deadline });
         }
         if let Some((pool, units)) = won {
@@ -152,6 +151,15 @@ fn follow(state: &State, cleared: &mut Cleared, now: Instant) -> Result<(), Reje
         }
     }
     Ok(())
+}
+
+/// Why a pool has fewer GPUs for spot than it had.
+fn reclaim(pool: &super::Pool, now: Instant) -> (Cause, Option<Reclaim>) {
+    let supply = pool.supply_terms(now);
+    match pool.reclaimed_for(&supply) {
+        Reclaim::Capacity if pool.has_lost_nodes(&supply) => (Cause::Maintenance, None),
+        reclaim => (Cause::SupplyReclaimed, Some(reclaim)),
+    }
 }
 
 fn index(units: u32) -> usize {

@@ -9,7 +9,8 @@ use hourglass_capacity::nodes::Node;
 use hourglass_capacity::pool::PoolName;
 use hourglass_capacity::supply::{Claim, Offer};
 use hourglass_units::{
-    BidId, Currency, InstanceId, Instant, NodeId, Percent, Price, ProjectId, ReservationId, TenantId,
+    BidId, Currency, InstanceId, Instant, Interval, NodeId, Percent, Price, ProjectId, ReservationId,
+    TenantId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +75,18 @@ pub enum MarketCommand {
     },
     /// Something about what pools have and have promised.
     Supply(SupplyCommand),
+    /// A tenant may start nothing any more, and what it runs is told to stop.
+    Suspend {
+        /// Who.
+        tenant: TenantId,
+        /// Why, for people.
+        reason: String,
+    },
+    /// It may again.
+    Resume {
+        /// Who.
+        tenant: TenantId,
+    },
 }
 
 /// Something to do about what a pool has, and what of it is promised and lent.
@@ -88,6 +101,13 @@ pub enum SupplyCommand {
         node: NodeId,
         /// How it is from now on; forgotten where absent.
         to: Option<Node>,
+    },
+    /// What the cloud says that a pool has.
+    ReadCapacity {
+        /// Which.
+        pool: PoolName,
+        /// From now on. Where intervals overlap, they add up.
+        intervals: Vec<(Interval, u64)>,
     },
     /// Lends what is idle of a reservation to spot.
     Lend {
@@ -155,6 +175,36 @@ pub struct PoolTerms {
     /// What owners who lend idle reserved GPUs get of what spot pays for them.
     #[serde(default = "nothing")]
     pub owner_share: Percent,
+    /// What kind of instances its units are, where this cell drives them.
+    #[serde(default)]
+    pub backend: Backend,
+    /// Who says how many GPUs it has.
+    #[serde(default)]
+    pub capacity: CapacitySource,
+}
+
+/// What kind of instances units are at the provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// Regular ones, in capacity that is ours: nobody stops them but us.
+    #[default]
+    Regular,
+    /// Preemptible ones: the provider takes them back when it needs them.
+    Preemptible,
+}
+
+/// Who says how many GPUs a pool has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CapacitySource {
+    /// The operator, in the pool's terms.
+    #[default]
+    Operator,
+    /// The provider: the capacity intervals that are reserved there.
+    Intervals,
+    /// The provider: what it says could be had at once, and what units have already.
+    Advice,
 }
 
 fn drain() -> i64 {
@@ -180,6 +230,8 @@ impl PoolTerms {
             drain_ms: drain(),
             look_ahead_ms: None,
             owner_share: nothing(),
+            backend: Backend::default(),
+            capacity: CapacitySource::default(),
         }
     }
 }
@@ -313,6 +365,27 @@ pub enum MarketEvent {
         /// How it is; forgotten where absent.
         to: Option<Node>,
     },
+    /// The provider says that a pool has other GPUs than were known.
+    CapacityRead {
+        /// Which.
+        pool: PoolName,
+        /// From now on.
+        intervals: Vec<(Interval, u64)>,
+    },
+    /// A tenant may start nothing any more.
+    Suspended {
+        /// Who.
+        tenant: TenantId,
+        /// Why, for people.
+        reason: String,
+        /// What has to stop.
+        stops: Vec<Stop>,
+    },
+    /// A tenant may start instances again.
+    Resumed {
+        /// Who.
+        tenant: TenantId,
+    },
     /// An owner lends another part of its reservation.
     Lent {
         /// In which pool.
@@ -362,6 +435,9 @@ impl MarketEvent {
             Self::Learnt { .. } => EventKind::UnitsLearnt,
             Self::NodeSet { .. } => EventKind::NodeSet,
             Self::Lent { .. } => EventKind::ReservationLent,
+            Self::CapacityRead { .. } => EventKind::CapacityRead,
+            Self::Suspended { .. } => EventKind::TenantSuspended,
+            Self::Resumed { .. } => EventKind::TenantResumed,
             Self::AskedBack { .. } => EventKind::ReservationAskedBack,
             Self::Assigned { .. } => EventKind::ReservationAssigned,
         }

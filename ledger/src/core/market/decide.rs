@@ -1,5 +1,7 @@
 //! Decisions about pools and bids: every check, before anything is written.
 
+use std::collections::BTreeSet;
+
 use hourglass_capacity::auction::{
     BIDS_MAX, BookError, GPUS_PER_UNIT_MAX, POOLS_MAX, POOLS_PER_BID_MAX, SUPPLY_MAX, UNITS_MAX,
 };
@@ -11,8 +13,8 @@ use hourglass_units::{BidId, InstanceId, Instant, Percent, TenantId};
 use super::command::{BidChange, BidDraft, Listed, MarketCommand, MarketEvent, PoolTerms, Stop};
 use super::rejection::MarketRejection;
 use super::{BIDS_PER_TENANT_MAX, Bid, DRAIN_MS_MAX, NOTICE_MS_MAX, NOTICE_MS_MIN, Unit, clear, supply};
-use crate::core::decide::{check_mode_order, find_tenant};
-use crate::core::quotas::{Cause, LISTING_MAX};
+use crate::core::decide::{check_mode_order, check_text, find_tenant};
+use crate::core::quotas::{Cause, LISTING_MAX, Target};
 use crate::core::rejection::Rejection;
 use crate::core::state::{Cell, State};
 
@@ -37,6 +39,14 @@ pub(crate) fn decide(
         }
         MarketCommand::Report { instance, fact } => report(state, instance, fact, now)?,
         MarketCommand::List { listing } => list(state, listing, now)?,
+        MarketCommand::Suspend { tenant, reason } => suspend(state, tenant, reason, now)?,
+        MarketCommand::Resume { tenant } => {
+            find_tenant(state, tenant)?;
+            if !state.market.suspended.contains_key(tenant) {
+                return Err(MarketRejection::NotSuspended { tenant: tenant.clone() }.into());
+            }
+            MarketEvent::Resumed { tenant: tenant.clone() }
+        }
         MarketCommand::Supply(command) => supply::decide(state, cell, command, now)?,
         MarketCommand::Clear { trigger } => {
             MarketEvent::Cleared(Box::new(clear::clear(state, *trigger, now)?))
@@ -99,6 +109,7 @@ fn place(
     now: Instant,
 ) -> Result<MarketEvent> {
     let account = find_tenant(state, tenant)?;
+    check_not_suspended(state, tenant)?;
     let market = &state.market;
     let own = market.by_name.get(tenant);
     if own.is_some_and(|own| own.contains_key(&draft.bid)) {
@@ -111,7 +122,8 @@ fn place(
     let mut supply = 0;
     for name in &draft.pools {
         let unknown = || MarketRejection::PoolUnknown { pool: name.clone() };
-        let terms = &market.pools.get(name).ok_or_else(unknown)?.terms;
+        let pool = market.pools.get(name).ok_or_else(unknown)?;
+        let terms = &pool.terms;
         if terms.currency != account.currency {
             let (pool, pool_currency, currency) = (name.clone(), terms.currency, account.currency);
             return Err(MarketRejection::CurrencyDiffers { pool, pool_currency, currency }.into());
@@ -123,7 +135,7 @@ fn place(
         if priced.is_none_or(|priced| priced > now) {
             return Err(Rejection::Unpriced { sku, currency: account.currency, at: now });
         }
-        supply = supply.max(terms.gpus);
+        supply = supply.max(pool.most(now));
     }
     let gpus = u64::from(draft.gpus_per_unit).saturating_mul(u64::from(draft.min_units));
     if gpus > supply {
@@ -157,6 +169,40 @@ fn check_form(draft: &BidDraft, number: u64) -> Result<()> {
         return Err(MarketRejection::LimitZero.into());
     }
     Ok(())
+}
+
+/// What a tenant runs is told to stop, on demand and spot; what it has reserved is still its own, and paid for.
+fn suspend(state: &State, tenant: &TenantId, reason: &str, now: Instant) -> Result<MarketEvent> {
+    find_tenant(state, tenant)?;
+    check_text("the reason", reason)?;
+    if state.market.suspended.contains_key(tenant) {
+        return Err(MarketRejection::Suspended { tenant: tenant.clone() }.into());
+    }
+    let of_tenant = state.groups.of_tenant(tenant).flat_map(|(_, group)| group.members.iter().copied());
+    let members: BTreeSet<_> = of_tenant.collect();
+    let mut stops = Vec::new();
+    for instance in members.into_iter().filter_map(|ix| state.instances.get(ix)) {
+        let is_told = state.quotas.preemption(&Target::Instance(instance.id.clone())).is_some();
+        if instance.holding.is_none() || is_told {
+            continue;
+        }
+        stops.push(Stop {
+            instance: instance.id.clone(),
+            cause: Cause::Suspension,
+            by: None,
+            reclaim: None,
+            deadline: now.saturating_add_ms(NOTICE_MS_MIN),
+        });
+    }
+    Ok(MarketEvent::Suspended { tenant: tenant.clone(), reason: reason.to_owned(), stops })
+}
+
+/// Whether a tenant may start anything.
+pub(crate) fn check_not_suspended(state: &State, tenant: &TenantId) -> Result<()> {
+    match state.market.suspended.get(tenant) {
+        None => Ok(()),
+        Some(_) => Err(MarketRejection::Suspended { tenant: tenant.clone() }.into()),
+    }
 }
 
 fn check_expiry(expires_at: Option<Instant>, now: Instant) -> Result<()> {

@@ -15,7 +15,7 @@ use hourglass_capacity::pool::PoolName;
 use hourglass_units::{BidId, InstanceId, Instant, Interval};
 use serde::{Deserialize, Serialize};
 
-use super::command::Stop;
+use super::command::{Backend, Stop};
 use super::{Market, apply};
 use crate::core::Inconsistent;
 use crate::core::metering::InstanceIx;
@@ -46,6 +46,8 @@ pub struct Due {
     pub pool: PoolName,
     /// Its GPUs.
     pub gpus: u32,
+    /// What kind of instance it is.
+    pub backend: Backend,
     /// What.
     pub action: Action,
 }
@@ -81,6 +83,7 @@ impl Market {
                 instance: life.cycle.instance().clone(),
                 pool: life.pool.clone(),
                 gpus: life.gpus,
+                backend: self.pools.get(&life.pool)?.terms.backend,
                 action: life.cycle.next_action(now)?,
             })
         };
@@ -145,6 +148,8 @@ fn cause_of(stop: &Stop) -> Result<cycle::Cause> {
             cycle::Cause::SupplyReclaimed { by: stop.reclaim.unwrap_or(cycle::Reclaim::Capacity) }
         }
         Cause::ReserveRaised => cycle::Cause::ReserveRaised,
+        Cause::Maintenance => cycle::Cause::Maintenance,
+        Cause::Suspension => cycle::Cause::Suspension,
         Cause::Owner => cycle::Cause::OwnerStopped,
         Cause::Quota => cycle::Cause::Quota,
         Cause::Budget => cycle::Cause::Budget,
@@ -166,7 +171,11 @@ pub(super) fn take(state: &mut State, ix: InstanceIx, input: &Input, at: Instant
         (true, false) => pool.taken = pool.taken.saturating_sub(gpus),
         _ => {}
     }
-    if transition.is_missing {
+    // What the provider took back of what is preemptible it needs itself.
+    let is_taken_back = pool.terms.backend == Backend::Preemptible
+        && matches!(after.phase(), Phase::Stopped { cause: cycle::Cause::Provider })
+        && !has_ended(&before);
+    if transition.is_missing || is_taken_back {
         pool.cooldown.prove_missing(gpus, at);
         market.supply_changed = true;
     }

@@ -35,9 +35,10 @@ use super::state::{Instances, State};
 pub(crate) use apply::{apply, ordered, stopped};
 pub(crate) use clear::clear;
 pub use command::{
-    BidChange, BidDraft, Cleared, MarketCommand, MarketEvent, PoolTerms, Start, Stop, SupplyCommand, Trigger,
+    Backend, BidChange, BidDraft, CapacitySource, Cleared, MarketCommand, MarketEvent, PoolTerms, Start,
+    Stop, SupplyCommand, Trigger,
 };
-pub(crate) use decide::{check_not_a_unit, check_not_driven, decide};
+pub(crate) use decide::{check_not_a_unit, check_not_driven, check_not_suspended, decide};
 pub use lives::{Due, Life};
 pub use rejection::MarketRejection;
 pub(crate) use supply::{
@@ -81,12 +82,23 @@ pub struct Market {
     pub(crate) listed: Option<Instant>,
     /// What the cloud runs under names of units that we do not know, at that listing.
     pub(crate) strays: Vec<Listed>,
+    /// Tenants that may start nothing.
+    pub(crate) suspended: BTreeMap<TenantId, Suspension>,
     /// Whether the supply changed since the last clearing.
     pub(crate) supply_changed: bool,
     /// Where the last clearing stands in the log, and when it was.
     pub(crate) cleared: Option<(u64, Instant)>,
     /// A fingerprint of what it cleared.
     pub(crate) input: Option<[u8; 32]>,
+}
+
+/// Why a tenant may start nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspension {
+    /// For people.
+    pub reason: String,
+    /// Since when.
+    pub since: Instant,
 }
 
 /// Whose unit an instance is.
@@ -119,6 +131,8 @@ pub struct Pool {
     pub(crate) stock: Stock,
     /// What the last clearing had for spot, and why.
     pub supplied: Option<Supply>,
+    /// GPUs of nodes that were out by then.
+    pub(crate) out_then: u64,
     /// GPUs that driven units take, or may take.
     pub(crate) taken: u64,
     /// Whose GPUs spot ran on.
@@ -175,6 +189,7 @@ impl Default for Market {
             waiting: BTreeSet::new(),
             listed: None,
             strays: Vec::new(),
+            suspended: BTreeMap::new(),
             supply_changed: false,
             cleared: None,
             input: None,
@@ -236,6 +251,11 @@ impl Market {
         self.listed
     }
 
+    /// Why a tenant may start nothing, where that is so.
+    pub fn suspension(&self, tenant: &TenantId) -> Option<&Suspension> {
+        self.suspended.get(tenant)
+    }
+
     /// Whether the supply changed since the last clearing: the next one should not wait for its time.
     pub fn is_due(&self, now: Instant) -> bool {
         self.supply_changed || self.pools.values().any(|pool| pool.is_due(now))
@@ -248,7 +268,12 @@ impl Pool {
         let mut stock = Stock::default();
         stock.set_owned(terms.gpus, at);
         let (cooldown, lending) = (Cooldown::default(), Lending::default());
-        Self { terms, cleared: None, cooldown, stock, supplied: None, taken: 0, lending }
+        Self { terms, cleared: None, cooldown, stock, supplied: None, out_then: 0, taken: 0, lending }
+    }
+
+    /// GPUs that driven units take, or may take.
+    pub fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Nobody pays less, with such a supply: by the share of the pool that is kept from spot.

@@ -1,13 +1,13 @@
 //! Why something about the market is refused.
 
-use hourglass_capacity::auction::{BIDS_MAX, BookError, POOLS_MAX};
+use hourglass_capacity::auction::{BIDS_MAX, BookError, POOLS_MAX, SUPPLY_MAX};
 use hourglass_capacity::calendar::{Refusal, ReservationError};
 use hourglass_capacity::lifecycle::IllegalTransition;
-use hourglass_capacity::nodes::NodesError;
+use hourglass_capacity::nodes::{CAPACITY_INTERVALS_MAX, NodesError};
 use hourglass_capacity::pool::PoolName;
 use hourglass_capacity::supply::CLAIMS_MAX;
 use hourglass_units::{
-    BidId, Currency, Fabric, InstanceId, Instant, NodeId, ProjectId, Region, ReservationId,
+    BidId, Currency, Fabric, InstanceId, Instant, NodeId, ProjectId, Region, ReservationId, TenantId,
 };
 
 use super::{BIDS_PER_TENANT_MAX, DRAIN_MS_MAX, NOTICE_MS_MAX, NOTICE_MS_MIN};
@@ -221,6 +221,32 @@ pub enum MarketRejection {
     /// C-1: the pool has promised its GPUs to others.
     #[error(transparent)]
     Calendar(Box<Refusal>),
+    /// Its GPUs are the operator's word.
+    #[error("the operator says how many GPUs {pool} has: change its terms")]
+    CapacityOfOperator {
+        /// Which.
+        pool: PoolName,
+    },
+    /// More than a pool can have.
+    #[error(
+        "{pool} cannot have that: {CAPACITY_INTERVALS_MAX} intervals at most, and {SUPPLY_MAX} GPUs at once"
+    )]
+    CapacityInvalid {
+        /// Which.
+        pool: PoolName,
+    },
+    /// The tenant may start nothing.
+    #[error("tenant {tenant} is suspended: nothing of it starts until it is resumed")]
+    Suspended {
+        /// Who.
+        tenant: TenantId,
+    },
+    /// There is nothing to resume.
+    #[error("tenant {tenant} is not suspended")]
+    NotSuspended {
+        /// Who.
+        tenant: TenantId,
+    },
     /// Clearing would change nothing.
     #[error("nothing is to be cleared: no bid and no price would change")]
     NothingToClear,
@@ -267,6 +293,10 @@ impl MarketRejection {
             Self::ClaimsFull { .. } => "claims_full",
             Self::Allowances(_) => "allowances_invalid",
             Self::Calendar(_) => "over_promise",
+            Self::CapacityOfOperator { .. } => "capacity_of_operator",
+            Self::CapacityInvalid { .. } => "capacity_invalid",
+            Self::Suspended { .. } => "tenant_suspended",
+            Self::NotSuspended { .. } => "not_suspended",
             Self::NothingToClear => "nothing_to_clear",
         }
     }

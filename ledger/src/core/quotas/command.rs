@@ -411,6 +411,10 @@ pub enum Cause {
     SupplyReclaimed,
     /// Its limit is below the pool's new reserve price.
     ReserveRaised,
+    /// Nodes of its pool do not work, or are serviced.
+    Maintenance,
+    /// Its tenant is suspended.
+    Suspension,
     /// Its owner wants it no longer.
     Owner,
 }
@@ -424,6 +428,8 @@ impl Cause {
             Self::Outbid => "outbid",
             Self::SupplyReclaimed => "supply_reclaimed",
             Self::ReserveRaised => "reserve_raised",
+            Self::Maintenance => "maintenance",
+            Self::Suspension => "suspension",
             Self::Owner => "owner",
         }
     }

@@ -16,6 +16,7 @@ use super::rejection::{QuotaRejection, SpendDenied};
 use super::{Quotas, budget, class_of, review};
 use crate::core::command::{Answer, Detail, Mode, Position, Registration};
 use crate::core::decide::find_tenant;
+use crate::core::market;
 use crate::core::metering::InstanceIx;
 use crate::core::rejection::Rejection;
 use crate::core::state::{InvoiceStatus, State};
@@ -255,6 +256,7 @@ fn reserve(
     now: Instant,
 ) -> Result<QuotaEvent> {
     find_tenant(state, tenant)?;
+    market::check_not_suspended(state, tenant)?;
     let Quotas { tree, holds, .. } = &state.quotas;
     let items = check_items(tree, items)?;
     let expires_at = expiry(now, ttl_ms)?;

@@ -1,15 +1,17 @@
 //! Decisions about what a pool has and what of it is promised.
 
+use hourglass_capacity::auction::SUPPLY_MAX;
 use hourglass_capacity::calendar::{Allowance, Reservation as Promised, ReservationName};
-use hourglass_capacity::nodes::{Node, NodeState};
+use hourglass_capacity::nodes::{CAPACITY_INTERVALS_MAX, Node, NodeState};
 use hourglass_capacity::pool::PoolName;
+use hourglass_capacity::steps::Steps;
 use hourglass_capacity::supply::{CLAIMS_MAX, Claim, Offer};
 use hourglass_pricing::reservation::Reservation;
 use hourglass_units::{Instant, Interval, NodeId, ReservationId, TenantId};
 
 use super::Pool;
 use crate::core::decide::find_tenant;
-use crate::core::market::command::{MarketEvent, SupplyCommand};
+use crate::core::market::command::{CapacitySource, MarketEvent, SupplyCommand};
 use crate::core::market::{Market, MarketRejection};
 use crate::core::rejection::Rejection;
 use crate::core::state::{Cell, State};
@@ -25,6 +27,7 @@ pub(crate) fn decide(
 ) -> Result<MarketEvent> {
     match command {
         SupplyCommand::SetNode { pool, node, to } => set_node(&state.market, pool, node, *to, now),
+        SupplyCommand::ReadCapacity { pool, intervals } => read_capacity(&state.market, pool, intervals, now),
         SupplyCommand::Lend { tenant, reservation, offer } => {
             let (pool, name) = find(state, cell, tenant, reservation, now)?;
             lend(state, pool, &name, *offer)?;
@@ -61,11 +64,41 @@ fn set_node(
     }
     let before = nodes.get(node).map_or(0, |node| node.gpus);
     let of_nodes = nodes.gpus().saturating_sub(before).saturating_add(to.map_or(0, |node| node.gpus));
-    if to.is_some() && of_nodes > pool.terms.gpus {
-        let (pool, gpus) = (name.clone(), pool.terms.gpus);
+    let gpus = pool.gpus(now);
+    if to.is_some() && of_nodes > gpus {
+        let pool = name.clone();
         return Err(MarketRejection::NodesExceedPool { pool, of_nodes, gpus }.into());
     }
     Ok(MarketEvent::NodeSet { pool: name.clone(), node: node.clone(), to })
+}
+
+/// What the cloud says, where it is news.
+fn read_capacity(
+    market: &Market,
+    name: &PoolName,
+    intervals: &[(Interval, u64)],
+    now: Instant,
+) -> Result<MarketEvent> {
+    let pool = market.pools.get(name);
+    let pool = pool.ok_or_else(|| MarketRejection::PoolUnknown { pool: name.clone() })?;
+    if pool.terms.capacity == CapacitySource::Operator {
+        return Err(MarketRejection::CapacityOfOperator { pool: name.clone() }.into());
+    }
+    let invalid = || MarketRejection::CapacityInvalid { pool: name.clone() };
+    if intervals.len() > CAPACITY_INTERVALS_MAX || intervals.iter().any(|(_, gpus)| *gpus > SUPPLY_MAX) {
+        return Err(invalid().into());
+    }
+    let rest = Interval::from(now).ok_or_else(invalid)?;
+    let part = |(interval, gpus): &(Interval, u64)| Some((interval.intersection(rest)?, *gpus));
+    let intervals: Vec<(Interval, u64)> = intervals.iter().filter_map(part).collect();
+    let said = Steps::sum(intervals.iter().copied());
+    if said.peak(rest) > SUPPLY_MAX {
+        return Err(invalid().into());
+    }
+    if said == pool.stock.owned().beyond(&Steps::default(), now) {
+        return Err(MarketRejection::NothingNew.into());
+    }
+    Ok(MarketEvent::CapacityRead { pool: name.clone(), intervals })
 }
 
 /// A reservation that is not over, and the pool in which its GPUs are kept free.

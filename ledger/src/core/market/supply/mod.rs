@@ -117,6 +117,11 @@ impl Stock {
         self.owned.splice(at, &Steps::sum(always));
     }
 
+    /// It has what the intervals say, from an instant on.
+    pub(super) fn set_capacity(&mut self, intervals: &[(Interval, u64)], at: Instant) {
+        self.owned.splice(at, &Steps::sum(intervals.iter().copied()));
+    }
+
     /// A node is another one from an instant on.
     pub(super) fn set_node(&mut self, id: NodeId, node: Option<Node>, at: Instant) {
         self.nodes.set(id, node);
@@ -220,6 +225,21 @@ impl Pool {
     /// Whether its supply is another one by now than it was when it was cleared.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.supplied.as_ref().and_then(|supply| supply.next_change).is_some_and(|change| change <= now)
+    }
+
+    /// GPUs that it was said to have at an instant.
+    pub fn gpus(&self, at: Instant) -> u64 {
+        self.stock.owned.at(at)
+    }
+
+    /// The most that it will ever have, as far as is known.
+    pub(super) fn most(&self, from: Instant) -> u64 {
+        Interval::from(from).map_or(0, |rest| self.stock.owned.peak(rest))
+    }
+
+    /// Whether nodes are out by now that were not when it was cleared last.
+    pub(super) fn has_lost_nodes(&self, now: &Supply) -> bool {
+        self.stock.excluded.at(now.tightest) > self.out_then
     }
 
     /// For what most of the supply went since it was cleared last.

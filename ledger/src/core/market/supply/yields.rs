@@ -191,6 +191,7 @@ impl Pool {
     /// The supply is another one from now on.
     pub(in crate::core::market) fn supplied(&mut self, supply: Supply, at: Instant) {
         self.lending.changes(&supply, at);
+        self.out_then = self.stock.excluded.at(supply.tightest);
         self.supplied = Some(supply);
     }
 }
