@@ -281,6 +281,7 @@ pub(crate) const fn market_code(rejection: &MarketRejection) -> Code {
         | M::GangRuns { .. }
         | M::IsAUnit { .. }
         | M::Life(_)
+        | M::BackendFixed { .. }
         | M::CapacityOfOperator { .. }
         | M::Suspended { .. }
         | M::NotSuspended { .. }

@@ -83,8 +83,8 @@ pub async fn drive(
                 is_listing = true;
                 let driver = driver.clone();
                 under_way.spawn(async move {
-                    driver.read_capacity().await;
                     driver.list().await;
+                    driver.read_capacity().await;
                     None
                 });
             }
@@ -238,36 +238,45 @@ impl Driver {
             });
             asks.filter(|it| it.source != CapacitySource::Operator).collect()
         };
-        let Some(tenant) = &self.options.tenant else { return };
         let pools = self.cell.read(sources).await.unwrap_or_default();
         if !self.writes() || pools.is_empty() {
             return;
         }
+        let Some(tenant) = &self.options.tenant else {
+            tracing::warn!("pools leave it to the cloud what they have, and no tenant says whose it is");
+            return;
+        };
         let asked = |source| pools.iter().any(|it| it.source == source);
-        let mut said = Vec::new();
+        let mut answers = Vec::new();
         let mut failed = None;
         if asked(CapacitySource::Intervals) {
             match self.intervals(tenant).await {
                 Ok(intervals) => {
                     let of = pools.iter().filter(|it| it.source == CapacitySource::Intervals);
-                    said.extend(of.map(|it| (it.pool.clone(), reserved(&intervals, &it.pool))));
+                    answers.extend(of.map(|it| (it.pool.clone(), reserved(&intervals, &it.pool))));
                 }
                 Err(error) => failed = Some(error),
             }
         }
         if asked(CapacitySource::Advice) {
             match self.cloud.resource_advice(tenant).await {
-                Ok(advice) => said.extend(self.advised(&pools, &advice)),
+                Ok(advice) => answers.extend(self.advised(&pools, &advice)),
                 Err(error) => failed = Some(error),
             }
         }
+        let is_whole = failed.is_none() && answers.iter().all(|(_, answer)| answer.is_some());
         if let Some(error) = failed {
             count(&self.status.unanswered);
             tracing::warn!(%error, "the cloud does not say what pools have: they keep what is known");
-        } else {
+        }
+        if is_whole {
             self.status.capacity_read_at.store(self.cell.now().unix_ms(), Ordering::Relaxed);
         }
-        for (pool, intervals) in said {
+        for (pool, answer) in answers {
+            let Some(intervals) = answer else {
+                tracing::warn!(%pool, "the cloud does not say what it has: it keeps what is known");
+                continue;
+            };
             let name = pool.clone();
             let command = MarketCommand::Supply(SupplyCommand::ReadCapacity { pool, intervals });
             match self.cell.submit(Command::from(command)).await {
@@ -287,16 +296,14 @@ impl Driver {
     }
 
     /// What pools have by the provider's advice, which speaks of what is free.
-    fn advised(&self, pools: &[Asks], advice: &[Advice]) -> Vec<(PoolName, Vec<(Interval, u64)>)> {
+    fn advised(&self, pools: &[Asks], advice: &[Advice]) -> Vec<(PoolName, Option<Vec<(Interval, u64)>>)> {
         let now = self.cell.now();
-        let mut said = Vec::new();
-        for it in pools.iter().filter(|it| it.source == CapacitySource::Advice) {
-            match advised(advice, &it.pool, it.backend, it.taken) {
-                Some(gpus) => said.push((it.pool.clone(), from_now_on(gpus, now))),
-                None => tracing::warn!(pool = %it.pool, "the cloud has no advice that can be relied on"),
-            }
-        }
-        said
+        let of = pools.iter().filter(|it| it.source == CapacitySource::Advice);
+        let answer = of.map(|it| {
+            let gpus = advised(advice, &it.pool, it.backend, it.taken);
+            (it.pool.clone(), gpus.map(|gpus| from_now_on(gpus, now)))
+        });
+        answer.collect()
     }
 
     /// What bears the name of a unit and is none goes: it takes GPUs that others were promised, and nobody

@@ -14,10 +14,12 @@ fn is_of(pool: &PoolName, region: &hourglass_units::Region, place: &Place) -> bo
     pool.region == *region && pool.platform == place.platform && place.fabric.as_ref() == Some(&pool.fabric)
 }
 
-/// What is reserved for a pool, now and later.
-pub fn reserved(intervals: &[CapacityInterval], pool: &PoolName) -> Vec<(Interval, u64)> {
-    let of_pool = intervals.iter().filter(|it| is_of(pool, &it.region, &it.place));
-    of_pool.filter(|it| it.phase != Phase::Expired).map(|it| (it.during, it.gpus)).collect()
+/// What is reserved for a pool, now and later. `None` where nothing ever was, as far as the provider says: a name
+/// that is written wrongly looks the same.
+pub fn reserved(intervals: &[CapacityInterval], pool: &PoolName) -> Option<Vec<(Interval, u64)>> {
+    let of_pool: Vec<_> = intervals.iter().filter(|it| is_of(pool, &it.region, &it.place)).collect();
+    let holds = of_pool.iter().filter(|it| it.phase != Phase::Expired).map(|it| (it.during, it.gpus));
+    (!of_pool.is_empty()).then(|| holds.collect())
 }
 
 /// What a pool has by the provider's advice, in GPUs: what could be had at once, of the size of machine that gives
@@ -76,7 +78,9 @@ mod tests {
             interval("eu", "gpu-h100-sxm/fabric-1", (-5, 0), Phase::Expired),
             later.clone(),
         ];
-        assert_eq!(reserved(&all, &pool()), [(of_pool.during, 8), (later.during, 8)]);
+        assert_eq!(reserved(&all, &pool()), Some(vec![(of_pool.during, 8), (later.during, 8)]));
+        assert_eq!(reserved(&all[4..5], &pool()), Some(vec![]), "all of it is over");
+        assert_eq!(reserved(&all[1..4], &pool()), None, "nobody speaks of it");
     }
 
     #[test]

@@ -12,7 +12,9 @@ use hourglass_units::{BidId, InstanceId, Instant, Percent, TenantId};
 
 use super::command::{BidChange, BidDraft, Listed, MarketCommand, MarketEvent, PoolTerms, Stop};
 use super::rejection::MarketRejection;
-use super::{BIDS_PER_TENANT_MAX, Bid, DRAIN_MS_MAX, NOTICE_MS_MAX, NOTICE_MS_MIN, Unit, clear, supply};
+use super::{
+    BIDS_PER_TENANT_MAX, Bid, DRAIN_MS_MAX, NOTICE_MS_MAX, NOTICE_MS_MIN, Pool, Unit, clear, supply,
+};
 use crate::core::decide::{check_mode_order, check_text, find_tenant};
 use crate::core::quotas::{Cause, LISTING_MAX, Target};
 use crate::core::rejection::Rejection;
@@ -70,6 +72,11 @@ fn set_pool(state: &State, cell: &Cell, pool: &PoolName, terms: &PoolTerms) -> R
             return Err(MarketRejection::PoolCurrencyFixed { pool, currency }.into());
         }
         _ => {}
+    }
+    // A call that is made again must be the same call.
+    let lives = |known: &Pool| known.terms.backend != terms.backend && known.taken > 0;
+    if market.pools.get(pool).is_some_and(lives) {
+        return Err(MarketRejection::BackendFixed { pool: pool.clone() }.into());
     }
     check_notice(terms.notice_ms)?;
     if !(0..=DRAIN_MS_MAX).contains(&terms.drain_ms) || terms.look_ahead_ms.is_some_and(|ms| ms < 0) {

@@ -221,6 +221,12 @@ pub enum MarketRejection {
     /// C-1: the pool has promised its GPUs to others.
     #[error(transparent)]
     Calendar(Box<Refusal>),
+    /// Units of it live at the provider.
+    #[error("units of {pool} live at the provider: its backend can change when they are gone")]
+    BackendFixed {
+        /// Which.
+        pool: PoolName,
+    },
     /// Its GPUs are the operator's word.
     #[error("the operator says how many GPUs {pool} has: change its terms")]
     CapacityOfOperator {
@@ -293,6 +299,7 @@ impl MarketRejection {
             Self::ClaimsFull { .. } => "claims_full",
             Self::Allowances(_) => "allowances_invalid",
             Self::Calendar(_) => "over_promise",
+            Self::BackendFixed { .. } => "backend_fixed",
             Self::CapacityOfOperator { .. } => "capacity_of_operator",
             Self::CapacityInvalid { .. } => "capacity_invalid",
             Self::Suspended { .. } => "tenant_suspended",

@@ -289,8 +289,3 @@ pub(crate) fn pass(market: &mut Market, at: Instant) {
     market.pools.values_mut().for_each(|pool| pool.stock.forget_before(at));
     admit_waiting(market, at);
 }
-
-/// The part of an interval that is over by an instant.
-fn until(interval: Interval, at: Instant) -> Option<Interval> {
-    Interval::between(interval.start(), interval.end().min(at))
-}

@@ -11,7 +11,7 @@ use hourglass_capacity::calendar::ReservationName;
 use hourglass_capacity::pool::PoolName;
 use hourglass_capacity::supply::Supply;
 use hourglass_pricing::PurchaseModel;
-use hourglass_units::{Amount, Currency, HOUR_MILLISECONDS, Hour, INSTANT_MAX, Instant, Interval, Percent};
+use hourglass_units::{Amount, Currency, HOUR_MILLISECONDS, Hour, Instant, Interval, Percent};
 use serde::{Deserialize, Serialize};
 
 use crate::core::Inconsistent;
@@ -30,7 +30,8 @@ const DAY_MILLISECONDS: i64 = 24 * HOUR_MILLISECONDS;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Lending {
     past: Vec<Lent>,
-    now: Option<(Instant, Vec<(ReservationName, u64)>, u64)>,
+    /// Since the last clearing; its end is not known yet.
+    now: Option<Lent>,
 }
 
 /// Between two clearings.
@@ -43,38 +44,39 @@ struct Lent {
     supply: u64,
 }
 
+impl Lent {
+    /// The part before an instant.
+    fn until(&self, at: Instant) -> Option<Self> {
+        let within = Interval::between(self.within.start(), self.within.end().min(at))?;
+        Some(Self { within, ..self.clone() })
+    }
+
+    /// The part from an instant on.
+    fn since(&self, at: Instant) -> Option<Self> {
+        let within = Interval::between(self.within.start().max(at), self.within.end())?;
+        Some(Self { within, ..self.clone() })
+    }
+}
+
 impl Lending {
     /// From an instant on the supply is another one.
     pub(crate) fn changes(&mut self, supply: &Supply, at: Instant) {
         let owners: Vec<_> =
             supply.loans.iter().filter(|it| it.gpus > 0).map(|it| (it.name.clone(), it.gpus)).collect();
-        if let Some((since, before, of)) = &mut self.now {
-            if (&*before, *of) == (&owners, supply.gpus) {
-                return;
-            }
-            if let Some(within) = Interval::between(*since, at) {
-                self.past.push(Lent { within, owners: std::mem::take(before), supply: *of });
-            }
+        if self.now.as_ref().is_some_and(|now| (&now.owners, now.supply) == (&owners, supply.gpus)) {
+            return;
         }
-        self.now = (!owners.is_empty()).then_some((at, owners, supply.gpus));
+        self.past.extend(self.now.take().and_then(|now| now.until(at)));
+        let open = Interval::from(at).filter(|_| !owners.is_empty());
+        self.now = open.map(|within| Lent { within, owners, supply: supply.gpus });
     }
 
     /// Takes out what was lent before an instant.
     fn take_before(&mut self, day: Instant) -> Vec<Lent> {
-        if let Some((since, owners, supply)) = &mut self.now
-            && let Some(within) = Interval::between(*since, day)
-        {
-            self.past.push(Lent { within, owners: owners.clone(), supply: *supply });
-            *since = day;
-        }
-        let (mut over, mut rest) = (Vec::new(), Vec::new());
-        for lent in std::mem::take(&mut self.past) {
-            over.extend(super::until(lent.within, day).map(|within| Lent { within, ..lent.clone() }));
-            let later = Interval::between(lent.within.start().max(day), INSTANT_MAX);
-            let later = later.and_then(|later| later.intersection(lent.within));
-            rest.extend(later.map(|within| Lent { within, ..lent }));
-        }
-        self.past = rest;
+        let mut over: Vec<Lent> = self.past.iter().chain(&self.now).filter_map(|it| it.until(day)).collect();
+        over.sort_by_key(|lent| lent.within);
+        self.past = self.past.iter().filter_map(|it| it.since(day)).collect();
+        self.now = self.now.as_ref().and_then(|it| it.since(day));
         over
     }
 }
@@ -105,8 +107,7 @@ pub(crate) fn check(state: &mut State, at: Instant) -> Result<Vec<Earned>, Incon
 
 impl Lending {
     fn is_ready(&self, day: Instant) -> bool {
-        let current = self.now.as_ref().map(|(since, _, _)| *since);
-        self.past.iter().map(|lent| lent.within.start()).chain(current).any(|start| start < day)
+        self.past.iter().chain(&self.now).any(|lent| lent.within.start() < day)
     }
 }
 
