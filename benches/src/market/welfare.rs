@@ -1,0 +1,97 @@
+//! Welfare beside the exact optimum.
+
+use std::hint::black_box;
+
+use hourglass_capacity::auction::welfare::Welfare;
+use hourglass_capacity::auction::{Book, Unlimited, clear};
+
+use super::books::{Kind, busy};
+use super::peer::{self, SECONDS_MAX, Solved, Wanted};
+use crate::figure::{Figure, median, seconds};
+
+const TARGET: &str = ">= 0.99";
+
+/// Clears books and lets HiGHS solve them. Nothing where HiGHS is missing.
+pub(crate) fn run(quick: bool) -> Vec<Figure> {
+    let Some(python) = peer::python() else {
+        eprintln!("  HiGHS is not here, so its figures are left out: `cargo xtask bench welfare` says why");
+        return Vec::new();
+    };
+    let books = if quick { 5 } else { 25 };
+    let one = |nodes, gang_max_ppm| Kind { pools: 1, nodes, pools_per_bid: 1, gang_max_ppm };
+    let four = |gang_max_ppm| Kind { pools: 4, nodes: 64, pools_per_bid: 2, gang_max_ppm };
+    let all = [
+        ("welfare, pool of 64 nodes, gangs <= 25 %", one(64, 250_000)),
+        ("welfare, pool of 64 nodes, gangs <= 10 %", one(64, 100_000)),
+        ("welfare, pool of 64 nodes, gangs <= 5 %", one(64, 50_000)),
+        ("welfare, pool of 256 nodes, gangs <= 25 %", one(256, 250_000)),
+        ("welfare, 4 pools of 64, 2 a bid, gangs <= 25 %", four(250_000)),
+        ("welfare, 4 pools of 64, 2 a bid, gangs <= 10 %", four(100_000)),
+        ("welfare, 4 pools of 64, 2 a bid, gangs <= 5 %", four(50_000)),
+    ];
+    let mut figures = Vec::new();
+    for (name, kind) in all {
+        let books: Vec<Book> = (0..books).map(|seed| busy(seed, kind)).collect();
+        match compare(&python, name, &books, kind.pools_per_bid == 1) {
+            Ok(more) => figures.extend(more),
+            Err(why) => eprintln!("  {name}: left out, {why}"),
+        }
+    }
+    figures
+}
+
+/// Currency an hour.
+fn currency(nanos: u128) -> f64 {
+    nanos as f64 / 1e9
+}
+
+fn compare(python: &str, name: &'static str, books: &[Book], of_one_pool: bool) -> Result<Vec<Figure>, String> {
+    let ours = books.iter().map(|book| {
+        let (took, clearing) = seconds(|| clear(black_box(book), &mut Unlimited));
+        (took, Welfare::of(book, &clearing))
+    });
+    let ours: Vec<(f64, Welfare)> = ours.collect();
+    let solved = peer::solve(python, books, Wanted::Best)?;
+    let pairs = || ours.iter().zip(&solved);
+    for ((_, ours), highs) in pairs() {
+        let slack = 1.0 + 1e-6;
+        assert!(currency(ours.reached) <= highs.bound * slack, "{name}: more than the bound of HiGHS");
+        assert!(highs.found <= currency(ours.bound) * slack, "{name}: our bound is none");
+    }
+    let shares: Vec<f64> = pairs().map(|((_, ours), highs)| currency(ours.reached) / highs.bound).collect();
+    let of_found = pairs().map(|((_, ours), highs)| currency(ours.reached) / highs.found).collect();
+    let of_bound = pairs().map(|((_, ours), highs)| highs.found / currency(ours.bound)).collect();
+    let least = shares.iter().copied().fold(f64::INFINITY, f64::min);
+    let mean = shares.iter().sum::<f64>() / shares.len() as f64;
+    let unproven = solved.iter().filter(|it| !it.is_proven).count();
+    eprintln!(
+        "  {name}: of the bound of HiGHS median {:.4}, mean {mean:.4}, least {least:.4}; of its best median {:.4}; \
+         {unproven} of {} not proven in {SECONDS_MAX} s; its best is {:.4} of our bound",
+        median(shares.clone()),
+        median(of_found),
+        solved.len(),
+        median(of_bound),
+    );
+    if of_one_pool {
+        let best = peer::solve(python, books, Wanted::BestWithoutEnvy)?;
+        let share = |(fair, best): (&Solved, &Solved)| fair.bound / best.bound;
+        let shares: Vec<f64> = best.iter().zip(&solved).map(share).collect();
+        let least = shares.iter().copied().fold(f64::INFINITY, f64::min);
+        let mean = shares.iter().sum::<f64>() / shares.len() as f64;
+        eprintln!(
+            "    no clearing without envy beyond the margin has more than median {:.4}, mean {mean:.4}, least {least:.4}",
+            median(shares),
+        );
+    }
+    let milliseconds = |times: Vec<f64>| median(times) * 1_000.0;
+    Ok(vec![
+        Figure { name, value: median(shares), unit: "of the optimum", ceiling: None, target: TARGET },
+        Figure {
+            name: "  its clearing, beside HiGHS",
+            value: milliseconds(ours.iter().map(|(took, _)| *took).collect()),
+            unit: "ms",
+            ceiling: Some(milliseconds(solved.iter().map(|it| it.seconds).collect())),
+            target: "",
+        },
+    ])
+}
