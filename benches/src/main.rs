@@ -16,8 +16,8 @@
 //! | `latency` (part of `serve`) | publish to visible in a tenant's balance at 100,000 records/s, 1,000,000 instances; the close of an hour | the pace that was wanted |
 //! | `restart` (part of `serve`) | from `kill -9` of `hourglass serve` to the first commit of the next one, 1,000,000 instances running | – |
 //! | `market` | clearings of 10,000 bids and of 100,000 in 64 pools, a hundredth of them new; the bound of their welfare; listings of 10,000 units, taken in by the core: one thread | of the bound: the clearing; of a listing: the comparison alone |
-| `welfare` | welfare beside the exact optimum, on random books: one thread | HiGHS, on the same books |
-| `successor` | from the end of a victim's notice to its successor RUNNING in the log, less the cloud's own times: cell, driver and simulated cloud over gRPC | notice, stop and boot |
+//! | `welfare` | welfare beside the exact optimum, on random books: one thread | HiGHS, on the same books |
+//! | `successor` | from the end of a victim's notice to its successor RUNNING in the log, less the cloud's own times: cell, driver and simulated cloud over gRPC | notice, stop and boot |
 //! | `backtest` | a month of 100,000 jobs on 2,048 GPUs, in virtual time: one thread | – |
 //! | `recovery` | folding a log of 10,000,000 records: cold, and from a snapshot | decoding the same batches with prost |
 

@@ -43,9 +43,14 @@ pub(super) struct Solved {
 pub(super) enum Wanted {
     /// Nothing.
     Best,
-    /// That no loser finds room beside the winners that outrank it, their margin counted. For books in
-    /// which each bid names one pool.
-    BestWithoutEnvy,
+    /// that no gang that lost, and no unit that a winner did not get, finds room beside the winners that
+    /// outrank it.
+    WithoutEnvy {
+        /// What those have over it, in parts per million: the margin of the book, or none.
+        margin_ppm: u32,
+        /// Whether units count, or gangs alone.
+        of_units: bool,
+    },
 }
 
 /// The path of the interpreter, if HiGHS is here.
@@ -68,7 +73,8 @@ pub(super) fn solve(python: &str, books: &[Book], wanted: Wanted) -> Result<Vec<
     let output = call.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let output = output.map_err(|error| format!("{python}: {error}"))?;
     let lines = String::from_utf8_lossy(&output.stdout);
-    let solved: Option<Vec<Solved>> = lines.lines().map(read).collect();
+    // Before its first answer it tells whose it is.
+    let solved: Option<Vec<Solved>> = lines.lines().filter(|line| line.starts_with('{')).map(read).collect();
     match solved {
         Some(solved) if output.status.success() && solved.len() == books.len() => Ok(solved),
         _ => Err(format!("HiGHS ended with {} and said {lines:?}", output.status)),
@@ -100,6 +106,10 @@ struct Entry<'a> {
 impl Entry<'_> {
     fn wins(&self) -> String {
         format!("y{}p{}", self.at, self.pool)
+    }
+
+    fn is_full(&self) -> String {
+        format!("f{}p{}", self.at, self.pool)
     }
 
     fn is_elastic(&self) -> bool {
@@ -167,12 +177,24 @@ fn model(book: &Book, wanted: Wanted) -> String {
         if here().next().is_some() {
             line(&mut text, &format!(" supply{at}:{} <= {}", sum(&mut here().map(Entry::gpus)), offer.supply));
         }
-        for loser in here().filter(|_| wanted == Wanted::BestWithoutEnvy) {
-            // It wins, or so much is taken by those that outrank it that its gang finds no room.
-            let taken = offer.supply.saturating_sub(loser.bid.core_gpus()) + 1;
-            let outrank = |entry: &&Entry<'_>| entry.at != loser.at && entry.outranks(loser.bid, book.margin().ppm());
-            let mut terms = here().filter(outrank).map(Entry::gpus).chain([format!("{taken} {}", loser.wins())]);
-            line(&mut text, &format!(" envy{}:{} >= {taken}", loser.wins(), sum(&mut terms)));
+        let Wanted::WithoutEnvy { margin_ppm, of_units } = wanted else { continue };
+        for it in here() {
+            let outrank = |entry: &&Entry<'_>| entry.at != it.at && entry.outranks(it.bid, margin_ppm);
+            let taken = || here().filter(outrank).map(Entry::gpus);
+            // It wins, here or elsewhere, or those that outrank it take so much that its gang finds no room.
+            let least = offer.supply.saturating_sub(it.bid.core_gpus()) + 1;
+            let wins = entries.iter().filter(|entry| entry.at == it.at);
+            let mut terms = taken().chain(wins.map(|entry| format!("{least} {}", entry.wins())));
+            line(&mut text, &format!(" envy{}:{} >= {least}", it.wins(), sum(&mut terms)));
+            if of_units && it.is_elastic() {
+                // It has all that it wants, or does not win here, or not one unit more finds room.
+                let (full, most) = (it.is_full(), it.bid.max_units);
+                line(&mut text, &format!(" full{}: {} - {most} {full} >= 0", it.wins(), it.times(1)));
+                let least = offer.supply.saturating_sub(u64::from(it.bid.gpus_per_unit)) + 1;
+                let mut terms = taken().chain([it.gpus(), format!("{least} {full}")]);
+                let terms = sum(&mut terms);
+                line(&mut text, &format!(" unit{}:{terms} - {least} {} >= 0", it.wins(), it.wins()));
+            }
         }
     }
     line(&mut text, "General");
@@ -182,6 +204,9 @@ fn model(book: &Book, wanted: Wanted) -> String {
     line(&mut text, "Binary");
     for entry in &entries {
         line(&mut text, &format!(" {}", entry.wins()));
+        if entry.is_elastic() && matches!(wanted, Wanted::WithoutEnvy { of_units: true, .. }) {
+            line(&mut text, &format!(" {}", entry.is_full()));
+        }
     }
     line(&mut text, "End");
     text

@@ -6,7 +6,7 @@ use hourglass_capacity::auction::welfare::Welfare;
 use hourglass_capacity::auction::{Book, Unlimited, clear};
 
 use super::books::{Kind, busy};
-use super::peer::{self, SECONDS_MAX, Solved, Wanted};
+use super::peer::{self, SECONDS_MAX, Wanted};
 use crate::figure::{Figure, median, seconds};
 
 const TARGET: &str = ">= 0.99";
@@ -32,7 +32,7 @@ pub(crate) fn run(quick: bool) -> Vec<Figure> {
     let mut figures = Vec::new();
     for (name, kind) in all {
         let books: Vec<Book> = (0..books).map(|seed| busy(seed, kind)).collect();
-        match compare(&python, name, &books, kind.pools_per_bid == 1) {
+        match compare(&python, name, &books) {
             Ok(more) => figures.extend(more),
             Err(why) => eprintln!("  {name}: left out, {why}"),
         }
@@ -45,7 +45,14 @@ fn currency(nanos: u128) -> f64 {
     nanos as f64 / 1e9
 }
 
-fn compare(python: &str, name: &'static str, books: &[Book], of_one_pool: bool) -> Result<Vec<Figure>, String> {
+/// In words.
+fn spread(shares: &[f64]) -> String {
+    let mean = shares.iter().sum::<f64>() / shares.len() as f64;
+    let least = shares.iter().copied().fold(f64::INFINITY, f64::min);
+    format!("median {:.4}, mean {mean:.4}, least {least:.4} of the optimum", median(shares.to_vec()))
+}
+
+fn compare(python: &str, name: &'static str, books: &[Book]) -> Result<Vec<Figure>, String> {
     let ours = books.iter().map(|book| {
         let (took, clearing) = seconds(|| clear(black_box(book), &mut Unlimited));
         (took, Welfare::of(book, &clearing))
@@ -61,27 +68,24 @@ fn compare(python: &str, name: &'static str, books: &[Book], of_one_pool: bool) 
     let shares: Vec<f64> = pairs().map(|((_, ours), highs)| currency(ours.reached) / highs.bound).collect();
     let of_found = pairs().map(|((_, ours), highs)| currency(ours.reached) / highs.found).collect();
     let of_bound = pairs().map(|((_, ours), highs)| highs.found / currency(ours.bound)).collect();
-    let least = shares.iter().copied().fold(f64::INFINITY, f64::min);
-    let mean = shares.iter().sum::<f64>() / shares.len() as f64;
-    let unproven = solved.iter().filter(|it| !it.is_proven).count();
     eprintln!(
-        "  {name}: of the bound of HiGHS median {:.4}, mean {mean:.4}, least {least:.4}; of its best median {:.4}; \
-         {unproven} of {} not proven in {SECONDS_MAX} s; its best is {:.4} of our bound",
-        median(shares.clone()),
+        "  {name}: {}\n    of the best that HiGHS found {:.4}; {} of {} not proven within {SECONDS_MAX} s; that is \
+         {:.4} of our bound",
+        spread(&shares),
         median(of_found),
+        solved.iter().filter(|it| !it.is_proven).count(),
         solved.len(),
         median(of_bound),
     );
-    if of_one_pool {
-        let best = peer::solve(python, books, Wanted::BestWithoutEnvy)?;
-        let share = |(fair, best): (&Solved, &Solved)| fair.bound / best.bound;
-        let shares: Vec<f64> = best.iter().zip(&solved).map(share).collect();
-        let least = shares.iter().copied().fold(f64::INFINITY, f64::min);
-        let mean = shares.iter().sum::<f64>() / shares.len() as f64;
-        eprintln!(
-            "    no clearing without envy beyond the margin has more than median {:.4}, mean {mean:.4}, least {least:.4}",
-            median(shares),
-        );
+    let margin_ppm = books.first().map_or(0, |book| book.margin().ppm());
+    for (what, margin_ppm, of_units) in [
+        ("envy of a gang or a unit", 0, true),
+        ("envy of a gang or a unit beyond the margin", margin_ppm, true),
+        ("envy of a gang beyond the margin", margin_ppm, false),
+    ] {
+        let fair = peer::solve(python, books, Wanted::WithoutEnvy { margin_ppm, of_units })?;
+        let shares: Vec<f64> = fair.iter().zip(&solved).map(|(fair, best)| fair.bound / best.bound).collect();
+        eprintln!("    the most without {what}: {}", spread(&shares));
     }
     let milliseconds = |times: Vec<f64>| median(times) * 1_000.0;
     Ok(vec![

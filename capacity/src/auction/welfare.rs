@@ -11,8 +11,8 @@
 //! counted on the right. Only pools that a bid may enter count. Good π make the bound tight: see [`bound`].
 //!
 //! What a clearing lacks of the bound has three causes. Gangs cannot be cut, so even the best choice is below
-//! it. A walk does not leave out a gang to fill a gap, because that gang would envy those who fill it.
-//! And bids go to the pool that they prefer, though it may be the only one of another bid.
+//! it. A walk does not leave out a gang or a unit to fill a gap, because they would envy those who fill it.
+//! And bids go to the pool that is best for them, though it may be the only one of another bid.
 
 use std::cmp::Reverse;
 
@@ -98,7 +98,9 @@ pub fn bound(book: &Book) -> u128 {
     for _ in 0..ROUNDS_MAX {
         for (pool, offer) in book.pools_by_ix() {
             leave.clear();
-            leave.extend(by_pool[pool].iter().map(|it| (it.limit.min(it.least(&prices, Some(pool))), it.gpus)));
+            leave.extend(
+                by_pool[pool].iter().map(|it| (it.limit.min(it.least(&prices, Some(pool))), it.gpus)),
+            );
             prices[pool] = price_that_fills(offer.supply, &mut leave);
         }
         let better = bound_at(book, &demands, &prices);

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use hourglass_capacity::cooldown::{COOLDOWN_MS_MAX, COOLDOWN_MS_MIN, Cooldown};
 use hourglass_capacity::lifecycle::{
     ANSWER_MS_MAX, Action, Belief, Call, Cause, CloudState, Fact, Failure, Finding, IllegalTransition, Input,
-    Key, Kind, LATE_MS_MAX, Lifecycle, Listed, Listing, News, Outcome, PAUSE_MS_MAX, POLL_MS, Phase, Reclaim, Run,
-    RunEnd, START_ATTEMPTS_MAX, START_MS_MAX, Transition, Wish, reconcile,
+    Key, Kind, LATE_MS_MAX, Lifecycle, Listed, Listing, News, Outcome, PAUSE_MS_MAX, POLL_MS, Phase, Reclaim,
+    Run, RunEnd, START_ATTEMPTS_MAX, START_MS_MAX, Transition, Wish, reconcile,
 };
 use hourglass_units::{CloudId, InstanceId};
 
