@@ -23,7 +23,8 @@ const PYTHON: Tool = Tool {
 pub(crate) fn python() -> Option<String> {
     let environment = target().join("highs");
     let python = environment.join("bin").join("python");
-    match is_ready(&python).then_some(Ok(())).unwrap_or_else(|| make(&environment, &python)) {
+    let ready = if is_ready(&python) { Ok(()) } else { make(&environment, &python) };
+    match ready {
         Ok(()) => Some(python.to_string_lossy().into_owned()),
         Err(failure) => {
             let why = match failure {
@@ -48,7 +49,8 @@ fn make(environment: &Path, python: &Path) -> Result<(), Failure> {
 
 /// Where Cargo builds.
 fn target() -> PathBuf {
-    let root = || env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default().join("..").join("target");
+    let root =
+        || env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default().join("..").join("target");
     let folder = env::var_os("CARGO_TARGET_DIR").map_or_else(root, PathBuf::from);
     // The programs that need it run in other folders.
     std::path::absolute(&folder).unwrap_or(folder)

@@ -25,7 +25,10 @@ pub(super) fn run(repeats: usize) -> Vec<Figure> {
     }
     run_command(&mut won, &bid("b", FABRIC, (1, UNITS), "2"), at(1));
     run_command(&mut won, &clear(), at(2));
-    assert_eq!(won.market().pool(&region::pool(FABRIC)).map(|pool| pool.supply(at(2))), Some(u64::from(UNITS)));
+    assert_eq!(
+        won.market().pool(&region::pool(FABRIC)).map(|pool| pool.supply(at(2))),
+        Some(u64::from(UNITS))
+    );
 
     let (first, again, none) =
         (listing(&won, at(3)), listing(&won, at(4)), Listing { items: Vec::new(), ..listing(&won, at(5)) });

@@ -131,7 +131,8 @@ impl Entry<'_> {
     /// The limit in parts of 10⁻⁹, times the GPUs: written as a decimal.
     fn worth(&self) -> String {
         let units = if self.is_elastic() { 1 } else { self.bid.min_units };
-        let nanos = u128::try_from(self.bid.limit.nanos()).expect("a limit") * u128::from(self.bid.gpus(units));
+        let nanos =
+            u128::try_from(self.bid.limit.nanos()).expect("a limit") * u128::from(self.bid.gpus(units));
         let (whole, rest) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
         match self.is_elastic() {
             true => format!("{whole}.{rest:09} x{}p{}", self.at, self.pool),
@@ -160,7 +161,9 @@ fn model(book: &Book, wanted: Wanted) -> String {
     }
     let mut text = String::from("Maximize\n welfare:");
     let line = |text: &mut String, words: &str| writeln!(text, "{words}").expect("memory");
-    let sum = |terms: &mut dyn Iterator<Item = String>| terms.map(|term| format!(" + {term}\n")).collect::<String>();
+    let sum = |terms: &mut dyn Iterator<Item = String>| {
+        terms.map(|term| format!(" + {term}\n")).collect::<String>()
+    };
     line(&mut text, &sum(&mut entries.iter().map(Entry::worth)));
     line(&mut text, "Subject To");
     for entry in entries.iter().filter(|entry| entry.is_elastic()) {
@@ -175,7 +178,10 @@ fn model(book: &Book, wanted: Wanted) -> String {
     for (at, offer) in book.pools().iter().enumerate() {
         let here = || entries.iter().filter(|entry| entry.pool.index() == at);
         if here().next().is_some() {
-            line(&mut text, &format!(" supply{at}:{} <= {}", sum(&mut here().map(Entry::gpus)), offer.supply));
+            line(
+                &mut text,
+                &format!(" supply{at}:{} <= {}", sum(&mut here().map(Entry::gpus)), offer.supply),
+            );
         }
         let Wanted::WithoutEnvy { margin_ppm, of_units } = wanted else { continue };
         for it in here() {

@@ -69,8 +69,13 @@ async fn preempt(cell: &CellHandle, trials: usize) -> Vec<f64> {
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let options = ServeOptions { settings, state: None, tokens: None, speed: 1, started: WallClock.now() };
     let serving = tokio::spawn(serve(listener, options, std::future::pending()));
-    let client =
-        ClientOptions { url, authority: None, token: TokenSource::None, patience: Patience::default(), seed: 1 };
+    let client = ClientOptions {
+        url,
+        authority: None,
+        token: TokenSource::None,
+        patience: Patience::default(),
+        seed: 1,
+    };
     let client = Arc::new(Client::new(client).expect("a client"));
     let status = Arc::new(DriverStatus::default());
     let options = DriverOptions::new("project-1".parse().expect("an id"));

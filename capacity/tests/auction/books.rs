@@ -54,7 +54,7 @@ impl World {
                     supply,
                     *chance.pick(if pool_count == 1 { &[0, 0, 2] } else { &[0, 0, 3, 9, 14] }),
                     mode,
-                    *chance.pick(&["25", "50", "100"]),
+                    chance.pick::<&str>(&["25", "50", "100"]),
                 )
             })
             .collect();

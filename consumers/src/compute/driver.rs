@@ -298,3 +298,47 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hourglass_capacity::lifecycle::Action;
+    use hourglass_ledger::core::market::Due;
+
+    use super::super::{UNDER_WAY_MAX, WATCHES_MAX};
+    use super::UnderWay;
+
+    fn due(unit: usize, action: Action) -> Due {
+        let pool = "eu/gpu-h100-sxm/fabric-1".parse().unwrap();
+        Due { instance: format!("spot-{unit}-0").parse().unwrap(), pool, gpus: 8, action }
+    }
+
+    fn poll(unit: usize) -> Due {
+        due(unit, Action::PollOperation { operation: "op-1".parse().unwrap() })
+    }
+
+    fn look(unit: usize) -> Due {
+        due(unit, Action::LookUp { cloud: None })
+    }
+
+    #[test]
+    fn one_thing_at_a_time_is_done_for_a_unit() {
+        let mut units = UnderWay::default();
+        assert!(units.insert(&poll(1)));
+        assert!(!units.insert(&poll(1)) && !units.insert(&look(1)));
+        units.remove(&poll(1).instance);
+        assert!(units.insert(&look(1)));
+        assert!(!units.insert(&poll(1)));
+    }
+
+    /// However many operations are watched, a call finds room, and the other way round.
+    #[test]
+    fn watches_and_calls_are_bounded_apart() {
+        let mut units = UnderWay::default();
+        let watched = (0..1_000).filter(|unit| units.insert(&poll(*unit))).count();
+        assert_eq!(watched, WATCHES_MAX);
+        let called = (1_000..2_000).filter(|unit| units.insert(&look(*unit))).count();
+        assert_eq!(called, UNDER_WAY_MAX);
+        units.remove(&poll(7).instance);
+        assert!(!units.insert(&look(2_000)) && units.insert(&poll(2_000)));
+    }
+}
