@@ -24,7 +24,8 @@ use crate::workload::{self, RECORDS, REPORT_MS, opens_at, set_up};
 /// Commands under way at once.
 const UNDER_WAY: usize = 512;
 
-struct WallClock;
+/// The machine's clock.
+pub(crate) struct WallClock;
 
 impl Clock for WallClock {
     fn now(&self) -> Instant {
@@ -128,7 +129,8 @@ fn recovery(directory: &Path, records: usize, decoding: f64) -> Vec<Figure> {
     ]
 }
 
-fn start(directory: &Path) -> Cell {
+/// A cell on a store of its own.
+pub(crate) fn start(directory: &Path) -> Cell {
     let store = SqliteStore::open(directory, SqliteOptions::default()).expect("a store");
     Cell::start(Box::new(store), Arc::new(WallClock), CellOptions::sole("bench"), |_, _| {}).expect("a cell")
 }

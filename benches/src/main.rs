@@ -15,7 +15,9 @@
 //! | `serve` | JetStream to priced, durable in PostgreSQL, posted, acknowledged: messages of 1,000 | a bare pipe that moves the same messages from JetStream into rows, as many a commit as the cell had; and, side by side, a hand-written ledger with a row a record |
 //! | `latency` (part of `serve`) | publish to visible in a tenant's balance at 100,000 records/s, 1,000,000 instances; the close of an hour | the pace that was wanted |
 //! | `restart` (part of `serve`) | from `kill -9` of `hourglass serve` to the first commit of the next one, 1,000,000 instances running | – |
-//! | `market` | clearings of 10,000 bids and of 100,000 in 64 pools, a hundredth of them new: one thread | – |
+//! | `market` | clearings of 10,000 bids and of 100,000 in 64 pools, a hundredth of them new; the bound of their welfare; listings of 10,000 units, taken in by the core: one thread | of the bound: the clearing; of a listing: the comparison alone |
+//! | `welfare` | welfare beside the exact optimum, on random books: one thread | HiGHS, on the same books |
+//! | `successor` | from the end of a victim's notice to its successor RUNNING in the log, less the cloud's own times: cell, driver and simulated cloud over gRPC | notice, stop and boot |
 //! | `backtest` | a month of 100,000 jobs on 2,048 GPUs, in virtual time: one thread | – |
 //! | `recovery` | folding a log of 10,000,000 records: cold, and from a snapshot | decoding the same batches with prost |
 
@@ -30,6 +32,7 @@
 mod backtest;
 mod embedded;
 mod figure;
+mod market;
 mod memory;
 mod metering;
 mod pricing;
@@ -46,12 +49,14 @@ fn main() {
     let names: Vec<&str> = args.iter().map(String::as_str).filter(|arg| !arg.starts_with("--")).collect();
     type Bench = (&'static str, fn(bool) -> Vec<Figure>);
     // Memory comes first: later, what the others have freed would be used again unseen.
-    let benches: [Bench; 11] = [
+    let benches: [Bench; 13] = [
         ("memory", memory::run),
         ("metering", metering::run),
         ("pricing", pricing::run),
         ("quota", quota::run),
-        ("market", backtest::market),
+        ("market", market::run),
+        ("welfare", market::welfare),
+        ("successor", market::successor),
         ("backtest", backtest::run),
         ("admission", production::admission),
         ("embedded", embedded::run),
@@ -62,7 +67,7 @@ fn main() {
     let known = |name: &&str| *name == "recovery" || benches.iter().any(|(bench, _)| bench == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
         eprintln!(
-            "no benchmark is called {unknown:?}: choose among metering, pricing, quota, market, backtest, admission, embedded, recovery, memory, serve, latency and restart"
+            "no benchmark is called {unknown:?}: choose among metering, pricing, quota, market, welfare, successor, backtest, admission, embedded, recovery, memory, serve, latency and restart"
         );
         std::process::exit(2);
     }

@@ -87,7 +87,7 @@ const BELOW_THE_BINARY: [&str; 10] = [
 ];
 
 /// What the benchmarks measure, and the servers that they start.
-const USED_BY_BENCHMARKS: [&str; 10] = [
+const USED_BY_BENCHMARKS: [&str; 11] = [
     "hourglass-units",
     "hourglass-quota",
     "hourglass-pricing",
@@ -97,6 +97,7 @@ const USED_BY_BENCHMARKS: [&str; 10] = [
     "hourglass-compute",
     "hourglass-ledger",
     "hourglass-consumers",
+    "hourglass-test-chance",
     "hourglass-test-servers",
 ];
 

@@ -3,6 +3,7 @@
 //! `cargo xtask ci` is what decides whether a change may land; everything it does can be run alone.
 //! Progress goes to stderr and the tests come last, so that the end of the output is their result.
 
+mod highs;
 mod layering;
 mod run;
 mod tools;
@@ -23,6 +24,8 @@ Usage: cargo xtask COMMAND
   fuzz TARGET [--seconds N]    run one fuzz target for N seconds (60 unless told)
 ";
 
+/// The benchmark that needs HiGHS.
+const HIGHS_FIGURE: &str = "welfare";
 const FUZZ_SECONDS: u64 = 60;
 const CHAOS_SEED: u64 = 1;
 const CHAOS_MINUTES: u64 = 3;
@@ -73,7 +76,7 @@ fn ci() -> Result<(), Failure> {
 }
 
 fn test(extra: &[&str]) -> Result<(), Failure> {
-    tools::install_missing()?;
+    tools::install_missing(&tools::OF_TESTS)?;
     cargo(["test", "--workspace", "--no-fail-fast"]).args(extra).run()
 }
 
@@ -112,7 +115,7 @@ impl<'a> Chaos<'a> {
 }
 
 fn chaos(chaos: &Chaos<'_>) -> Result<(), Failure> {
-    tools::install_missing()?;
+    tools::install_missing(&tools::OF_TESTS)?;
     let test = ["test", "--package", "hourglass", "--test", "system", "chaos::soak"];
     let (seed, minutes) = (chaos.seed.to_string(), chaos.minutes.to_string());
     let call = cargo(test).args(["--", "--ignored", "--exact", "--nocapture"]);
@@ -127,7 +130,14 @@ fn chaos(chaos: &Chaos<'_>) -> Result<(), Failure> {
 fn bench(extra: &[&str]) -> Result<(), Failure> {
     // How the real process restarts is a figure, too.
     cargo(["build", "--release", "--package", "hourglass"]).run()?;
-    cargo(["run", "--release", "--package", "hourglass-bench", "--"]).args(extra).run()
+    let bench = cargo(["run", "--release", "--package", "hourglass-bench", "--"]).args(extra);
+    let names: Vec<&&str> = extra.iter().filter(|arg| !arg.starts_with('-')).collect();
+    let is_wanted = names.is_empty() || names.contains(&&HIGHS_FIGURE);
+    match is_wanted.then(highs::python).flatten() {
+        Some(python) => bench.env(highs::VARIABLE, &python),
+        None => bench,
+    }
+    .run()
 }
 
 /// Fuzzing wants the compiler's unstable sanitizer flags. `RUSTC_BOOTSTRAP` makes the stable

@@ -1,30 +1,32 @@
-//! The programs that the tests call, and where Debian keeps them.
+//! The programs that tests and benchmarks call, and where Debian keeps them.
 
 use std::env;
 
 use crate::run::{Call, Failure};
 
-/// A program that some test starts.
-struct Tool {
+/// A program that something of ours starts.
+#[derive(Clone, Copy)]
+pub(crate) struct Tool {
     /// The Debian package that brings it.
-    package: &'static str,
+    pub(crate) package: &'static str,
     /// Whether it is there already. A function, since not every package puts its programs on the
     /// search path.
-    installed: fn() -> bool,
-    /// What the tests want with it.
-    purpose: &'static str,
+    pub(crate) installed: fn() -> bool,
+    /// What it is for.
+    pub(crate) purpose: &'static str,
 }
 
-const TOOLS: [Tool; 4] = [
+/// What the tests start.
+pub(crate) const OF_TESTS: [Tool; 4] = [
     Tool { package: "build-essential", installed: || on_path("cc"), purpose: "compiles SQLite, and links" },
     Tool { package: "hledger", installed: || on_path("hledger"), purpose: "checks our books as an outsider" },
     Tool { package: "postgresql", installed: postgresql, purpose: "the production store" },
     Tool { package: "nats-server", installed: nats_server, purpose: "brings usage, carries feeds" },
 ];
 
-/// Installs what is missing of [`TOOLS`]; where all is there it does nothing at all.
-pub(crate) fn install_missing() -> Result<(), Failure> {
-    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| !(tool.installed)()).collect();
+/// Installs what is missing of some tools; where all is there it does nothing at all.
+pub(crate) fn install_missing(tools: &[Tool]) -> Result<(), Failure> {
+    let missing: Vec<&Tool> = tools.iter().filter(|tool| !(tool.installed)()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -70,7 +72,7 @@ impl Administrator {
 }
 
 fn by_hand(missing: &[&Tool]) -> String {
-    let mut text = "the tests need programs that could not be installed here:\n".to_owned();
+    let mut text = "programs are needed that could not be installed here:\n".to_owned();
     for Tool { package, purpose, .. } in missing {
         text.push_str(&format!("  {package}: {purpose}\n"));
     }

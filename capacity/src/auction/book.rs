@@ -70,7 +70,7 @@ pub struct Running {
 pub struct Bid {
     /// The position in the log that placed it: the earlier bid wins a tie.
     pub number: u64,
-    /// Where it may run, the preferred pool first.
+    /// Where it may run: of pools with room for as many of its units, the first one counts.
     pub pools: Vec<PoolIx>,
     /// GPUs of a unit.
     pub gpus_per_unit: u32,

@@ -1,5 +1,7 @@
 //! The walk.
 
+use std::cmp::Reverse;
+
 use hourglass_units::Price;
 
 use super::allowance::{self, Allowance, Grant, Refusal};
@@ -106,13 +108,14 @@ impl<'a> Floor<'a> {
 
     /// Clears all pools but the exact ones.
     pub(super) fn walk(&mut self, allowance: &mut dyn Allowance) {
+        let mut open = Vec::new();
         for rank in self.ranks() {
             let ix = rank.bid();
             let bid = self.book.bid(ix);
             match bid.running {
                 Some(running) if rank.runs() => self.keep(rank, ix, bid, running, allowance),
                 _ if self.fates[ix].won.is_some() => self.grow(rank, ix, bid, allowance),
-                _ => self.enter(rank, ix, bid, allowance),
+                _ => self.enter(rank, ix, bid, &mut open, allowance),
             }
         }
     }
@@ -180,24 +183,36 @@ impl<'a> Floor<'a> {
         }
     }
 
-    /// A bid that has nothing takes the first of its pools that has room; so does one that lost its place.
-    fn enter(&mut self, rank: Rank, ix: BidIx, bid: &Bid, allowance: &mut dyn Allowance) {
+    /// A bid that has nothing takes the pool that has room for most of its units, of equal ones the preferred
+    /// one; so does one that lost its place. Where it is refused there it tries the next.
+    fn enter(
+        &mut self,
+        rank: Rank,
+        ix: BidIx,
+        bid: &Bid,
+        open: &mut Vec<(u32, PoolIx)>,
+        allowance: &mut dyn Allowance,
+    ) {
+        open.clear();
         for pool in &bid.pools {
             let offer = self.book.pool(*pool);
             if bid.limit < offer.reserve || bid.runs_in(*pool) || bid.is_too_large_for(offer) {
                 continue;
             }
             let room = bid.units_within(self.trails[*pool].free, bid.max_units);
-            let fate = &mut self.fates[ix];
-            fate.turned_away |= room < bid.max_units;
-            if room == 0 {
-                continue;
+            self.fates[ix].turned_away |= room < bid.max_units;
+            if room > 0 {
+                open.push((room, *pool));
             }
-            let Grant { units, refusal } = allowance::take(allowance, (ix, *pool), bid.min_units, room);
+        }
+        open.sort_by_key(|(room, _)| Reverse(*room));
+        let fate = &mut self.fates[ix];
+        for (room, pool) in open.iter().copied() {
+            let Grant { units, refusal } = allowance::take(allowance, (ix, pool), bid.min_units, room);
             if units > 0 {
                 fate.refusal = refusal;
-                fate.won = Some(Place { pool: *pool, units });
-                self.trails[*pool].take(rank, bid.gpus(units));
+                fate.won = Some(Place { pool, units });
+                self.trails[pool].take(rank, bid.gpus(units));
                 return;
             }
             fate.refusal = refusal.or(fate.refusal);

@@ -34,8 +34,8 @@
 //! list, each takes what has room and what its allowance grants:
 //!
 //! * what runs, in its own pool alone;
-//! * what does not run, in the first of its pools that has room: its limit at least the reserve price, its
-//!   gang not too large;
+//! * what does not run, in the pool that has room for most of its units, of equal ones in the first of its list:
+//!   its limit at least the reserve price, its gang not too large;
 //! * what lost its place, like what does not run: the same clearing may move it to another pool, without
 //!   any margin. It stops here and starts there, and displaces nobody that a newcomer would not.
 //!
@@ -74,9 +74,9 @@
 //! * **A-3** the order of input does not matter, and the outcome repeats exactly.
 //! * **A-4** clearing again on the outcome changes nothing. Without change of supply, what runs loses only
 //!   to a limit above its own by more than the margin.
-//! * **A-5** raising a limit never turns a win into a loss, and if the bid names one pool it never costs
-//!   units. (A bid that names several may move to a pool that it prefers and that has fewer units left.
-//!   In an exact pool this holds as long as the allowances of all bids stay the same.)
+//! * **A-5** raising a limit never turns a win into a loss, and it never costs units of a bid that names one pool,
+//!   or of which nothing runs and nothing is refused. (What runs may then keep a place with fewer units than
+//!   another pool had left. In an exact pool this holds as long as the allowances of all bids stay the same.)
 //! * **A-6** no loser finds room beside the winners that outrank it, margin included.
 //! * **A-7** each unit that stops has exactly one [`Cause`].
 //!

@@ -17,7 +17,7 @@ use super::welfare::Welfare;
 
 /// The number of the rules by which books are cleared. It rises with every change that gives some book
 /// another outcome.
-pub const RULES: u32 = 1;
+pub const RULES: u32 = 2;
 
 /// A clearing with all that it depended on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

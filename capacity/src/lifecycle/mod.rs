@@ -55,6 +55,9 @@ pub const ANSWER_MS_MAX: i64 = 30_000;
 pub const LATE_MS_MAX: i64 = 120_000;
 /// How often what comes up is looked at before it is stopped all the same: for about five minutes.
 pub const LOOKS_MAX: u32 = 10;
+/// Pause before it is asked again how an operation goes that the cloud works on, in milliseconds. It does not
+/// grow: somebody waits for the GPUs that a stop sets free, and each poll that comes late makes them wait.
+pub const POLL_MS: i64 = 500;
 /// First pause before something is tried or asked again, in milliseconds; each further one is twice as long.
 pub const PAUSE_MS_MIN: i64 = 1_000;
 /// Longest pause, in milliseconds.
@@ -519,6 +522,11 @@ impl Lifecycle {
     /// What to do now; nothing where something has to be waited for.
     pub fn next_action(&self, now: Instant) -> Option<Action> {
         if self.wakes_at()? <= now { self.step() } else { None }
+    }
+
+    /// Whether the cloud works on a call, so that what is to do is to ask how that goes.
+    pub fn is_polled(&self) -> bool {
+        matches!(self.flight, Some(Flight::Accepted { .. }))
     }
 
     /// From when on there is something to do, if nothing happens before.

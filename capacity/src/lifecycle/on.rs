@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ANSWER_MS_MAX, Action, Belief, Call, Cause, CloudState, Failure, Flight, Key, LATE_MS_MAX, Lifecycle,
-    NOTICE_MS_MIN, PAUSE_MS_MAX, PAUSE_MS_MIN, Phase, Run, RunEnd, START_ATTEMPTS_MAX, START_MS_MAX,
+    NOTICE_MS_MIN, PAUSE_MS_MAX, PAUSE_MS_MIN, POLL_MS, Phase, Run, RunEnd, START_ATTEMPTS_MAX, START_MS_MAX,
 };
 
 /// What somebody wants.
@@ -345,7 +345,7 @@ impl Change {
                 }
                 self.it.flight = Some(Flight::Accepted { call, first_sent, operation: operation.clone() });
                 self.it.pauses = 0;
-                self.pause();
+                self.wait(POLL_MS);
             }
         }
     }
@@ -357,7 +357,7 @@ impl Change {
         }
         let (call, first_sent) = (*call, *first_sent);
         match news {
-            News::Running => self.pause(),
+            News::Running => self.wait(POLL_MS),
             News::Succeeded { finished_at } => {
                 self.land();
                 match call {
@@ -570,12 +570,16 @@ impl Change {
         self.it.settled_at = self.at;
     }
 
-    /// Waits, each time twice as long. A start that has waited too long has failed.
+    /// Waits, each time twice as long.
     fn pause(&mut self) {
         let doubled = PAUSE_MS_MIN.saturating_mul(2_i64.saturating_pow(self.it.pauses));
-        let pause = doubled.min(PAUSE_MS_MAX);
         self.it.pauses = self.it.pauses.saturating_add(1);
-        self.it.not_before = self.at.saturating_add_ms(pause);
+        self.wait(doubled.min(PAUSE_MS_MAX));
+    }
+
+    /// Waits so many milliseconds. A start that has waited too long has failed.
+    fn wait(&mut self, ms: i64) {
+        self.it.not_before = self.at.saturating_add_ms(ms);
         if self.it.phase == Phase::Creating && self.at.ms_since(self.it.since) >= START_MS_MAX {
             let not_before = self.it.not_before;
             self.fail(Cause::TimedOut);

@@ -96,10 +96,15 @@ fn place(world: &World) -> Placement {
                 if pays { with(own.unwrap(), it.min_units) } else { None }
             }
             (None, true) => {
+                let room = |pool: &usize| {
+                    let free = world.draft.pools[*pool].supply - used(world, &placed, *pool);
+                    (free / u64::from(it.gpus_per_unit)).min(u64::from(it.max_units))
+                };
                 let open = it.pools.iter().filter(|pool| may_enter(world, it, **pool));
-                open.map(|pool| pool.index())
-                    .filter(|pool| Some(*pool) != own)
-                    .find_map(|pool| with(pool, it.min_units))
+                let open = open.map(|pool| pool.index()).filter(|pool| Some(*pool) != own);
+                let mut open: Vec<usize> = open.collect();
+                open.sort_by_key(|pool| Reverse(room(pool)));
+                open.into_iter().find_map(|pool| with(pool, it.min_units))
             }
             (Some((pool, units)), false) if units < it.max_units && (!runs || Some(pool) == own) => {
                 with(pool, units + 1)

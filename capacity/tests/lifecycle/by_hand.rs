@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use hourglass_capacity::cooldown::{COOLDOWN_MS_MAX, COOLDOWN_MS_MIN, Cooldown};
 use hourglass_capacity::lifecycle::{
     ANSWER_MS_MAX, Action, Belief, Call, Cause, CloudState, Fact, Failure, Finding, IllegalTransition, Input,
-    Key, Kind, LATE_MS_MAX, Lifecycle, Listed, Listing, News, Outcome, PAUSE_MS_MAX, Phase, Reclaim, Run,
-    RunEnd, START_ATTEMPTS_MAX, START_MS_MAX, Transition, Wish, reconcile,
+    Key, Kind, LATE_MS_MAX, Lifecycle, Listed, Listing, News, Outcome, PAUSE_MS_MAX, POLL_MS, Phase, Reclaim,
+    Run, RunEnd, START_ATTEMPTS_MAX, START_MS_MAX, Transition, Wish, reconcile,
 };
 use hourglass_units::{CloudId, InstanceId};
 
@@ -314,11 +314,13 @@ fn l3_pauses_double_up_to_their_bound() {
     let mut play = Play::held();
     play.sent(0, Call::Create);
     play.accepted("op-1");
+    play.operation(1, "op-1", News::Running);
+    play.now = 2;
     let pauses: Vec<i64> = (0..25)
         .map(|_| {
+            play.fact(play.now, Fact::NoAnswer);
             let before = play.now;
             play.now = play.it.wakes_at().unwrap().ms_since(at(0)) / SECOND;
-            play.operation(play.now, "op-1", News::Running);
             play.now - before
         })
         .collect();
@@ -331,9 +333,22 @@ fn l3_pauses_double_up_to_their_bound() {
     play.accepted("op-2");
     for _ in 0..100 {
         play.now = play.it.wakes_at().unwrap().ms_since(at(0)) / SECOND;
-        play.operation(play.now, "op-2", News::Running);
+        play.fact(play.now, Fact::NoAnswer);
     }
     assert_eq!(play.it.wakes_at(), Some(at(play.now * SECOND + PAUSE_MS_MAX)));
+}
+
+/// The cloud works on it and says so: somebody waits for its end, so the pause does not grow.
+#[test]
+fn l1_what_is_under_way_is_asked_for_at_a_steady_pace() {
+    let mut play = Play::held();
+    play.sent(0, Call::Create);
+    play.accepted("op-1");
+    assert_eq!(play.it.wakes_at(), Some(at(POLL_MS)));
+    for second in 1..100 {
+        play.operation(second, "op-1", News::Running);
+        assert_eq!(play.it.wakes_at(), Some(at(second * SECOND + POLL_MS)));
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use hourglass_capacity::lifecycle::{Action, Call, CloudState, Fact, Key, Outcome};
 use hourglass_capacity::pool::PoolName;
@@ -15,13 +16,17 @@ use hourglass_ledger::core::market::{
     Backend, CapacitySource, Due, MarketCommand, MarketRejection, SupplyCommand,
 };
 use hourglass_ledger::core::{Command, Rejection, State};
-use hourglass_units::{CloudId, InstanceId, Interval};
+use hourglass_units::{CloudId, InstanceId, Interval as Span};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{self, Interval, MissedTickBehavior, interval};
 
 use super::supply::{advised, from_now_on, reserved};
 use super::translate::{call_key, listed, new_instance, news_of, outcome_of, seen};
-use super::{DriverOptions, DriverStatus, LOOK_EVERY, UNDER_WAY_MAX};
+use super::{
+    DriverOptions, DriverStatus, LOOK_EVERY, LOOK_PAUSE, POLL_EVERY, POLLS_PER_SECOND_MAX, POLLS_PER_WATCH,
+    UNDER_WAY_MAX, WATCHES_MAX,
+};
 
 /// All that an action needs.
 #[derive(Clone)]
@@ -30,6 +35,8 @@ struct Driver {
     cloud: Arc<Client>,
     options: Arc<DriverOptions>,
     status: Arc<DriverStatus>,
+    /// Who asks for an operation waits for a tick, one after the other.
+    pace: Arc<Mutex<Interval>>,
 }
 
 /// A pool whose GPUs the cloud knows.
@@ -51,25 +58,32 @@ pub async fn drive(
     stop: impl Future<Output = ()>,
 ) {
     let list_every = options.list_every;
-    let driver = Driver { cell, cloud, options: Arc::new(options), status };
-    let (mut looks, mut lists) = (interval(LOOK_EVERY), interval(list_every));
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    lists.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let pace = Arc::new(Mutex::new(paced(Duration::from_secs(1) / POLLS_PER_SECOND_MAX)));
+    let driver = Driver { cell, cloud, options: Arc::new(options), status, pace };
+    let mut lists = paced(list_every);
+    let mut looked_at = time::Instant::now();
+    let mut next_look = looked_at;
     let mut under_way: JoinSet<Option<InstanceId>> = JoinSet::new();
-    let mut units: BTreeSet<InstanceId> = BTreeSet::new();
+    let mut units = UnderWay::default();
     let mut is_listing = false;
     tokio::pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => return,
-            Some(done) = under_way.join_next() => match done {
-                Ok(Some(unit)) => drop(units.remove(&unit)),
-                // The listing; or a task that panicked, which none does.
-                Ok(None) | Err(_) => is_listing = false,
-            },
-            _ = looks.tick() => {
-                for due in driver.due(UNDER_WAY_MAX).await {
-                    if units.len() < UNDER_WAY_MAX && units.insert(due.instance.clone()) {
+            Some(done) = under_way.join_next() => {
+                match done {
+                    Ok(Some(unit)) => units.remove(&unit),
+                    // The listing; or a task that panicked, which none does.
+                    Ok(None) | Err(_) => is_listing = false,
+                }
+                // What ended may be what something else waited for.
+                next_look = next_look.min(looked_at + LOOK_PAUSE);
+            }
+            () = time::sleep_until(next_look) => {
+                looked_at = time::Instant::now();
+                next_look = looked_at + LOOK_EVERY;
+                for due in driver.due(UNDER_WAY_MAX.saturating_add(WATCHES_MAX)).await {
+                    if units.insert(&due) {
                         let driver = driver.clone();
                         under_way.spawn(async move {
                             let unit = due.instance.clone();
@@ -89,6 +103,38 @@ pub async fn drive(
                 });
             }
         }
+    }
+}
+
+/// Ticks that are never nearer to each other than this.
+fn paced(every: Duration) -> Interval {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// The units for which something is done. Operations are watched for long, so they are counted by themselves.
+#[derive(Default)]
+struct UnderWay {
+    called: BTreeSet<InstanceId>,
+    watched: BTreeSet<InstanceId>,
+}
+
+impl UnderWay {
+    /// Whether what is due may begin: nothing else is done for the unit, and there is room.
+    fn insert(&mut self, due: &Due) -> bool {
+        if self.called.contains(&due.instance) || self.watched.contains(&due.instance) {
+            return false;
+        }
+        let (units, most) = match due.action {
+            Action::PollOperation { .. } => (&mut self.watched, WATCHES_MAX),
+            Action::Call { .. } | Action::LookUp { .. } => (&mut self.called, UNDER_WAY_MAX),
+        };
+        units.len() < most && units.insert(due.instance.clone())
+    }
+
+    fn remove(&mut self, unit: &InstanceId) {
+        let _was_called = self.called.remove(unit) || self.watched.remove(unit);
     }
 }
 
@@ -128,7 +174,7 @@ impl Driver {
             Action::Call { key, cloud } => self.call(&due, key, cloud).await,
             Action::PollOperation { operation } => {
                 let answer = match OperationId::new(operation.as_str()) {
-                    Ok(id) => self.cloud.operation(&id).await,
+                    Ok(id) => self.watch(&id).await,
                     Err(_) => Err(ComputeError::NotFound { what: operation.to_string() }),
                 };
                 let news = news_of(&answer, self.cell.now());
@@ -147,6 +193,21 @@ impl Driver {
                 let fact = seen(&answer, began);
                 self.told(&instance, fact, answer.err()).await;
             }
+        }
+    }
+
+    /// Asks how an operation goes until it has ended, or for a while.
+    async fn watch(&self, operation: &OperationId) -> Result<Operation, ComputeError> {
+        let mut polls = 1;
+        loop {
+            self.pace.lock().await.tick().await;
+            count(&self.status.polls);
+            let answer = self.cloud.operation(operation).await;
+            if polls >= POLLS_PER_WATCH || !matches!(&answer, Ok(Operation { outcome: None, .. })) {
+                return answer;
+            }
+            polls = polls.saturating_add(1);
+            time::sleep(POLL_EVERY).await;
         }
     }
 
@@ -296,7 +357,7 @@ impl Driver {
     }
 
     /// What pools have by the provider's advice, which speaks of what is free.
-    fn advised(&self, pools: &[Asks], advice: &[Advice]) -> Vec<(PoolName, Option<Vec<(Interval, u64)>>)> {
+    fn advised(&self, pools: &[Asks], advice: &[Advice]) -> Vec<(PoolName, Option<Vec<(Span, u64)>>)> {
         let now = self.cell.now();
         let of = pools.iter().filter(|it| it.source == CapacitySource::Advice);
         let answer = of.map(|it| {
@@ -330,5 +391,55 @@ impl Driver {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hourglass_capacity::lifecycle::Action;
+    use hourglass_ledger::core::market::Due;
+
+    use super::super::{UNDER_WAY_MAX, WATCHES_MAX};
+    use super::UnderWay;
+
+    fn due(unit: usize, action: Action) -> Due {
+        let pool = "eu/gpu-h100-sxm/fabric-1".parse().unwrap();
+        Due {
+            instance: format!("spot-{unit}-0").parse().unwrap(),
+            pool,
+            gpus: 8,
+            backend: hourglass_ledger::core::market::Backend::Regular,
+            action,
+        }
+    }
+
+    fn poll(unit: usize) -> Due {
+        due(unit, Action::PollOperation { operation: "op-1".parse().unwrap() })
+    }
+
+    fn look(unit: usize) -> Due {
+        due(unit, Action::LookUp { cloud: None })
+    }
+
+    #[test]
+    fn one_thing_at_a_time_is_done_for_a_unit() {
+        let mut units = UnderWay::default();
+        assert!(units.insert(&poll(1)));
+        assert!(!units.insert(&poll(1)) && !units.insert(&look(1)));
+        units.remove(&poll(1).instance);
+        assert!(units.insert(&look(1)));
+        assert!(!units.insert(&poll(1)));
+    }
+
+    /// However many operations are watched, a call finds room, and the other way round.
+    #[test]
+    fn watches_and_calls_are_bounded_apart() {
+        let mut units = UnderWay::default();
+        let watched = (0..1_000).filter(|unit| units.insert(&poll(*unit))).count();
+        assert_eq!(watched, WATCHES_MAX);
+        let called = (1_000..2_000).filter(|unit| units.insert(&look(*unit))).count();
+        assert_eq!(called, UNDER_WAY_MAX);
+        units.remove(&poll(7).instance);
+        assert!(!units.insert(&look(2_000)) && units.insert(&poll(2_000)));
     }
 }

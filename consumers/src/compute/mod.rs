@@ -5,7 +5,10 @@
 //! been made, so a driver that is killed at any instant goes on where it was. What the cloud lists is
 //! compared with what the log says, every so often.
 //!
-//! * One thing at a time is done for a unit, and no more than [`UNDER_WAY_MAX`] for all.
+//! * One thing at a time is done for a unit, and no more than [`UNDER_WAY_MAX`] for all, beside the operations
+//!   that are watched.
+//! * An operation that the cloud works on is asked for every [`POLL_EVERY`], for all together no more often than
+//!   [`POLLS_PER_SECOND_MAX`]. The log hears of it when it has ended, or after [`POLLS_PER_WATCH`] polls.
 //! * A compute API that answers nonsense, or never, stops nothing else: what is not known is asked again.
 //! * Instances that bear the name of a unit and are none are told in the log, and stopped where the
 //!   [options](DriverOptions::stop_strays) say so. All others in the same project are left alone.
@@ -20,6 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
+use hourglass_capacity::lifecycle::POLL_MS;
 use hourglass_compute::ids::{BlockGroupId, ClusterId, ParentId};
 use hourglass_compute::model::{Preset, Template};
 use hourglass_compute::simulator::CLUSTER_PREFIX;
@@ -31,8 +35,18 @@ pub use translate::{failure_of, listed, new_instance, news_of, outcome_of, seen}
 
 /// Most calls and looks under way at once.
 pub const UNDER_WAY_MAX: usize = 64;
-/// How often it is looked what is due.
+/// Most operations that are watched at once. Of more than that, each is watched in its turn.
+pub const WATCHES_MAX: usize = 256;
+/// How often it is looked what is due, where nothing happens.
 pub const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Least time between two looks: what ends is followed by a look, since something else may be due by that.
+pub const LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// How often an operation is asked for that the cloud works on.
+pub const POLL_EVERY: Duration = Duration::from_millis(POLL_MS.unsigned_abs());
+/// Most polls a second, of all operations: where more of them are under way, each is asked for more rarely.
+pub const POLLS_PER_SECOND_MAX: u32 = 100;
+/// After so many polls the log is told that an operation still goes on.
+pub const POLLS_PER_WATCH: u32 = 30;
 /// How often the cloud is listed, unless told otherwise.
 pub const LIST_EVERY: Duration = Duration::from_secs(30);
 /// vCPUs and gibibytes of memory for each GPU in the sizes of the public cloud.
@@ -95,7 +109,9 @@ impl DriverOptions {
 pub struct DriverStatus {
     /// Calls that were to change something.
     pub calls: AtomicU64,
-    /// Of them, those that the cloud refused.
+    /// Questions how an operation goes.
+    pub polls: AtomicU64,
+    /// Of the calls, those that the cloud refused.
     pub refused: AtomicU64,
     /// Calls, polls and looks without an answer that makes sense.
     pub unanswered: AtomicU64,

@@ -71,13 +71,14 @@ fn has_ended(cycle: &Lifecycle) -> bool {
 }
 
 impl Market {
-    /// What the driver has to do now, the longest waiting first; no more than so much of it.
+    /// What the driver has to do now, no more than so much of it: calls and looks before polls, which could else
+    /// keep them waiting, and of each kind the longest waiting first.
     pub fn due(&self, now: Instant, most: usize) -> Vec<Due> {
         let mut due: Vec<(Instant, &Life)> = Vec::new();
         for life in self.lives.values() {
             due.extend(life.cycle.wakes_at().filter(|wakes| *wakes <= now).map(|wakes| (wakes, life)));
         }
-        due.sort_by_key(|(wakes, life)| (*wakes, life.number));
+        due.sort_by_key(|(wakes, life)| (life.cycle.is_polled(), *wakes, life.number));
         let of = |(_, life): (Instant, &Life)| {
             Some(Due {
                 instance: life.cycle.instance().clone(),
