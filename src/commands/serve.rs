@@ -58,6 +58,7 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
             market_every: settings.cell.market_tick,
             finalise_invoices: settings.cell.finalise_invoices == FinaliseInvoices::WhenDue,
         }),
+        over: None,
     };
     serve.check_exposure()?;
     let driven = match args.compute.cloud(settings.compute.as_ref()) {

@@ -67,6 +67,7 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
             market_every: args.market_tick,
             finalise_invoices: true,
         }),
+        over: None,
     };
     serve.check_exposure()?;
     let asked = args.region.as_deref().unwrap_or(&settings.region);

@@ -7,6 +7,7 @@
 
 pub mod demo;
 pub mod driver;
+pub mod live;
 pub mod openb;
 pub mod scenario;
 
