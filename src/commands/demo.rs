@@ -128,21 +128,22 @@ fn check_clock(cell: &Cell) -> Result<(), Failure> {
 }
 
 fn welcome(http: SocketAddr, data: &Path, cloud: &str, is_simulated: bool) {
-    let simulated = if is_simulated { "a simulated cloud, " } else { "" };
     let [(platform, fabric, ..), ..] = live::POOLS;
+    let show = |path: &str, what: &str| eprintln!("  {:<66}  {what}", format!("http://{http}{path}"));
     eprintln!("\nThe month is over and its invoices are final. Look around:");
-    eprintln!("  http://{http}/docs                                        every route, to try out");
-    eprintln!("  http://{http}/v1/tenants/acme-robotics/invoices/1         an invoice");
-    eprintln!("  http://{http}/v1/usage?group_by=tenant,model              who used what");
-    eprintln!("  http://{http}/v1/ledger/balances                          the book");
+    show("/docs", "every route, to try out");
+    show("/v1/tenants/acme-robotics/invoices/1", "an invoice");
+    show("/v1/usage?group_by=tenant,model", "who used what");
+    show("/v1/ledger/balances", "the book");
     eprintln!("  hourglass --data {} verify", data.display());
-    eprintln!("\nA spot market runs now, its units in {simulated}{cloud}:");
-    eprintln!("  http://{http}/v1/pools                                    pools and their prices");
-    eprintln!("  http://{http}/v1/pools/{platform}/{fabric}/prices   what one cost, step by step");
-    eprintln!("  http://{http}/v1/clears                                   clearings; each has its receipt by number");
-    eprintln!("  http://{http}/v1/tenants/acme-robotics/bids               a customer's bids and their units");
-    eprintln!("  http://{http}/v1/preemptions                              who has to stop, and why");
-    eprintln!("  http://{http}/v1/tenants/acme-robotics/instances          lives of instances, those of units too");
-    eprintln!("  hourglass market why acme-robotics training-1 --server http://{http}");
+    let simulated = if is_simulated { "a simulated cloud at " } else { "" };
+    eprintln!("\nA spot market goes on now; its units run in {simulated}{cloud}");
+    show("/v1/pools", "pools: prices, what is sold and free");
+    show(&format!("/v1/pools/{platform}/{fabric}/prices"), "what one cost, step by step");
+    show("/v1/clears", "clearings; /v1/clears/NUMBER is the receipt of one");
+    show("/v1/tenants/acme-robotics/bids", "a customer's bids, and where their units stand");
+    show("/v1/tenants/acme-robotics/instances", "when each instance ran, spot-… the units of bids");
+    show("/v1/preemptions", "what has to stop, until when and why");
+    eprintln!("  hourglass market why acme-robotics BID --server http://{http}");
     eprintln!("stop it with Ctrl-C\n");
 }

@@ -16,7 +16,7 @@ type Habit = (&'static str, &'static str, &'static [(&'static str, &'static str)
 const HABITS: [Habit; 5] = [
     ("acme-robotics", "training", &[H100_BIG], (2, 4), (950, 1_700), 0),
     ("blue-protein", "research", &[H100_SMALL, H100_BIG], (1, 2), (850, 1_300), 0),
-    ("cobalt-vision", "inference", &[H100_BIG, H100_SMALL], (1, 3), (1_900, 2_600), 1),
+    ("cobalt-vision", "inference", &[H100_BIG, H100_SMALL], (1, 2), (1_900, 2_600), 1),
     ("blue-protein", "training", &[H200], (1, 2), (1_050, 1_900), 0),
     ("cobalt-vision", "research", &[H200], (1, 1), (1_300, 2_400), 2),
 ];
