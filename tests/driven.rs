@@ -146,7 +146,8 @@ fn a_simulator_lives_as_long_as_its_cell() {
     // A flag lies over the section, which is no cloud here.
     std::fs::write(&settings, "[compute]\nurl = \"nowhere\"\n").unwrap();
     let up = |more: &[&str]| {
-        let all = ["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--config", settings.to_str().unwrap()];
+        let all =
+            ["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--config", settings.to_str().unwrap()];
         hourglass(directory.path(), &[&all, more].concat())
     };
     assert!(up(&[]).stderr.contains("\"nowhere\" is no address"), "{}", up(&[]).stderr);

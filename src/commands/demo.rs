@@ -95,12 +95,8 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
         }
     };
     let section = section.listed_every(live::LIST_EVERY);
-    let market = live::Live {
-        seed: args.seed,
-        cloud: live::Cloud::of(&section)?,
-        ends_after: args.live,
-        over,
-    };
+    let market =
+        live::Live { seed: args.seed, cloud: live::Cloud::of(&section)?, ends_after: args.live, over };
     let run: Task = Box::new(move |cell, stopped| Box::pin(live::run(cell, stopped, market)));
     let before = cell.handle().read_blocking(|state| state.clone())?;
     let is_simulated = simulator.is_some();
@@ -142,7 +138,7 @@ fn welcome(http: SocketAddr, data: &Path, cloud: &str, is_simulated: bool) {
     show(&format!("/v1/pools/{platform}/{fabric}/prices"), "what one cost, step by step");
     show("/v1/clears", "clearings; /v1/clears/NUMBER is the receipt of one");
     show("/v1/tenants/acme-robotics/bids", "a customer's bids, and where their units stand");
-    show("/v1/tenants/acme-robotics/instances", "when each instance ran, spot-… the units of bids");
+    show("/v1/tenants/acme-robotics/instances/spot-NUMBER-UNIT", "a unit: when it ran, and at which limits");
     show("/v1/preemptions", "what has to stop, until when and why");
     eprintln!("  hourglass market why acme-robotics BID --server http://{http}");
     eprintln!("stop it with Ctrl-C\n");

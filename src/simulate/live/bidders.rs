@@ -11,7 +11,8 @@ use crate::simulate::demo::REGION;
 
 /// Who bids: tenant, project, pools as platform and fabric, units at least and at most, limits between, in
 /// thousandths of a dollar, and the turn of its first bid.
-type Habit = (&'static str, &'static str, &'static [(&'static str, &'static str)], (u32, u32), (i64, i64), u32);
+type Habit =
+    (&'static str, &'static str, &'static [(&'static str, &'static str)], (u32, u32), (i64, i64), u32);
 /// Habits of three customers. The third comes when the others have all of the H100, and pays more.
 const HABITS: [Habit; 5] = [
     ("acme-robotics", "training", &[H100_BIG], (2, 4), (950, 1_700), 0),
@@ -30,7 +31,7 @@ const NANOS_A_THOUSANDTH: i64 = 1_000_000;
 /// Who is outbid raises its limit by up to so many thousandths at once.
 const RAISE_MAX: i64 = 250;
 /// In one of so many turns a bid that has all that it wants is done.
-const DONE_ONE_IN: u32 = 10;
+const DONE_ONE_IN: u32 = 20;
 /// In one of so many turns a bid that cannot be raised any more is given up.
 const GIVEN_UP_ONE_IN: u32 = 8;
 

@@ -80,11 +80,14 @@ pub fn summary(reader: &dyn Reader, mut state: State) -> Result<Summary, Failure
     summary.left = state.market().lives().count() as u64;
     let left: BTreeSet<&InstanceId> = state.market().lives().map(|life| life.cycle.instance()).collect();
     for (_, phase) in phases.iter().filter(|(unit, _)| !left.contains(unit)) {
-        one_more(&mut summary.ended, match phase {
-            Phase::Stopped { cause } | Phase::Failed { cause } => cause.as_str(),
-            // It was over at once: nothing of it was at the cloud yet.
-            _ => NOT_STARTED,
-        });
+        one_more(
+            &mut summary.ended,
+            match phase {
+                Phase::Stopped { cause } | Phase::Failed { cause } => cause.as_str(),
+                // It was over at once: nothing of it was at the cloud yet.
+                _ => NOT_STARTED,
+            },
+        );
     }
     let ran = state.instances().filter(|it| is_unit(it.id().as_str()) && !it.running().is_empty());
     summary.units = ran.count() as u64;
@@ -152,7 +155,9 @@ impl Summary {
     pub fn to_text(&self) -> String {
         let counts = |counts: &BTreeMap<&'static str, u64>| match counts.len() {
             0 => "none".to_owned(),
-            _ => counts.iter().map(|(cause, count)| format!("{count} {cause}")).collect::<Vec<_>>().join(", "),
+            _ => {
+                counts.iter().map(|(cause, count)| format!("{count} {cause}")).collect::<Vec<_>>().join(", ")
+            }
         };
         let rows = self.spot.iter().map(|it| {
             let seconds = (it.gpu_ms / 1_000).to_string();
