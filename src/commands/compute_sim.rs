@@ -124,7 +124,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
         };
         let listener = TcpListener::bind(address).await.map_err(cannot)?;
         line(&listener.local_addr()?.to_string())?;
-        eprintln!("a simulated cloud serves {}; stop it with Ctrl-C", SERVICES.join(", "));
+        if !while_stdin {
+            eprintln!("a simulated cloud serves {}; stop it with Ctrl-C", SERVICES.join(", "));
+        }
         let ended = async {
             tokio::select! {
                 () = told_to_stop() => {}

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use hourglass_consumers::api::ApiConfig;
 use hourglass_ledger::cell::Cell;
-use hourglass_ledger::store::sqlite::SqliteReader;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -108,7 +107,7 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
     if args.live.is_none() {
         return Ok(());
     }
-    let live = live::summary(&SqliteReader::open(data)?, before)?;
+    let live = live::summary(wire::open_directory(data)?.as_ref(), before)?;
     answer(format, &Report { month: &month, live }, |report| report.live.to_text())
 }
 

@@ -24,7 +24,7 @@ impl Simulator {
     pub fn start(flags: &[String]) -> Result<Self, Failure> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["compute-sim", "--listen", "127.0.0.1:0", WHILE_STDIN]).args(flags);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         // Ctrl-C is for us: it has to be there for as long as we drive it.
         let mut child = command.process_group(0).spawn()?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
@@ -35,8 +35,10 @@ impl Simulator {
         }
         if address.is_empty() {
             let ended = simulator.child.wait()?;
-            let how = "start `hourglass compute-sim` by hand to see why, and give its URL with --compute";
-            return Err(Failure::Unavailable(format!("the simulated cloud did not start ({ended}): {how}")));
+            let what = "the simulated cloud did not start, and says above why";
+            return Err(Failure::Unavailable(format!(
+                "{what} ({ended}); another one's URL goes to --compute"
+            )));
         }
         simulator.url = format!("http://{}", address.trim());
         Ok(simulator)

@@ -201,3 +201,49 @@ impl Bidder {
 fn price(thousandths: i64) -> Result<Price, LiveError> {
     Ok(Price::from_nanos(thousandths.saturating_mul(NANOS_A_THOUSANDTH))?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one does when it is never given what it wants.
+    fn told(seed: u64, habit: Habit) -> Vec<MarketCommand> {
+        let (mut random, mut bidder) = (fastrand::Rng::with_seed(seed), Bidder::new(habit).unwrap());
+        let turns = (0..500).filter_map(|_| bidder.turn(&Standing::Short, &mut random).unwrap());
+        turns.collect()
+    }
+
+    #[test]
+    fn a_bid_only_rises_and_stays_within_what_its_owner_pays() {
+        for habit in HABITS {
+            let (lowest, highest) = (price(habit.4.0).unwrap(), price(habit.4.1).unwrap());
+            for seed in 0..20 {
+                let (mut bid, mut raised, mut cancelled) = (None, 0, 0);
+                for command in told(seed, habit) {
+                    let limit = match command {
+                        MarketCommand::PlaceBid { bid: draft, .. } => {
+                            assert!(bid.is_none(), "one bid at a time");
+                            draft.limit
+                        }
+                        MarketCommand::UpdateBid { change, .. } => {
+                            raised += 1;
+                            let limit = change.limit.unwrap();
+                            assert!(bid.is_some_and(|before| before < limit), "{bid:?} {limit}");
+                            limit
+                        }
+                        MarketCommand::CancelBid { .. } => {
+                            cancelled += 1;
+                            assert_eq!(bid.take(), Some(highest), "it is given up when it cannot be raised");
+                            continue;
+                        }
+                        other => panic!("{other:?}"),
+                    };
+                    assert!((lowest..=highest).contains(&limit), "{limit}");
+                    bid = Some(limit);
+                }
+                assert!(raised > 10 && cancelled > 2, "{raised} {cancelled}");
+                assert_eq!(told(seed, habit), told(seed, habit));
+            }
+        }
+    }
+}
