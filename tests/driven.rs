@@ -136,6 +136,13 @@ fn a_simulator_lives_as_long_as_its_cell() {
         until("the end of the simulated cloud", || TcpStream::connect(address).err());
     }
     assert!(directory.path().join("simulator.json").exists(), "it remembers for the next cell");
+    // One that cannot start takes the cell along.
+    std::fs::write(directory.path().join("simulator.json"), "nonsense").unwrap();
+    let refused = hourglass(directory.path(), &args);
+    assert_eq!(refused.code, 4, "{}", refused.stderr);
+    for says in ["simulator.json is no state of a simulated cloud", "the simulated cloud has ended"] {
+        assert!(refused.stderr.contains(says), "{}", refused.stderr);
+    }
     // The cells of a production ledger would each have a cloud of their own.
     let settings = directory.path().join("hourglass.toml");
     std::fs::write(&settings, "[postgres]\nurl = \"postgres://nobody@127.0.0.1:1/nothing\"\n").unwrap();

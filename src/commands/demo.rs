@@ -86,7 +86,7 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
         return Ok(());
     }
     check_clock(&cell)?;
-    let (section, simulator) = match args.compute.cloud(settings.compute.as_ref()) {
+    let (section, mut simulator) = match args.compute.cloud(settings.compute.as_ref()) {
         Some(Cloud::At(section)) => (section, None),
         Some(Cloud::Simulator) | None => {
             let simulator = Simulator::start(&live::simulator_flags(args.seed))?;
@@ -100,7 +100,9 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
     let before = cell.handle().read_blocking(|state| state.clone())?;
     let is_simulated = simulator.is_some();
     let url = section.url.clone();
-    serving::serve(cell, serve, vec![driving::task(&section)?, run], |http, _| {
+    let watch = simulator.as_mut().map(Simulator::watch);
+    let tasks = [driving::task(&section)?, run].into_iter().chain(watch).collect();
+    serving::serve(cell, serve, tasks, |http, _| {
         welcome(http, data, &url, is_simulated);
     })?;
     drop(simulator);

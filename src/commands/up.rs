@@ -90,7 +90,7 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
     }
     drop(handle);
     let (data, guarded) = (settings.data.display().to_string(), serve.api.operator_token.is_some());
-    let (driven, simulator) = match args.compute.cloud(settings.compute.as_ref()) {
+    let (driven, mut simulator) = match args.compute.cloud(settings.compute.as_ref()) {
         None => (None, None),
         Some(Cloud::At(section)) => (Some(section), None),
         Some(Cloud::Simulator) => {
@@ -102,7 +102,8 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
     };
     let driver = driven.as_ref().map(driving::task).transpose()?;
     let cloud = simulator.as_ref().map(|simulator| simulator.url().to_owned());
-    serving::serve(cell, serve, driver.into_iter().collect(), |http, grpc| {
+    let watch = simulator.as_mut().map(Simulator::watch);
+    serving::serve(cell, serve, driver.into_iter().chain(watch).collect(), |http, grpc| {
         eprintln!("hourglass is up; the ledger is in {data}");
         eprintln!("  HTTP     http://{http}   (browse http://{http}/docs)");
         if let Some(grpc) = grpc {

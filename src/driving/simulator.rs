@@ -4,8 +4,11 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
+use tokio::sync::oneshot;
+
 use crate::config::compute::ComputeSection;
 use crate::failure::Failure;
+use crate::serving::Task;
 
 /// The flag that lets it end with its stdin.
 const WHILE_STDIN: &str = "--while-stdin";
@@ -17,6 +20,8 @@ pub struct Simulator {
     /// Held open: the simulator ends with it.
     _stdin: Option<ChildStdin>,
     url: String,
+    /// Dropped when it ends.
+    ended: Option<oneshot::Receiver<()>>,
 }
 
 impl Simulator {
@@ -28,20 +33,35 @@ impl Simulator {
         // Ctrl-C is for us: it has to be there for as long as we drive it.
         let mut child = command.process_group(0).spawn()?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        let mut simulator = Self { child, _stdin: stdin, url: String::new() };
+        let mut simulator = Self { child, _stdin: stdin, url: String::new(), ended: None };
+        let Some(mut stdout) = stdout.map(BufReader::new) else { return Err(gone()) };
         let mut address = String::new();
-        if let Some(stdout) = stdout {
-            let _length = BufReader::new(stdout).read_line(&mut address)?;
-        }
-        if address.is_empty() {
-            let ended = simulator.child.wait()?;
-            let what = "the simulated cloud did not start, and says above why";
-            return Err(Failure::Unavailable(format!(
-                "{what} ({ended}); another one's URL goes to --compute"
-            )));
+        if stdout.read_line(&mut address)? == 0 {
+            return Err(gone());
         }
         simulator.url = format!("http://{}", address.trim());
+        let (told, ended) = oneshot::channel::<()>();
+        simulator.ended = Some(ended);
+        // Its stdout ends with it.
+        std::thread::spawn(move || {
+            let _read = std::io::copy(&mut stdout, &mut std::io::sink());
+            drop(told);
+        });
         Ok(simulator)
+    }
+
+    /// Fails when it ends by itself: nothing can be driven then.
+    pub fn watch(&mut self) -> Task {
+        let ended = self.ended.take();
+        Box::new(move |_, mut stopped| {
+            Box::pin(async move {
+                let Some(ended) = ended else { return Ok(()) };
+                tokio::select! {
+                    _ = stopped.changed() => Ok(()),
+                    _ = ended => Err(gone()),
+                }
+            })
+        })
     }
 
     /// Where it is.
@@ -53,6 +73,10 @@ impl Simulator {
     pub fn section(&self) -> ComputeSection {
         ComputeSection::default().at(self.url.clone())
     }
+}
+
+fn gone() -> Failure {
+    Failure::Unavailable("the simulated cloud has ended, and says above why".to_owned())
 }
 
 impl Drop for Simulator {
