@@ -20,7 +20,7 @@ const SIMULATOR: &str = "simulator";
 #[derive(Debug, clap::Args)]
 pub struct ComputeArgs {
     /// The compute API that runs the units of spot bids: its URL, or `simulator` for a simulated cloud that lives as
-    /// long as this process [default: that of [compute] in the settings file; where there is none `demo` has a
+    /// long as this process [default: that of `[compute]` in the settings file; where there is none `demo` has a
     /// simulator, and nothing is driven elsewhere]
     #[arg(long, value_name = "URL", env = "HOURGLASS_COMPUTE")]
     compute: Option<String>,
