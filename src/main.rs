@@ -53,7 +53,7 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show a simulated region: a month of agents, prices and invoices, then an API to look around in
+    /// Show a simulated region: a month of agents, prices and invoices, then a spot market that goes on
     Demo(demo::Args),
     /// Run the embedded cell: no server but this one
     Up(up::Args),

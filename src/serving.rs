@@ -9,7 +9,7 @@ use hourglass_consumers::api::{self, ApiConfig};
 use hourglass_consumers::grpc;
 use hourglass_ledger::cell::{Cell, CellHandle};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::clockwork::{self, Clockwork};
@@ -33,6 +33,8 @@ pub struct Serve {
     pub api: ApiConfig,
     /// What the clock brings about; without it the clock stands still.
     pub clockwork: Option<Clockwork>,
+    /// When this is told it is over, too; without it only a person or a failure ends it.
+    pub over: Option<oneshot::Receiver<()>>,
 }
 
 /// Something that runs beside the servers until it is told to stop. One that ends by itself with a
@@ -69,7 +71,7 @@ pub fn operator_token(file: Option<&Path>) -> Result<Option<String>, Failure> {
     }
 }
 
-/// Serves until Ctrl-C or SIGTERM, then shuts the cell down: no request is taken any more, those under
+/// Serves until Ctrl-C or SIGTERM, or until it is [over](Serve::over), then shuts the cell down: no request is taken any more, those under
 /// way are answered, tasks end what they do, and the cell gives its lease back. `ready` is told where
 /// HTTP and gRPC listen.
 pub fn serve(
@@ -126,6 +128,7 @@ async fn serve_until_stopped(
     let mut outcome = Ok(());
     tokio::select! {
         () = told_to_stop() => {}
+        () = told(serve.over) => {}
         failed = first_failure(&mut tasks) => outcome = Err(failed),
     }
     let _told = stop.send(true);
@@ -134,6 +137,16 @@ async fn serve_until_stopped(
         tracing::warn!("some requests did not end in time and are dropped");
     }
     outcome
+}
+
+/// Waits until it is told. One that never will be waits for ever.
+async fn told(over: Option<oneshot::Receiver<()>>) {
+    if let Some(over) = over
+        && over.await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Waits for the first task that fails. Without one it waits for ever.

@@ -45,8 +45,13 @@ pub fn start_scratch_cell(directory: &Path, clock: Arc<dyn Clock>) -> Result<Cel
 pub fn open_reader(settings: &Resolved) -> Result<Arc<dyn Reader>, Failure> {
     Ok(match &settings.postgres {
         Some(postgres) => Arc::new(PostgresReader::open(postgres)?),
-        None => Arc::new(SqliteReader::open(&settings.data)?),
+        None => open_directory(&settings.data)?,
     })
+}
+
+/// Opens a data directory for reading.
+pub fn open_directory(data: &Path) -> Result<Arc<dyn Reader>, Failure> {
+    Ok(Arc::new(SqliteReader::open(data)?))
 }
 
 /// Opens the ledger for reading and folds its log.

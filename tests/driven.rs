@@ -1,13 +1,16 @@
 //! A cell drives units of spot bids in a cloud that is a process of its own; both are killed now and then.
 
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use hourglass_compute::model::InstanceState;
 use serde_json::{Value, json};
 
 use crate::compute_sim::Simulator;
-use crate::support::{Server, hourglass};
+use crate::support::{Server, command, hourglass};
 
 const POOL: &str = "test/gpu-h100-sxm/fabric-1";
 
@@ -116,4 +119,44 @@ fn l1_l3_units_run_and_go_though_everybody_is_killed() {
     });
     assert!(server.stop());
     hourglass(&data, &["verify"]).ok();
+}
+
+#[test]
+fn a_simulator_lives_as_long_as_its_cell() {
+    let directory = tempfile::tempdir().unwrap();
+    let args = ["up", "--compute", "simulator", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"];
+    for signal in ["TERM", "KILL"] {
+        let mut up = command(directory.path(), &args).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(up.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let line = lines.find(|line| line.contains("a simulated cloud")).unwrap();
+        let address = line.split_once("http://").unwrap().1.split_whitespace().next().unwrap();
+        drop(TcpStream::connect(address).unwrap());
+        hourglass_test_servers::signal(signal, up.id());
+        assert_eq!(up.wait().unwrap().success(), signal == "TERM");
+        until("the end of the simulated cloud", || TcpStream::connect(address).err());
+    }
+    assert!(directory.path().join("simulator.json").exists(), "it remembers for the next cell");
+    // One that cannot start takes the cell along.
+    std::fs::write(directory.path().join("simulator.json"), "nonsense").unwrap();
+    let refused = hourglass(directory.path(), &args);
+    assert_eq!(refused.code, 4, "{}", refused.stderr);
+    for says in ["simulator.json is no state of a simulated cloud", "the simulated cloud has ended"] {
+        assert!(refused.stderr.contains(says), "{}", refused.stderr);
+    }
+    // The cells of a production ledger would each have a cloud of their own.
+    let settings = directory.path().join("hourglass.toml");
+    std::fs::write(&settings, "[postgres]\nurl = \"postgres://nobody@127.0.0.1:1/nothing\"\n").unwrap();
+    let serve = ["serve", "--compute", "simulator", "--config", settings.to_str().unwrap()];
+    let refused = hourglass(directory.path(), &serve);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(refused.stderr.contains("outlives its processes"), "{}", refused.stderr);
+    // A flag lies over the section, which is no cloud here.
+    std::fs::write(&settings, "[compute]\nurl = \"nowhere\"\n").unwrap();
+    let up = |more: &[&str]| {
+        let all =
+            ["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--config", settings.to_str().unwrap()];
+        hourglass(directory.path(), &[&all, more].concat())
+    };
+    assert!(up(&[]).stderr.contains("\"nowhere\" is no address"), "{}", up(&[]).stderr);
+    assert!(up(&["--compute", "elsewhere"]).stderr.contains("\"elsewhere\" is no address"));
 }

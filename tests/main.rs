@@ -8,6 +8,7 @@ mod command_line;
 mod commerce;
 mod compute_sim;
 mod crash;
+mod demo;
 mod documentation;
 mod driven;
 mod explain;

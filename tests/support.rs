@@ -47,6 +47,7 @@ pub(crate) fn command(data: &Path, args: &[&str]) -> Command {
     for variable in [
         "HOURGLASS_OPERATOR_TOKEN",
         "HOURGLASS_OPERATOR_TOKEN_FILE",
+        "HOURGLASS_COMPUTE",
         "HOURGLASS_CONFIG",
         "HOURGLASS_HTTP",
         "HOURGLASS_SERVER",

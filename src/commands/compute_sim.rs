@@ -93,6 +93,9 @@ pub struct Args {
         default_value = "1gpu-16vcpu-200gb,8gpu-128vcpu-1600gb"
     )]
     presets: Vec<Preset>,
+    /// End when stdin does, too: whoever started it and holds the other end is gone then
+    #[arg(long)]
+    while_stdin: bool,
 }
 
 /// Runs the command.
@@ -113,6 +116,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         speed: args.speed,
         started: WallClock.now(),
     };
+    let while_stdin = args.while_stdin;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let cannot = |error| {
@@ -120,9 +124,27 @@ pub fn run(args: Args) -> Result<(), Failure> {
         };
         let listener = TcpListener::bind(address).await.map_err(cannot)?;
         line(&listener.local_addr()?.to_string())?;
-        eprintln!("a simulated cloud serves {}; stop it with Ctrl-C", SERVICES.join(", "));
-        Ok(serve(listener, options, told_to_stop()).await?)
+        if !while_stdin {
+            eprintln!("a simulated cloud serves {}; stop it with Ctrl-C", SERVICES.join(", "));
+        }
+        let ended = async {
+            tokio::select! {
+                () = told_to_stop() => {}
+                () = stdin_ended(), if while_stdin => {}
+            }
+        };
+        Ok(serve(listener, options, ended).await?)
     })
+}
+
+/// Waits for the end of stdin. A thread of its own reads it: no runtime waits for that when it ends.
+async fn stdin_ended() {
+    let (told, ended) = tokio::sync::oneshot::channel::<()>();
+    std::thread::spawn(move || {
+        let _read = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        drop(told);
+    });
+    let _ended = ended.await;
 }
 
 fn settings(args: &Args) -> Result<Settings, Failure> {

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::clockwork::Clockwork;
 use crate::config::Resolved;
 use crate::config::production::FinaliseInvoices;
-use crate::driving;
+use crate::driving::{self, Cloud, ComputeArgs};
 use crate::failure::Failure;
 use crate::serving::{self, Serve, Task};
 use crate::transport::Transport;
@@ -33,6 +33,8 @@ pub struct Args {
     /// Where to serve gRPC [default: 127.0.0.1:8081]
     #[arg(long, value_name = "ADDR", env = "HOURGLASS_GRPC")]
     grpc: Option<SocketAddr>,
+    #[command(flatten)]
+    compute: ComputeArgs,
 }
 
 /// Runs the command.
@@ -56,8 +58,18 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
             market_every: settings.cell.market_tick,
             finalise_invoices: settings.cell.finalise_invoices == FinaliseInvoices::WhenDue,
         }),
+        over: None,
     };
     serve.check_exposure()?;
+    let driven = match args.compute.cloud(settings.compute.as_ref()) {
+        None => None,
+        Some(Cloud::At(section)) => Some(section),
+        // Each candidate would have a cloud of its own, and lose it with its turn.
+        Some(Cloud::Simulator) => {
+            let how = "the cloud of a production cell outlives its processes: give --compute the URL of a `hourglass compute-sim`";
+            return Err(Failure::Usage(how.to_owned()));
+        }
+    };
 
     let cell = wire::stand_by(postgres, CellOptions::candidate(&holder, settings.cell.lease))?;
     let policy = settings.cell.policy();
@@ -67,8 +79,8 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
     if let Some(transport) = transport {
         tasks.push(Box::new(move |cell, stopped| Box::pin(transport.run(cell, stopped))));
     }
-    if let Some(compute) = &settings.compute {
-        tasks.push(driving::task(compute)?);
+    if let Some(section) = driven {
+        tasks.push(driving::task(&section)?);
     }
     serving::serve(cell, serve, tasks, |http, grpc| {
         eprintln!("hourglass serves region {region} as {holder}");

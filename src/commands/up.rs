@@ -11,11 +11,14 @@ use hourglass_units::Region;
 
 use crate::clockwork::Clockwork;
 use crate::config::Resolved;
-use crate::driving;
+use crate::driving::{self, Cloud, ComputeArgs, Simulator};
 use crate::failure::Failure;
 use crate::output::log_progress;
 use crate::serving::{self, Serve};
 use crate::wire;
+
+/// The file in the data directory in which a simulated cloud keeps what it must not forget.
+const SIMULATOR_STATE: &str = "simulator.json";
 
 /// Run the embedded cell: a data directory and no server but this one.
 #[derive(Debug, clap::Args)]
@@ -38,9 +41,8 @@ pub struct Args {
     /// File with the bearer token that every request must carry
     #[arg(long, value_name = "FILE", env = "HOURGLASS_OPERATOR_TOKEN_FILE")]
     operator_token_file: Option<PathBuf>,
-    /// The compute API that runs the units of spot bids, such as a `hourglass compute-sim` [default: none]
-    #[arg(long, value_name = "URL", env = "HOURGLASS_COMPUTE")]
-    compute: Option<String>,
+    #[command(flatten)]
+    compute: ComputeArgs,
 }
 
 /// Runs the command.
@@ -65,6 +67,7 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
             market_every: args.market_tick,
             finalise_invoices: true,
         }),
+        over: None,
     };
     serve.check_exposure()?;
     let asked = args.region.as_deref().unwrap_or(&settings.region);
@@ -87,16 +90,27 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
     }
     drop(handle);
     let (data, guarded) = (settings.data.display().to_string(), serve.api.operator_token.is_some());
-    let compute = match args.compute {
-        Some(url) => Some(settings.compute.clone().unwrap_or_default().at(url)),
-        None => settings.compute.clone(),
+    let (driven, mut simulator) = match args.compute.cloud(settings.compute.as_ref()) {
+        None => (None, None),
+        Some(Cloud::At(section)) => (Some(section), None),
+        Some(Cloud::Simulator) => {
+            // The cloud remembers as long as the ledger does.
+            let state = settings.data.join(SIMULATOR_STATE).display().to_string();
+            let simulator = Simulator::start(&["--state".to_owned(), state])?;
+            (Some(simulator.section()), Some(simulator))
+        }
     };
-    let driver = compute.as_ref().map(driving::task).transpose()?;
-    serving::serve(cell, serve, driver.into_iter().collect(), |http, grpc| {
+    let driver = driven.as_ref().map(driving::task).transpose()?;
+    let cloud = simulator.as_ref().map(|simulator| simulator.url().to_owned());
+    let watch = simulator.as_mut().map(Simulator::watch);
+    serving::serve(cell, serve, driver.into_iter().chain(watch).collect(), |http, grpc| {
         eprintln!("hourglass is up; the ledger is in {data}");
         eprintln!("  HTTP     http://{http}   (browse http://{http}/docs)");
         if let Some(grpc) = grpc {
             eprintln!("  gRPC     {grpc}   {}", SERVICES.join(", "));
+        }
+        if let Some(cloud) = cloud {
+            eprintln!("  compute  {cloud}   (a simulated cloud)");
         }
         if !guarded {
             eprintln!(

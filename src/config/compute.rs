@@ -60,6 +60,17 @@ impl ComputeSection {
         Self { url, ..self }
     }
 
+    /// The same, listed so often unless it says otherwise.
+    pub fn listed_every(self, every: Duration) -> Self {
+        Self { list_every: self.list_every.or(Some(every)), ..self }
+    }
+
+    /// The project that units are made in.
+    pub fn parent(&self) -> Result<ParentId, Failure> {
+        let project = self.project.as_deref().unwrap_or(PROJECT_DEFAULT);
+        project.parse().map_err(|error| wrong("project", error))
+    }
+
     /// Where the cloud is.
     pub fn client(&self) -> Result<ClientOptions, Failure> {
         if self.url.is_empty() {
@@ -79,9 +90,7 @@ impl ComputeSection {
 
     /// How units are made there.
     pub fn driver(&self) -> Result<DriverOptions, Failure> {
-        let project = self.project.as_deref().unwrap_or(PROJECT_DEFAULT);
-        let parent: ParentId = project.parse().map_err(|error| wrong("project", error))?;
-        let mut options = DriverOptions::new(parent);
+        let mut options = DriverOptions::new(self.parent()?);
         for (gpus, preset) in &self.presets {
             let gpus = gpus.parse().map_err(|error| wrong("presets", format!("{gpus:?}: {error}")))?;
             options.presets.insert(gpus, preset.clone());

@@ -5,6 +5,8 @@ use hourglass_units::{AgentId, Currency, IdError, Instant, Interval};
 
 use super::{Job, PricesFile, Workload};
 
+/// Its region.
+pub const REGION: &str = "demo";
 /// Customers of the demonstration.
 const TENANTS: [&str; 5] = ["acme-robotics", "blue-protein", "cobalt-vision", "delta-lm", "ember-games"];
 /// Their projects.
@@ -68,5 +70,5 @@ pub fn workload(seed: u64) -> Result<Workload, DemoError> {
         }
     }
     let tenants = TENANTS.iter().map(|tenant| tenant.parse()).collect::<Result<_, _>>()?;
-    Ok(Workload { region: "demo".parse()?, opens_at, tenants, currency: Currency::USD, prices, jobs })
+    Ok(Workload { region: REGION.parse()?, opens_at, tenants, currency: Currency::USD, prices, jobs })
 }

@@ -2,11 +2,12 @@
 //!
 //! A [`Workload`] says what ran when; the [`driver`] plays it against a cell exactly as a compute
 //! service, agents and a clock would, at the workload's own times. [`openb`] reads a workload from a
-//! public GPU trace, [`demo`] makes one up. A [`scenario`] is a file of
+//! public GPU trace, [`demo`] makes one up, and [`live`] goes on from there by the real clock. A [`scenario`] is a file of
 //! steps with the results that they must have.
 
 pub mod demo;
 pub mod driver;
+pub mod live;
 pub mod openb;
 pub mod scenario;
 

@@ -1,0 +1,65 @@
+//! Where units of spot bids run, and the driver that runs them there, as a task beside the servers.
+
+mod simulator;
+
+use std::sync::Arc;
+
+use hourglass_compute::client::Client;
+use hourglass_consumers::compute::{DriverStatus, drive};
+
+pub use simulator::Simulator;
+
+use crate::config::compute::ComputeSection;
+use crate::failure::Failure;
+use crate::serving::Task;
+
+/// The word that stands for a simulated cloud in place of a URL.
+const SIMULATOR: &str = "simulator";
+
+/// Where units of spot bids run.
+#[derive(Debug, clap::Args)]
+pub struct ComputeArgs {
+    /// The compute API that runs the units of spot bids: its URL, or `simulator` for a simulated cloud that lives as
+    /// long as this process [default: that of `[compute]` in the settings file; where there is none `demo` has a
+    /// simulator, and nothing is driven elsewhere]
+    #[arg(long, value_name = "URL", env = "HOURGLASS_COMPUTE")]
+    compute: Option<String>,
+}
+
+/// What is driven.
+#[derive(Debug)]
+pub enum Cloud {
+    /// A simulator of our own.
+    Simulator,
+    /// The compute API of a section.
+    At(ComputeSection),
+}
+
+impl ComputeArgs {
+    /// The flag lies over the section. `None` where nothing is driven.
+    pub fn cloud(self, section: Option<&ComputeSection>) -> Option<Cloud> {
+        let section = match self.compute {
+            Some(url) => section.cloned().unwrap_or_default().at(url),
+            None => section.cloned()?,
+        };
+        Some(if section.url == SIMULATOR { Cloud::Simulator } else { Cloud::At(section) })
+    }
+}
+
+/// Drives through the compute API that a section names, until told to stop.
+pub fn task(section: &ComputeSection) -> Result<Task, Failure> {
+    let (client, options) = (section.client()?, section.driver()?);
+    let url = section.url.clone();
+    Ok(Box::new(move |cell, mut stopped| {
+        Box::pin(async move {
+            // It connects when it is first asked: a cloud that is away keeps no cell from serving.
+            let client = Client::new(client).map_err(|error| Failure::Usage(error.to_string()))?;
+            tracing::info!(url, "units of spot bids run through this compute API");
+            let stop = async move {
+                let _told = stopped.changed().await;
+            };
+            drive(cell, Arc::new(client), options, Arc::new(DriverStatus::default()), stop).await;
+            Ok(())
+        })
+    }))
+}
