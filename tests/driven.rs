@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use hourglass_compute::model::InstanceState;
+use hourglass_compute::model::{InstanceState, Supply};
 use serde_json::{Value, json};
 
 use crate::compute_sim::Simulator;
@@ -159,4 +159,132 @@ fn a_simulator_lives_as_long_as_its_cell() {
     };
     assert!(up(&[]).stderr.contains("\"nowhere\" is no address"), "{}", up(&[]).stderr);
     assert!(up(&["--compute", "elsewhere"]).stderr.contains("\"elsewhere\" is no address"));
+}
+
+/// A pool has what the cloud reserves or advises, units can be ones that the provider takes back, and a cloud that
+/// is away changes nothing of what is known.
+#[test]
+fn pools_have_what_the_cloud_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let simulator = Simulator::start(
+        directory.path(),
+        &[
+            "--boot",
+            "1s",
+            "--stop",
+            "1s",
+            "--region",
+            "test",
+            "--tenant",
+            "tenant-1",
+            "--capacity",
+            "gpu-h100-sxm/fabric-2=24",
+            "--reservation",
+            "capacityblockgroup-1=gpu-h100-sxm/fabric-1:16",
+        ],
+    );
+    let settings = directory.path().join("hourglass.toml");
+    let compute = format!(
+        "[compute]\nurl = \"http://{}\"\ntenant = \"tenant-1\"\nlist_every = \"1s\"\n",
+        simulator.address
+    );
+    std::fs::write(&settings, compute).unwrap();
+    let data = directory.path().join("cell");
+    let args = [
+        "up",
+        "--http",
+        "127.0.0.1:0",
+        "--grpc",
+        "127.0.0.1:0",
+        "--region",
+        "test",
+        "--config",
+        settings.to_str().unwrap(),
+    ];
+    let server = Server::start(&mut command(&data, &args));
+    let price =
+        |model, price| json!({"platform": "gpu-h100-sxm", "region": "test", "model": model, "price": price});
+    let card = json!({
+        "name": "list", "version": 1, "currency": "USD", "effective_from": "2026-01-01T00:00:00Z",
+        "prices": [price("on_demand", "2.95"), price("spot", "1.25")],
+    });
+    assert_eq!(server.post("/v1/rate-cards", &card).0, 201);
+    let tenant = json!({"tenant": "acme", "currency": "USD", "display_name": "Acme"});
+    assert_eq!(server.post("/v1/tenants", &tenant).0, 201);
+    for (fabric, more) in [
+        ("fabric-1", ["--capacity", "intervals", "--backend", "regular"]),
+        ("fabric-2", ["--capacity", "advice", "--backend", "preemptible"]),
+        ("fabric-9", ["--capacity", "intervals", "--backend", "regular"]),
+    ] {
+        let set = [
+            "pool",
+            "set",
+            "gpu-h100-sxm",
+            fabric,
+            "--gpus",
+            "1",
+            "--currency",
+            "USD",
+            "--reserve",
+            "0.6",
+            "--driven",
+        ];
+        run(&server, &[&set[..], &more[..]].concat());
+    }
+    let gpus = |fabric: &str| run(&server, &["pool", "show", "gpu-h100-sxm", fabric])["gpus"].as_u64();
+    until("what is reserved", || gpus("fabric-1").filter(|it| *it == 16));
+    until("what is advised", || gpus("fabric-2").filter(|it| *it == 24));
+    assert_eq!(gpus("fabric-9"), Some(1), "nobody speaks of it: what the operator said holds");
+
+    let bid = [
+        "bid",
+        "place",
+        "acme",
+        "b",
+        "--project",
+        "ml",
+        "--pool",
+        "test/gpu-h100-sxm/fabric-2",
+        "--limit",
+        "1",
+    ];
+    run(&server, &[&bid[..], &["--gpus-per-unit", "8", "--units", "2"]].concat());
+    run(&server, &["market", "clear"]);
+    until("two units that run", || Some(running(&server, "b")).filter(|it| it.len() == 2));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let parent = "hourglass".parse().unwrap();
+    let there = runtime.block_on(async { simulator.client().instances(&parent).await.unwrap() });
+    assert!(there.iter().all(|it| it.spec.supply == Supply::Preemptible), "{there:?}");
+    // With what they took it is the same again.
+    until("what is advised, and taken", || gpus("fabric-2").filter(|it| *it == 24));
+    let set = [
+        "pool",
+        "set",
+        "gpu-h100-sxm",
+        "fabric-2",
+        "--gpus",
+        "1",
+        "--currency",
+        "USD",
+        "--reserve",
+        "0.6",
+        "--driven",
+    ];
+    let url = ["--server", &server.url];
+    let refused = hourglass(Path::new("/nonexistent"), &[&set[..], &url].concat());
+    assert_eq!(refused.code, 3, "{}", refused.stdout);
+    assert!(refused.stderr.contains("its backend can change when they are gone"), "{}", refused.stderr);
+
+    // A cloud that is gone is asked in vain: the cell serves, and what was known stays.
+    drop(simulator);
+    let head = || server.get("/v1/ledger/head").1["position"].as_u64();
+    run(
+        &server,
+        &["pool", "set", "gpu-h100-sxm", "fabric-3", "--gpus", "4", "--currency", "USD", "--reserve", "0.6"],
+    );
+    let before = head();
+    until("a clearing without the cloud", || (head() > before).then_some(()));
+    assert_eq!((gpus("fabric-1"), gpus("fabric-2")), (Some(16), Some(24)));
+    assert!(server.stop());
+    hourglass(&data, &["verify"]).ok();
 }
