@@ -26,6 +26,19 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     panic!("{what} does not come to pass");
 }
 
+/// A rate card, and one tenant.
+fn open_accounts(server: &Server) {
+    let price =
+        |model, price| json!({"platform": "gpu-h100-sxm", "region": "test", "model": model, "price": price});
+    let card = json!({
+        "name": "list", "version": 1, "currency": "USD", "effective_from": "2026-01-01T00:00:00Z",
+        "prices": [price("on_demand", "2.95"), price("spot", "1.25")],
+    });
+    assert_eq!(server.post("/v1/rate-cards", &card).0, 201);
+    let tenant = json!({"tenant": "acme", "currency": "USD", "display_name": "Acme"});
+    assert_eq!(server.post("/v1/tenants", &tenant).0, 201);
+}
+
 fn run(server: &Server, args: &[&str]) -> Value {
     let url = ["--server", &server.url, "--json"];
     hourglass(Path::new("/nonexistent"), &[args, &url].concat()).json()
@@ -66,15 +79,7 @@ fn l1_l3_units_run_and_go_though_everybody_is_killed() {
     };
     let simulator = simulate();
     let server = up(&simulator);
-    let price =
-        |model, price| json!({"platform": "gpu-h100-sxm", "region": "test", "model": model, "price": price});
-    let card = json!({
-        "name": "list", "version": 1, "currency": "USD", "effective_from": "2026-01-01T00:00:00Z",
-        "prices": [price("on_demand", "2.95"), price("spot", "1.25")],
-    });
-    assert_eq!(server.post("/v1/rate-cards", &card).0, 201);
-    let tenant = json!({"tenant": "acme", "currency": "USD", "display_name": "Acme"});
-    assert_eq!(server.post("/v1/tenants", &tenant).0, 201);
+    open_accounts(&server);
     run(
         &server,
         &[
@@ -202,15 +207,7 @@ fn pools_have_what_the_cloud_says() {
         settings.to_str().unwrap(),
     ];
     let server = Server::start(&mut command(&data, &args));
-    let price =
-        |model, price| json!({"platform": "gpu-h100-sxm", "region": "test", "model": model, "price": price});
-    let card = json!({
-        "name": "list", "version": 1, "currency": "USD", "effective_from": "2026-01-01T00:00:00Z",
-        "prices": [price("on_demand", "2.95"), price("spot", "1.25")],
-    });
-    assert_eq!(server.post("/v1/rate-cards", &card).0, 201);
-    let tenant = json!({"tenant": "acme", "currency": "USD", "display_name": "Acme"});
-    assert_eq!(server.post("/v1/tenants", &tenant).0, 201);
+    open_accounts(&server);
     for (fabric, more) in [
         ("fabric-1", ["--capacity", "intervals", "--backend", "regular"]),
         ("fabric-2", ["--capacity", "advice", "--backend", "preemptible"]),

@@ -253,14 +253,9 @@ fn interval(from: Instant, until: Instant) -> Result<Interval, Failure> {
 
 /// A change of what is lent or assigned of a reservation.
 fn supply(command: SupplyCommand, action: &str, body: serde_json::Value) -> Change {
-    let resource = match &command {
-        SupplyCommand::Lend { tenant, reservation, .. }
-        | SupplyCommand::Claim { tenant, reservation, .. }
-        | SupplyCommand::Assign { tenant, reservation, .. } => {
-            format!("/v1/tenants/{tenant}/reservations/{reservation}")
-        }
-        SupplyCommand::SetNode { .. } | SupplyCommand::ReadCapacity { .. } => String::new(),
-    };
+    let of = command.reservation();
+    let path = |(tenant, id): (&TenantId, &ReservationId)| format!("/v1/tenants/{tenant}/reservations/{id}");
+    let resource = of.map(path).unwrap_or_default();
     let command = MarketCommand::Supply(command).into();
     Change { command, path: format!("{resource}:{action}"), body, resource }
 }

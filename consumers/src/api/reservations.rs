@@ -291,14 +291,9 @@ fn interval(from: Instant, until: Instant) -> Result<Interval, Problem> {
 }
 
 async fn supply(app: App, command: SupplyCommand, name: Option<Name>) -> Result<Response, Problem> {
-    let resource = match &command {
-        SupplyCommand::Lend { tenant, reservation, .. }
-        | SupplyCommand::Claim { tenant, reservation, .. }
-        | SupplyCommand::Assign { tenant, reservation, .. } => {
-            format!("/v1/tenants/{tenant}/reservations/{reservation}")
-        }
-        SupplyCommand::SetNode { .. } | SupplyCommand::ReadCapacity { .. } => String::new(),
-    };
+    let of = command.reservation();
+    let path = |(tenant, id): (&TenantId, &ReservationId)| format!("/v1/tenants/{tenant}/reservations/{id}");
+    let resource = of.map(path).unwrap_or_default();
     let outcome = app.submit(MarketCommand::Supply(command).into(), name).await?;
     Ok(done(&outcome, false, resource))
 }

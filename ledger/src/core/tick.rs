@@ -35,8 +35,7 @@ pub(crate) fn tick(
     at: Instant,
     rows: &mut impl Rows,
 ) -> Result<(), Inconsistent> {
-    credit_trouble(state, position, at, rows)?;
-    credit_owners(state, position, at, rows)?;
+    credit_by_rule(state, position, at, rows)?;
     settle_all(state, Booking { position, at }, rows)?;
     release(state, at, rows)?;
     let grace_ms = state.cell.as_ref().map_or(0, |cell| cell.policy.grace_ms);
@@ -52,30 +51,18 @@ pub(crate) fn tick(
     write_unused(state, at, used, rows)
 }
 
-/// Grants the credits that trouble has earned.
-fn credit_trouble(
+/// Grants the credits that rules give: for trouble, and to owners who lent what they had reserved.
+fn credit_by_rule(
     state: &mut State,
     position: Position,
     at: Instant,
     rows: &mut impl Rows,
 ) -> Result<(), Inconsistent> {
-    for earned in sla::check(state, at)? {
+    let for_trouble = sla::check(state, at)?.into_iter().map(|earned| (CreditKind::Sla, earned));
+    let for_loans = market::check_yields(state, at)?.into_iter().map(|earned| (CreditKind::Yield, earned));
+    for (kind, earned) in for_trouble.chain(for_loans) {
         let tenant = earned.tenant.clone();
-        grant(state, &tenant, Grant::automatic(CreditKind::Sla, earned, position), at, rows)?;
-    }
-    Ok(())
-}
-
-/// Grants what owners earned who lent what they had reserved.
-fn credit_owners(
-    state: &mut State,
-    position: Position,
-    at: Instant,
-    rows: &mut impl Rows,
-) -> Result<(), Inconsistent> {
-    for earned in market::check_yields(state, at)? {
-        let tenant = earned.tenant.clone();
-        grant(state, &tenant, Grant::automatic(CreditKind::Yield, earned, position), at, rows)?;
+        grant(state, &tenant, Grant::automatic(kind, earned, position), at, rows)?;
     }
     Ok(())
 }

@@ -138,6 +138,18 @@ pub enum SupplyCommand {
     },
 }
 
+impl SupplyCommand {
+    /// Of which reservation it is, where it is of one.
+    pub fn reservation(&self) -> Option<(&TenantId, &ReservationId)> {
+        match self {
+            Self::Lend { tenant, reservation, .. }
+            | Self::Claim { tenant, reservation, .. }
+            | Self::Assign { tenant, reservation, .. } => Some((tenant, reservation)),
+            Self::SetNode { .. } | Self::ReadCapacity { .. } => None,
+        }
+    }
+}
+
 /// How a pool is sold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
