@@ -274,7 +274,7 @@ fn what_others_have_is_as_unknown_as_what_is_not_there() {
         let trader = server.key(key_of(Role::Trader, "", &[])).await;
         refused(groups.get(with(&trader, group(ACME))).await, Code::PermissionDenied, "forbidden");
         let advice = advising.list(with(&trader, advice_for("acme", 0, ""))).await.unwrap().into_inner();
-        assert_eq!(advice.items[0].status.clone().unwrap().reserved, None);
+        assert_eq!(advice.items[0].status.unwrap().reserved, None);
     });
 }
 
