@@ -378,12 +378,9 @@ fn advice_is_what_the_pool_has() {
         };
         let _set = server.cell.submit(Command::from(command)).await.unwrap();
         // Somebody who comes before spot: what was cleared is old.
-        create(&server, "/v1/tenants/beta/instances", {
-            let mut it = on_demand;
-            it["instance"] = json!("od-2");
-            it
-        })
-        .await;
+        let mut more = on_demand;
+        more["instance"] = json!("od-2");
+        create(&server, "/v1/tenants/beta/instances", more.clone()).await;
         let all = advice().await;
         let stale = |available| Some((Freshness::Stale, available, 16, Level::Medium));
         let single = [fresh(2, 8, Level::Medium), fresh(1, 9, Level::Low), stale(5)];
@@ -401,5 +398,19 @@ fn advice_is_what_the_pool_has() {
         let rest = rest.unwrap().into_inner();
         assert_eq!((rest.items.len(), rest.next_page_token.as_str()), (1, ""));
         assert_ne!(first.items, rest.items);
+
+        // So many are admitted on demand as are told, and not one more.
+        let told = first.items[0].status.unwrap().on_demand.unwrap().available;
+        assert_eq!(told, 4);
+        more["instance"] = json!("od-3");
+        more["gpus"] = json!(told + 1);
+        let path = "/v1/tenants/beta/instances";
+        let refused = server.send_with("POST", path, OPERATOR_TOKEN, more.to_string()).await;
+        refused.expect_problem(409, "pool_full");
+        more["gpus"] = json!(told);
+        create(&server, path, more).await;
+        let all = client.resource_advice(&tenant("beta")).await.unwrap();
+        let left = all.iter().map(|it| it.on_demand.unwrap()).map(|it| (it.available, it.level));
+        assert_eq!(left.collect::<Vec<_>>(), [(0, Level::Low), (0, Level::Low)]);
     });
 }
