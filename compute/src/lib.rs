@@ -7,6 +7,7 @@
 //! * [`client`] asks. It ends, happens once, and says what is known when something fails.
 //! * [`simulator`] answers: a pure state machine over virtual time ([`simulator::Cloud`]), and a thin gRPC
 //!   server around it ([`simulator::serve`]), which is `hourglass compute-sim`.
+//! * [`messages`] is for whoever serves the reading services of capacity from other facts.
 //! * [`model`] and [`ids`] are what both speak of, as plain types that were checked once; [`ComputeError`]
 //!   is what can be the matter, sorted by what the caller does next.
 //!
@@ -30,6 +31,7 @@ pub mod client;
 mod draw;
 pub mod error;
 pub mod ids;
+pub mod messages;
 pub mod model;
 pub mod simulator;
 mod wire;

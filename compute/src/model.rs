@@ -359,6 +359,42 @@ pub struct Availability {
     pub measured_at: Option<Instant>,
 }
 
+impl Availability {
+    /// What whole machines of so many GPUs can be had out of what is free at an instant, of all that is there.
+    /// A quota is its limit, and what is left of it; without one what is there is the limit.
+    pub fn at(measured_at: Instant, gpus: u32, (free, there): (u64, u64), quota: Option<(u64, u64)>) -> Self {
+        let gpus = u64::from(gpus);
+        let (limit, left) = quota.unwrap_or((there, there));
+        let whole = free.min(left).checked_div(gpus).unwrap_or(0).saturating_mul(gpus);
+        let level = match () {
+            () if left < gpus => Level::LimitReached,
+            () if whole == 0 => Level::Low,
+            () if whole.saturating_mul(2) >= there => Level::High,
+            () if whole.saturating_mul(8) >= there => Level::Medium,
+            () => Level::Low,
+        };
+        let clipped = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        Self {
+            freshness: Freshness::Fresh,
+            available: clipped(whole),
+            limit: clipped(limit),
+            level,
+            measured_at: Some(measured_at),
+        }
+    }
+
+    /// Nobody knows how much there is; what the quota is may be known.
+    pub fn unknown(limit: Option<u64>) -> Self {
+        Self {
+            freshness: Freshness::Unknown,
+            available: 0,
+            limit: limit.map_or(0, |limit| u32::try_from(limit).unwrap_or(u32::MAX)),
+            level: Level::Unknown,
+            measured_at: None,
+        }
+    }
+}
+
 /// What can be had of one size of machine in one place. It promises nothing: others ask too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advice {
@@ -389,6 +425,28 @@ mod tests {
         assert_eq!(preset("4vcpu-16gb").gpus(), 0);
         for text in ["", "8gpu/1", "99999gpu-1vcpu", &"8".repeat(65)] {
             assert_eq!(Preset::new(text), Err(NotAPreset), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_had_is_whole_machines_within_the_quota() {
+        let now = "2026-11-22T10:00:00Z".parse().unwrap();
+        for (gpus, (free, there), quota, available, limit, level) in [
+            (1, (40, 128), None, 40, 128, Level::Medium),
+            (8, (47, 128), None, 40, 128, Level::Medium),
+            (8, (64, 128), None, 64, 128, Level::High),
+            (8, (15, 128), None, 8, 128, Level::Low),
+            (8, (7, 128), None, 0, 128, Level::Low),
+            (8, (128, 128), Some((24, 20)), 16, 24, Level::Medium),
+            (8, (128, 128), Some((24, 7)), 0, 24, Level::LimitReached),
+            (1, (0, 0), Some((8, 8)), 0, 8, Level::Low),
+            (0, (8, 8), None, 0, 8, Level::Low),
+            (1, (u64::MAX, u64::MAX), None, u32::MAX, u32::MAX, Level::High),
+        ] {
+            let measured_at = Some(now);
+            let expected = Availability { freshness: Freshness::Fresh, available, limit, level, measured_at };
+            let told = Availability::at(now, gpus, (free, there), quota);
+            assert_eq!(told, expected, "{gpus} of {free} of {there}, {quota:?}");
         }
     }
 

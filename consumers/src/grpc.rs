@@ -5,6 +5,8 @@
 //! * `hourglass.v1.QuotaService` and, for clients of the public Nebius API,
 //!   `nebius.quotas.v1.QuotaAllowanceService` and `nebius.common.v1.OperationService`
 //!   ([`crate::quota`]) say and decide what may run.
+//! * For the same clients `nebius.capacity.v1`: `CapacityBlockGroupService`, `CapacityIntervalService` and
+//!   `ResourceAdviceService` (`crate::capacity`) tell what is reserved, and how much there is to be had.
 //!
 //! A call carries its credential as over HTTP. The credential of a stream is looked at again every
 //! [`CREDENTIAL_CHECK`] while it is open. On shutdown no stream is read on; what was read is answered,
@@ -17,6 +19,9 @@ use std::time::Duration;
 
 use hourglass_ledger::cell::{CellError, CellHandle};
 use hourglass_ledger::core::{Rejection, State};
+use hourglass_proto::nebius::capacity::v1::capacity_block_group_service_server::CapacityBlockGroupServiceServer;
+use hourglass_proto::nebius::capacity::v1::capacity_interval_service_server::CapacityIntervalServiceServer;
+use hourglass_proto::nebius::capacity::v1::resource_advice_service_server::ResourceAdviceServiceServer;
 use hourglass_proto::nebius::common::v1::operation_service_server::OperationServiceServer;
 use hourglass_proto::nebius::quotas::v1::quota_allowance_service_server::QuotaAllowanceServiceServer;
 use hourglass_proto::v1::market_service_server::MarketServiceServer;
@@ -33,6 +38,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::api::ApiConfig;
 use crate::auth::{Authenticator, Denied, Principal};
+use crate::capacity::Capacity;
 use crate::market::MarketService;
 use crate::quota::{Allowances, Operations, QuotaService};
 use crate::usage::grpc::UsageService;
@@ -48,12 +54,15 @@ pub const CREDENTIAL_CHECK: Duration = Duration::from_secs(5);
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
 /// The services, by name.
-pub const SERVICES: [&str; 5] = [
+pub const SERVICES: [&str; 8] = [
     "hourglass.v1.UsageService",
     "hourglass.v1.QuotaService",
     "hourglass.v1.MarketService",
     "nebius.quotas.v1.QuotaAllowanceService",
     "nebius.common.v1.OperationService",
+    "nebius.capacity.v1.CapacityBlockGroupService",
+    "nebius.capacity.v1.CapacityIntervalService",
+    "nebius.capacity.v1.ResourceAdviceService",
 ];
 
 /// Serves until `shutdown`, then answers what is under way.
@@ -99,6 +108,9 @@ struct Services {
     market: MarketServiceServer<MarketService>,
     allowances: QuotaAllowanceServiceServer<Allowances>,
     operations: OperationServiceServer<Operations>,
+    groups: CapacityBlockGroupServiceServer<Capacity>,
+    intervals: CapacityIntervalServiceServer<Capacity>,
+    advice: ResourceAdviceServiceServer<Capacity>,
 }
 
 impl Services {
@@ -107,12 +119,19 @@ impl Services {
         let market = MarketServiceServer::new(MarketService::new(gate.clone()));
         let allowances = QuotaAllowanceServiceServer::new(Allowances::new(gate.clone()));
         let operations = OperationServiceServer::new(Operations::new(gate.clone()));
+        let capacity = Capacity::new(gate.clone());
+        let groups = CapacityBlockGroupServiceServer::new(capacity.clone());
+        let intervals = CapacityIntervalServiceServer::new(capacity.clone());
+        let advice = ResourceAdviceServiceServer::new(capacity);
         Self {
             usage: UsageService::new(gate.clone()),
             quota: quota.max_decoding_message_size(MESSAGE_BYTES_MAX),
             market: market.max_decoding_message_size(MESSAGE_BYTES_MAX),
             allowances: allowances.max_decoding_message_size(MESSAGE_BYTES_MAX),
             operations: operations.max_decoding_message_size(MESSAGE_BYTES_MAX),
+            groups: groups.max_decoding_message_size(MESSAGE_BYTES_MAX),
+            intervals: intervals.max_decoding_message_size(MESSAGE_BYTES_MAX),
+            advice: advice.max_decoding_message_size(MESSAGE_BYTES_MAX),
         }
     }
 }
@@ -133,6 +152,9 @@ impl Service<Request<Body>> for Services {
             Some(MarketServiceServer::<MarketService>::NAME) => self.market.call(request),
             Some(QuotaAllowanceServiceServer::<Allowances>::NAME) => self.allowances.call(request),
             Some(OperationServiceServer::<Operations>::NAME) => self.operations.call(request),
+            Some(CapacityBlockGroupServiceServer::<Capacity>::NAME) => self.groups.call(request),
+            Some(CapacityIntervalServiceServer::<Capacity>::NAME) => self.intervals.call(request),
+            Some(ResourceAdviceServiceServer::<Capacity>::NAME) => self.advice.call(request),
             _ => {
                 let none = Status::unimplemented(format!("this server has {}", SERVICES.join(", ")));
                 Box::pin(async move { Ok(none.into_http()) })
@@ -237,6 +259,9 @@ mod tests {
             MarketServiceServer::<MarketService>::NAME,
             QuotaAllowanceServiceServer::<Allowances>::NAME,
             OperationServiceServer::<Operations>::NAME,
+            CapacityBlockGroupServiceServer::<Capacity>::NAME,
+            CapacityIntervalServiceServer::<Capacity>::NAME,
+            ResourceAdviceServiceServer::<Capacity>::NAME,
         ];
         assert_eq!(served, SERVICES);
     }

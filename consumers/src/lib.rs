@@ -5,6 +5,7 @@
 //! * [`grpc`] serves gRPC, all services on one port.
 //! * [`market`] serves the spot market, and its prices as they change.
 //! * [`quota`] answers who asks what may run, and clients of the public Nebius API about quotas.
+//! * `capacity` lets clients of the public Nebius API read reservations, and how much there is to be had.
 //! * [`auth`] says who asks, and what each role may do.
 //! * [`billing`] holds the reports that HTTP and the command line share.
 //! * [`compute`] brings units of spot bids up and down through the compute API.
@@ -28,6 +29,7 @@
 pub mod api;
 pub mod auth;
 pub mod billing;
+mod capacity;
 pub mod compute;
 pub mod feed;
 pub mod finance;

@@ -27,6 +27,7 @@ use crate::quota::wire::{allowance_name, class_to_wire};
 /// How errors name the service.
 const QUOTAS: &str = "quotas";
 const MARKET: &str = "market";
+const CAPACITY: &str = "capacity";
 
 /// Why the cell does not do it.
 pub(crate) async fn refused(gate: &Gate, error: CellError) -> Refusal {
@@ -87,6 +88,11 @@ impl Refusal {
     /// The same, of the market.
     pub(crate) fn of_market(self) -> Self {
         Self { service: MARKET, ..self }
+    }
+
+    /// The same, of what is reserved and to be had.
+    pub(crate) fn of_capacity(self) -> Self {
+        Self { service: CAPACITY, ..self }
     }
 
     /// There is no such thing, for this caller.

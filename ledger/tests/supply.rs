@@ -449,7 +449,7 @@ impl World {
             core.run(node(name, Some(Node { gpus: 8, state: NodeState::Healthy }))).unwrap();
         }
         let (others, reserved, lent) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let lends = seed % 3 == 0;
+        let lends = seed.is_multiple_of(3);
         Self { core, chance: Chance(seed), others, made: 0, reserved, lent, lends, out: false }
     }
 

@@ -87,7 +87,7 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
     }
     check_clock(&cell)?;
     let (section, mut simulator) = match args.compute.cloud(settings.compute.as_ref()) {
-        Some(Cloud::At(section)) => (section, None),
+        Some(Cloud::At(section)) => (*section, None),
         Some(Cloud::Simulator) | None => {
             let simulator = Simulator::start(&live::simulator_flags(args.seed))?;
             (simulator.section(), Some(simulator))

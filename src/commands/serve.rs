@@ -63,7 +63,7 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
     serve.check_exposure()?;
     let driven = match args.compute.cloud(settings.compute.as_ref()) {
         None => None,
-        Some(Cloud::At(section)) => Some(section),
+        Some(Cloud::At(section)) => Some(*section),
         // Each candidate would have a cloud of its own, and lose it with its turn.
         Some(Cloud::Simulator) => {
             let how = "the cloud of a production cell outlives its processes: give --compute the URL of a `hourglass compute-sim`";

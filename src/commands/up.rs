@@ -92,7 +92,7 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
     let (data, guarded) = (settings.data.display().to_string(), serve.api.operator_token.is_some());
     let (driven, mut simulator) = match args.compute.cloud(settings.compute.as_ref()) {
         None => (None, None),
-        Some(Cloud::At(section)) => (Some(section), None),
+        Some(Cloud::At(section)) => (Some(*section), None),
         Some(Cloud::Simulator) => {
             // The cloud remembers as long as the ledger does.
             let state = settings.data.join(SIMULATOR_STATE).display().to_string();

@@ -32,7 +32,7 @@ pub enum Cloud {
     /// A simulator of our own.
     Simulator,
     /// The compute API of a section.
-    At(ComputeSection),
+    At(Box<ComputeSection>),
 }
 
 impl ComputeArgs {
@@ -42,7 +42,7 @@ impl ComputeArgs {
             Some(url) => section.cloned().unwrap_or_default().at(url),
             None => section.cloned()?,
         };
-        Some(if section.url == SIMULATOR { Cloud::Simulator } else { Cloud::At(section) })
+        Some(if section.url == SIMULATOR { Cloud::Simulator } else { Cloud::At(Box::new(section)) })
     }
 }
 

@@ -5,8 +5,8 @@ use hourglass_units::{Instant, Interval};
 use crate::error::ComputeError;
 use crate::ids::{BlockGroupId, IntervalId};
 use crate::model::{
-    Advice, Availability, BlockGroup, CapacityInterval, Continuous, Freshness, InstanceSpec, Level, Phase,
-    Place, Preset, Recovery, Supply, Template,
+    Advice, Availability, BlockGroup, CapacityInterval, Continuous, InstanceSpec, Phase, Place, Preset,
+    Recovery, Supply, Template,
 };
 
 use super::call::{Answer, Listed, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, Page, Query};
@@ -186,7 +186,6 @@ impl Cloud {
     }
 
     fn availability(&self, place: &Place, preset: &Preset, free: u64, supply: &Supply) -> Availability {
-        let gpus = u64::from(preset.gpus());
         let spec = InstanceSpec {
             platform: place.platform.clone(),
             preset: preset.clone(),
@@ -202,22 +201,7 @@ impl Cloud {
             Some((limit, limit.saturating_sub(self.state.counted(&quota))))
         });
         let there = self.state.there(place);
-        let (limit, left) = quota.unwrap_or((there, there));
-        let whole = free.min(left).checked_div(gpus).unwrap_or(0).saturating_mul(gpus);
-        let level = match () {
-            () if left < gpus => Level::LimitReached,
-            () if whole.saturating_mul(2) >= there => Level::High,
-            () if whole.saturating_mul(8) >= there => Level::Medium,
-            () => Level::Low,
-        };
-        let clipped = |number| u32::try_from(number).unwrap_or(u32::MAX);
-        Availability {
-            freshness: Freshness::Fresh,
-            available: clipped(whole),
-            limit: clipped(limit),
-            level,
-            measured_at: Some(self.state.now),
-        }
+        Availability::at(self.state.now, preset.gpus(), (free, there), quota)
     }
 }
 

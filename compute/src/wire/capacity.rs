@@ -64,7 +64,7 @@ pub(crate) fn read_interval(interval: wire::CapacityInterval) -> Read<CapacityIn
 }
 
 /// An interval as a message.
-pub(crate) fn write_interval(interval: &CapacityInterval, tenant: &ParentId) -> wire::CapacityInterval {
+pub fn write_interval(interval: &CapacityInterval, tenant: &ParentId) -> wire::CapacityInterval {
     let state = match interval.phase {
         Phase::Scheduled => IntervalState::Scheduled,
         Phase::Active => IntervalState::Active,
@@ -141,7 +141,7 @@ fn write_continuous(continuous: &Continuous) -> wire::CurrentContinuousInterval 
 }
 
 /// A group as a message.
-pub(crate) fn write_group(group: &BlockGroup, tenant: &ParentId) -> wire::CapacityBlockGroup {
+pub fn write_group(group: &BlockGroup, tenant: &ParentId) -> wire::CapacityBlockGroup {
     let usage = if group.used == 0 { UsageState::NotUsed } else { UsageState::Used };
     let state = if group.limit == 0 { GroupState::Inactive } else { GroupState::Active };
     wire::CapacityBlockGroup {
@@ -217,7 +217,7 @@ fn read_availability(field: &str, availability: &WireAvailability) -> Read<Avail
 }
 
 /// A piece of advice as a message.
-pub(crate) fn write_advice(advice: &Advice, tenant: &ParentId) -> wire::ResourceAdvice {
+pub fn write_advice(advice: &Advice, tenant: &ParentId) -> wire::ResourceAdvice {
     wire::ResourceAdvice {
         metadata: Some(ResourceMetadata { parent_id: tenant.to_string(), ..ResourceMetadata::default() }),
         spec: Some(wire::ResourceAdviceSpec {

@@ -39,6 +39,9 @@ struct Driver {
     pace: Arc<Mutex<Interval>>,
 }
 
+/// What the cloud says that a pool has, from now on; nothing where it does not say.
+type Said = (PoolName, Option<Vec<(Span, u64)>>);
+
 /// A pool whose GPUs the cloud knows.
 struct Asks {
     pool: PoolName,
@@ -357,7 +360,7 @@ impl Driver {
     }
 
     /// What pools have by the provider's advice, which speaks of what is free.
-    fn advised(&self, pools: &[Asks], advice: &[Advice]) -> Vec<(PoolName, Option<Vec<(Span, u64)>>)> {
+    fn advised(&self, pools: &[Asks], advice: &[Advice]) -> Vec<Said> {
         let now = self.cell.now();
         let of = pools.iter().filter(|it| it.source == CapacitySource::Advice);
         let answer = of.map(|it| {

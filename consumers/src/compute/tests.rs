@@ -334,8 +334,8 @@ impl System {
             0..=2 => {
                 self.bids += 1;
                 let min_units = self.chance.among(1, 3);
-                let fabrics: &[&str] = *self.chance.pick(&[
-                    &["fabric-1"][..],
+                let fabrics: &[&str] = self.chance.pick::<&[&str]>(&[
+                    &["fabric-1"],
                     &["fabric-2"],
                     &["fabric-1", "fabric-2"],
                     &["fabric-3"],

@@ -140,7 +140,7 @@ fn key_of<T>(method: Method, caller: &Caller, request: &Request<T>) -> Result<Op
 }
 
 /// The region is that of the cell.
-fn check_region(state: &State, region: &str) -> Result<()> {
+pub(crate) fn check_region(state: &State, region: &str) -> Result<()> {
     let cell = state.cell().ok_or_else(|| Refusal::of_rejection(Rejection::CellNotOpen, ""))?;
     if region.is_empty() || cell.region.as_str() == region {
         return Ok(());

@@ -22,7 +22,7 @@ mod session;
 mod tests;
 pub(crate) mod wire;
 
-pub(crate) use allowances::Allowances;
+pub(crate) use allowances::{Allowances, check_region};
 pub(crate) use operations::Operations;
 pub(crate) use service::QuotaService;
 pub use session::REQUESTS_UNDER_WAY_MAX;

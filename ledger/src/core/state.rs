@@ -373,6 +373,16 @@ impl State {
         self.reservations.iter()
     }
 
+    /// The reservations of a tenant, in the order in which they were made.
+    pub fn reservations_of(&self, tenant: &TenantId) -> impl Iterator<Item = &Held> {
+        self.reservations.of_tenant(tenant).map(|(_, held)| held)
+    }
+
+    /// One of them all.
+    pub fn reservation(&self, id: &ReservationId) -> Option<&Held> {
+        self.reservations.find(id).map(|(_, held)| held)
+    }
+
     /// The billing period of a tenant that holds the instant.
     pub fn period_at(&self, tenant: &TenantId, at: Instant) -> Month {
         self.calendars.of(tenant).containing(at)

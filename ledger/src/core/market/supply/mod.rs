@@ -106,6 +106,11 @@ impl Stock {
         self.used.values().copied().fold(0, u64::saturating_add)
     }
 
+    /// The same of one reservation.
+    pub fn used_of(&self, name: &ReservationName) -> u64 {
+        self.used.get(name).copied().unwrap_or(0)
+    }
+
     /// What can be used from an instant on.
     pub fn capacity(&self, from: Instant) -> Steps {
         self.owned.beyond(&self.excluded, from)
@@ -198,6 +203,14 @@ impl Pool {
             cooling_down: self.cooldown.missing(at),
         };
         ask(pool, &self.terms.policy(stock.notice_ms))
+    }
+
+    /// GPUs that may start on demand, at once or when spot has made way: so many are admitted, and no more.
+    pub fn room_on_demand(&self, at: Instant) -> u64 {
+        match self.admit_on_demand(at, &Steps::default(), u64::MAX) {
+            Admission::Refused { room, .. } => room,
+            Admission::Now | Admission::Pending { .. } => u64::MAX,
+        }
     }
 
     /// Whether so many on-demand GPUs may start, with spot on so many over time.

@@ -12,7 +12,9 @@ use hourglass_capacity::pool::PoolName;
 use hourglass_capacity::steps::Steps;
 use hourglass_capacity::supply::Admission;
 use hourglass_quota::Class;
-use hourglass_units::{Fabric, INSTANT_MAX, Instant, Interval, ProjectId, ReservationId, TenantId};
+use hourglass_units::{
+    Fabric, INSTANT_MAX, InstanceId, Instant, Interval, ProjectId, ReservationId, TenantId,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Pool, Undriven};
@@ -49,6 +51,18 @@ impl Seat {
     /// Whether it waits for its GPUs.
     pub fn waits(&self) -> bool {
         self.counted.as_ref().is_some_and(|it| it.waits)
+    }
+}
+
+impl Market {
+    /// The instances that are counted inside a reservation of a fabric: they run, or were admitted.
+    pub fn inside<'a>(&'a self, state: &'a State, held: &'a Held) -> impl Iterator<Item = &'a InstanceId> {
+        let reservation = &held.reservation.draft().reservation;
+        let members = held.members.iter().filter(move |ix| {
+            let counted = self.seats.get(ix).and_then(|seat| seat.counted.as_ref());
+            counted.and_then(|it| it.of.as_ref()).is_some_and(|of| of.reservation == *reservation)
+        });
+        members.filter_map(|ix| Some(&state.instances.get(*ix)?.id))
     }
 }
 
@@ -119,7 +133,7 @@ fn check_allowance(
     let used = |project: &ProjectId| used_by(state, held, project);
     let projects: BTreeSet<&ProjectId> = known.allowances().iter().map(|it| &it.project).collect();
     let own = known.entitlement(&it.project, now);
-    let all: u64 = pool.stock.used.get(&name).copied().unwrap_or(0);
+    let all = pool.stock.used_of(&name);
     let within = |project: &ProjectId| used(project).min(known.entitlement(project, now).assigned);
     let inside = projects.into_iter().map(within).fold(0, u64::saturating_add);
     let shared = own.shared.saturating_sub(all.saturating_sub(inside));
