@@ -21,9 +21,13 @@ use hourglass_ledger::core::{
     Command, Decision, Mode, Policy, Recorded, Registration, Rejection, Request, State, apply, decide,
 };
 use hourglass_pricing::{PriceDraft, PurchaseModel, RateCardDraft};
+use hourglass_proto::v1::{UsageBatch, UsageRecord};
+use hourglass_quota::cap::{CapDraft, CapPeriod, Enforcement};
 use hourglass_quota::{Bound, Class, Limits};
 use hourglass_test_chance::{Chance, FIRST_SEED, from_environment};
-use hourglass_units::{Currency, InstanceId, Instant, Percent, Price};
+use hourglass_units::{Amount, Currency, InstanceId, Instant, Percent, Price};
+
+use prost::Message;
 
 use super::supply::{advised, from_now_on};
 use super::{DriverOptions, listed, new_instance, news_of, outcome_of, seen};
@@ -33,6 +37,8 @@ const POOLS: [(&str, u64); 2] = [("fabric-1", 32), ("fabric-2", 16)];
 /// Where units are preemptible, and the provider says how many there can be.
 const LENT: (&str, u64) = ("fabric-3", 16);
 const TENANTS: [&str; 2] = ["acme", "bolt"];
+/// The hard cap of the second one, in USD.
+const CAP: &str = "3";
 /// Where customers' own instances are made.
 const OTHERS_PROJECT: &str = "project-2";
 /// Where the provider's other customers make theirs.
@@ -64,6 +70,7 @@ struct System {
     looked_at: Instant,
     others: Others,
     taken_back: BTreeSet<InstanceId>,
+    agents: Agents,
 }
 
 fn settings(seed: u64, fails: bool) -> Settings {
@@ -100,6 +107,7 @@ impl System {
             looked_at: now,
             others: Others::default(),
             taken_back: BTreeSet::new(),
+            agents: Agents::default(),
         };
         let region = "eu".parse().unwrap();
         system.run(Command::OpenCell { region, policy: Policy::default() }).unwrap();
@@ -124,6 +132,15 @@ impl System {
             let (tenant, display_name) = (tenant.parse().unwrap(), String::new());
             system.run(Command::OpenTenant { tenant, currency: Currency::USD, display_name }).unwrap();
         }
+        let cap = CapDraft {
+            period: CapPeriod::Total,
+            amount: Some(Amount::parse(CAP).unwrap()),
+            enforcement: Enforcement::Hard,
+            thresholds: Vec::new(),
+            notice_ms: 2 * MINUTE,
+        };
+        let (tenant, project, period) = (TENANTS[1].parse().unwrap(), None, CapPeriod::Total);
+        system.run(QuotaCommand::SetCap { tenant, project, period, cap: Some(cap) }.into()).unwrap();
         for (fabric, gpus) in POOLS.into_iter().chain([LENT]) {
             let reserve = ReserveDraft {
                 shape: Shape::Steps,
@@ -286,6 +303,7 @@ impl System {
             let is_wanted = wanted.contains(&unit);
             let (ran, was_wanted) = self.truth.entry(unit).or_default();
             *ran += passed;
+            self.agents.sees(&instance.name, instance.spec.preset.gpus(), self.looked_at, until);
             *was_wanted += if is_wanted { passed } else { 0 };
         }
         self.looked_at = self.looked_at.max(until);
@@ -302,9 +320,11 @@ impl System {
         if self.next_clear <= self.now || self.state.market().is_due(self.now) {
             self.next_clear = self.now.saturating_add_ms(MINUTE);
             self.market(MarketCommand::Clear { trigger: Trigger::Tick });
+            self.run(Command::Tick).unwrap();
             let _reviewed = self.run(Command::from(QuotaCommand::Review));
         }
         self.serve_others();
+        self.hear_agents(false);
         self.check();
     }
 
@@ -498,6 +518,96 @@ impl System {
     }
 }
 
+/// Agents report what they see run: late, in any order, and some of it twice.
+#[derive(Default)]
+struct Agents {
+    /// What each instance was seen to do since its last report.
+    seen: BTreeMap<String, (u32, Instant, Instant)>,
+    /// Reports on their way, and when they come.
+    sent: Vec<(Instant, UsageRecord)>,
+    seq: u64,
+}
+
+impl Agents {
+    fn sees(&mut self, instance: &str, gpus: u32, from: Instant, until: Instant) {
+        if until <= from {
+            return;
+        }
+        match self.seen.get_mut(instance) {
+            Some((_, _, end)) if *end == from => *end = until,
+            _ => {
+                let before = self.seen.insert(instance.to_owned(), (gpus, from, until));
+                let of_before = before.map(|seen| (until, record(instance, seen)));
+                self.sent.extend(of_before);
+            }
+        }
+    }
+}
+
+fn record(instance: &str, (gpus, start, end): (u32, Instant, Instant)) -> UsageRecord {
+    UsageRecord {
+        instance_id: instance.to_owned(),
+        session: 1,
+        start_unix_ms: start.unix_ms(),
+        end_unix_ms: end.unix_ms(),
+        gpus,
+        evidence: None,
+    }
+}
+
+impl System {
+    /// What has come of the agents' reports is taken in; all that there is, at the end.
+    fn hear_agents(&mut self, all: bool) {
+        let long_enough = |(_, from, until): &(u32, Instant, Instant)| all || until.ms_since(*from) >= MINUTE;
+        let done: Vec<_> = self.agents.seen.extract_if(.., |_, seen| long_enough(seen)).collect();
+        for (instance, seen) in done {
+            for _ in 0..=u32::from(self.chance.one_in(4)) {
+                let delay = i64::from(self.chance.among(0, 10 * 60)) * 1_000;
+                self.agents.sent.push((self.now.saturating_add_ms(delay), record(&instance, seen)));
+            }
+        }
+        let now = self.now;
+        let come: Vec<_> = self.agents.sent.extract_if(.., |(at, _)| all || *at <= now).collect();
+        for (_, record) in come {
+            let batch = UsageBatch {
+                agent_id: "node-1".to_owned(),
+                epoch: 1,
+                first_seq: self.agents.seq,
+                records: vec![record],
+            };
+            self.agents.seq += 1;
+            let batch =
+                hourglass_ledger::core::usage::UsageBatch::parse(batch.encode_to_vec().into()).unwrap();
+            self.run(Command::AcceptUsage(batch)).unwrap();
+        }
+    }
+
+    /// What ran and was reported is charged, at a price within its bid's limit, and no cap is exceeded.
+    fn what_was_reported_is_charged(&mut self) -> Amount {
+        self.hear_agents(true);
+        let units = |id: &str| id.starts_with(UNIT_PREFIX);
+        let sums = self.state.accounting(|it| units(it.id().as_str()), false);
+        let excluded: i64 = sums.excluded_ms.values().sum();
+        assert_eq!(sums.measured_ms, sums.billed_ms + excluded, "M-3");
+        let ran: i64 = self.truth.values().map(|(ran, _)| ran).sum();
+        assert_eq!(sums.measured_ms, ran, "agents tell all that ran, and each millisecond once");
+        let mut of_capped = Amount::ZERO;
+        for it in self.state.lines().map(Result::unwrap).filter(|it| units(it.instance.id().as_str())) {
+            let (view, line) = (it.instance, &it.line);
+            let limit = view.modes().into_iter().filter_map(|(_, mode)| match mode {
+                Mode::Spot { limit, .. } => limit,
+                _ => None,
+            });
+            assert!(Some(line.price) <= limit.max(), "{}: {}", view.id(), line.price);
+            if view.tenant().as_str() == TENANTS[1] {
+                of_capped = of_capped.checked_add(line.price.times(line.quantity)).unwrap();
+            }
+        }
+        assert!(of_capped <= Amount::parse(CAP).unwrap(), "{of_capped} of {CAP}");
+        of_capped
+    }
+}
+
 /// Customers' on-demand instances, which their compute service makes in the same cloud and in a project of its
 /// own. It is careful: it makes what does not wait, and asks until it has it.
 #[derive(Default)]
@@ -624,6 +734,7 @@ fn instance_of(answer: Answer) -> Instance {
 fn l1_l2_l3_everything_comes_to_what_the_log_says() {
     let first = from_environment(FIRST_SEED, 0);
     let (mut ran, mut billed, mut units, mut taken_back) = (0, 0, 0, 0);
+    let mut most = Amount::ZERO;
     for seed in first..first + from_environment("HOURGLASS_SYSTEMS", 12) {
         let run = std::panic::catch_unwind(|| {
             let mut system = System::new(seed);
@@ -634,6 +745,7 @@ fn l1_l2_l3_everything_comes_to_what_the_log_says() {
             system.settle();
             system.all_is_as_the_log_says();
             system.every_gpu_second_is_accounted_once();
+            let of_capped = system.what_was_reported_is_charged();
             let sums = system.what_ran_is_billed();
             // And when nobody wants anything, nothing is left.
             for tenant in TENANTS {
@@ -656,10 +768,11 @@ fn l1_l2_l3_everything_comes_to_what_the_log_says() {
             assert_eq!(system.state.market().lives().count(), 0, "nor in the log");
             let unheld = system.state.instances().all(|it| it.unheld().is_none());
             assert!(unheld, "all quota is given back");
-            (sums, system.truth.len(), system.taken_back.len())
+            (sums, system.truth.len(), system.taken_back.len(), of_capped)
         });
         match run {
-            Ok(((its_run, its_bill), its_units, its_losses)) => {
+            Ok(((its_run, its_bill), its_units, its_losses, of_capped)) => {
+                most = most.max(of_capped);
                 (ran, billed, units) = (ran + its_run, billed + its_bill, units + its_units);
                 taken_back += its_losses;
             }
@@ -669,6 +782,7 @@ fn l1_l2_l3_everything_comes_to_what_the_log_says() {
             }
         }
     }
-    eprintln!("{units} units ran {ran} ms and were billed {billed} ms");
+    eprintln!("{units} units ran {ran} ms and were billed {billed} ms; at most {most} of a cap of {CAP}");
+    assert!(most > Amount::ZERO, "{most}");
     assert!(units > 50 && taken_back > 5, "{units} units, {taken_back} of them taken back");
 }
