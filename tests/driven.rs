@@ -232,6 +232,9 @@ fn pools_have_what_the_cloud_says() {
     until("what is reserved", || gpus("fabric-1").filter(|it| *it == 16));
     until("what is advised", || gpus("fabric-2").filter(|it| *it == 24));
     assert_eq!(gpus("fabric-9"), Some(1), "nobody speaks of it: what the operator said holds");
+    let metrics = || server.get("/metrics").1.as_str().unwrap().to_owned();
+    let since = "hourglass_compute_capacity_read_timestamp_seconds";
+    assert!(metrics().contains(&format!("{since} 0\n")), "not of all pools: {}", metrics());
 
     let bid = [
         "bid",

@@ -63,7 +63,7 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
     let temporary = if settings.data_was_named { None } else { Some(tempfile::tempdir()?) };
     let data = temporary.as_ref().map_or(settings.data.as_path(), |directory| directory.path());
     let (over, told) = oneshot::channel();
-    let serve = Serve {
+    let mut serve = Serve {
         http: args.http.unwrap_or(settings.http),
         grpc: None,
         api: ApiConfig {
@@ -101,7 +101,7 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
     let is_simulated = simulator.is_some();
     let url = section.url.clone();
     let watch = simulator.as_mut().map(Simulator::watch);
-    let tasks = [driving::task(&section)?, run].into_iter().chain(watch).collect();
+    let tasks = [driving::task(&section, &mut serve.api)?, run].into_iter().chain(watch).collect();
     serving::serve(cell, serve, tasks, |http, _| {
         welcome(http, data, &url, is_simulated);
     })?;

@@ -48,11 +48,11 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
     let token = serving::operator_token(settings.operator_token_file.as_deref())?;
     let holder = settings.cell.holder(http);
     let transport = settings.nats.as_ref().map(|nats| Transport::new(nats, &region, &holder)).transpose()?;
-    let exposer = transport.as_ref().map(Transport::exposer);
-    let serve = Serve {
+    let exposers = transport.as_ref().map(Transport::exposer).into_iter().collect();
+    let mut serve = Serve {
         http,
         grpc: Some(args.grpc.unwrap_or(settings.grpc)),
-        api: ApiConfig { operator_token: token, exposer, oidc: settings.oidc.clone() },
+        api: ApiConfig { operator_token: token, exposers, oidc: settings.oidc.clone() },
         clockwork: Some(Clockwork {
             every: settings.cell.tick,
             market_every: settings.cell.market_tick,
@@ -80,7 +80,7 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
         tasks.push(Box::new(move |cell, stopped| Box::pin(transport.run(cell, stopped))));
     }
     if let Some(section) = driven {
-        tasks.push(driving::task(&section)?);
+        tasks.push(driving::task(&section, &mut serve.api)?);
     }
     serving::serve(cell, serve, tasks, |http, grpc| {
         eprintln!("hourglass serves region {region} as {holder}");

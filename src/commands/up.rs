@@ -54,7 +54,7 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
         return Err(Failure::Usage("--market-tick must be at least 1s".to_owned()));
     }
     let token_file = args.operator_token_file.or_else(|| settings.operator_token_file.clone());
-    let serve = Serve {
+    let mut serve = Serve {
         http: args.http.unwrap_or(settings.http),
         grpc: Some(args.grpc.unwrap_or(settings.grpc)),
         api: ApiConfig {
@@ -100,7 +100,7 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
             (Some(simulator.section()), Some(simulator))
         }
     };
-    let driver = driven.as_ref().map(driving::task).transpose()?;
+    let driver = driven.map(|section| driving::task(&section, &mut serve.api)).transpose()?;
     let cloud = simulator.as_ref().map(|simulator| simulator.url().to_owned());
     let watch = simulator.as_mut().map(Simulator::watch);
     serving::serve(cell, serve, driver.into_iter().chain(watch).collect(), |http, grpc| {

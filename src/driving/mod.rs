@@ -5,6 +5,7 @@ mod simulator;
 use std::sync::Arc;
 
 use hourglass_compute::client::Client;
+use hourglass_consumers::api::{ApiConfig, Exposition};
 use hourglass_consumers::compute::{DriverStatus, drive};
 
 pub use simulator::Simulator;
@@ -46,9 +47,12 @@ impl ComputeArgs {
     }
 }
 
-/// Drives through the compute API that a section names, until told to stop.
-pub fn task(section: &ComputeSection) -> Result<Task, Failure> {
+/// Drives through the compute API that a section names, until told to stop. What it does is among the metrics.
+pub fn task(section: &ComputeSection, api: &mut ApiConfig) -> Result<Task, Failure> {
     let (client, options) = (section.client()?, section.driver()?);
+    let status = Arc::new(DriverStatus::default());
+    let shown = Arc::clone(&status);
+    api.exposers.push(Arc::new(move |text| expose(&shown, text)));
     let url = section.url.clone();
     Ok(Box::new(move |cell, mut stopped| {
         Box::pin(async move {
@@ -58,8 +62,33 @@ pub fn task(section: &ComputeSection) -> Result<Task, Failure> {
             let stop = async move {
                 let _told = stopped.changed().await;
             };
-            drive(cell, Arc::new(client), options, Arc::new(DriverStatus::default()), stop).await;
+            drive(cell, Arc::new(client), options, status, stop).await;
             Ok(())
         })
     }))
+}
+
+fn expose(status: &DriverStatus, text: &mut Exposition) {
+    text.counter(
+        "hourglass_compute_calls_total",
+        "Calls to the compute API that were to change something.",
+        &status.calls,
+    );
+    text.counter("hourglass_compute_refused_total", "Of them, those that it refused.", &status.refused);
+    text.counter(
+        "hourglass_compute_unanswered_total",
+        "Calls and questions without an answer that makes sense.",
+        &status.unanswered,
+    );
+    text.counter("hourglass_compute_listings_total", "Complete listings of instances.", &status.listings);
+    text.counter(
+        "hourglass_compute_strays_total",
+        "Instances under names of units that were none, told to stop or to go.",
+        &status.strays,
+    );
+    text.gauge(
+        "hourglass_compute_capacity_read_timestamp_seconds",
+        "When it last said of all pools that ask it what they have; 0 for never.",
+        &status.capacity_read_at,
+    );
 }

@@ -25,19 +25,19 @@ struct Shared {
     authenticator: Authenticator,
     rates: Rates,
     metrics: Metrics,
-    exposer: Option<Arc<Exposer>>,
+    exposers: Vec<Arc<Exposer>>,
     permits: Semaphore,
     requests: AtomicU64,
 }
 
 impl App {
-    pub(super) fn new(cell: CellHandle, authenticator: Authenticator, exposer: Option<Arc<Exposer>>) -> Self {
+    pub(super) fn new(cell: CellHandle, authenticator: Authenticator, exposers: Vec<Arc<Exposer>>) -> Self {
         Self(Arc::new(Shared {
             cell,
             authenticator,
             rates: Rates::default(),
             metrics: Metrics::new(),
-            exposer,
+            exposers,
             permits: Semaphore::new(REQUESTS_MAX),
             requests: AtomicU64::new(0),
         }))
@@ -65,7 +65,7 @@ impl App {
 
     /// All that Prometheus scrapes.
     pub(super) fn exposition(&self) -> String {
-        self.0.metrics.render(self.status(), self.0.exposer.as_deref())
+        self.0.metrics.render(self.status(), &self.0.exposers)
     }
 
     pub(super) fn permits(&self) -> &Semaphore {

@@ -5,6 +5,7 @@
 //! out when somebody asks.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::http::StatusCode;
@@ -49,12 +50,10 @@ impl Metrics {
     }
 
     /// The exposition text.
-    pub(super) fn render(&self, status: &CellStatus, more: Option<&Exposer>) -> String {
+    pub(super) fn render(&self, status: &CellStatus, more: &[Arc<Exposer>]) -> String {
         let mut text = Exposition(self.handle.render());
         expose_cell(status, &mut text);
-        if let Some(more) = more {
-            more(&mut text);
-        }
+        more.iter().for_each(|more| more(&mut text));
         text.0
     }
 }

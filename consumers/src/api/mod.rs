@@ -94,7 +94,7 @@ pub struct ApiConfig {
     /// Who knows it is the operator. Without one, and without an issuer, only loopback is served.
     pub operator_token: Option<String>,
     /// Writes the metrics of what runs beside the cell.
-    pub exposer: Option<Arc<Exposer>>,
+    pub exposers: Vec<Arc<Exposer>>,
     /// Whose JWTs are taken.
     pub oidc: Option<Oidc>,
 }
@@ -111,7 +111,7 @@ impl std::fmt::Debug for ApiConfig {
 
 /// Every route of a cell.
 pub fn router(cell: CellHandle, config: ApiConfig) -> Router {
-    let app = App::new(cell, Authenticator::new(&config), config.exposer);
+    let app = App::new(cell, Authenticator::new(&config), config.exposers);
     let (routes, document) = described().split_for_parts();
     let routes = routes.route("/", get(|| async { Redirect::temporary("/docs/") }));
     // Actions such as `{instance}:start`: they are described by hand in `document`.

@@ -334,7 +334,8 @@ impl Driver {
             tracing::warn!(%error, "the cloud does not say what pools have: they keep what is known");
         }
         if is_whole {
-            self.status.capacity_read_at.store(self.cell.now().unix_ms(), Ordering::Relaxed);
+            let seconds = u64::try_from(self.cell.now().unix_ms().div_euclid(1_000)).unwrap_or(0);
+            self.status.capacity_read_at.store(seconds, Ordering::Relaxed);
         }
         for (pool, answer) in answers {
             let Some(intervals) = answer else {

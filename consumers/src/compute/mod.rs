@@ -20,7 +20,7 @@ mod tests;
 mod translate;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use hourglass_capacity::lifecycle::POLL_MS;
@@ -117,8 +117,8 @@ pub struct DriverStatus {
     pub unanswered: AtomicU64,
     /// Complete listings.
     pub listings: AtomicU64,
-    /// When it was last read what pools have, in Unix milliseconds; 0 for never.
-    pub capacity_read_at: AtomicI64,
+    /// When the cloud last said of all pools that ask it what they have, in Unix seconds; 0 for never.
+    pub capacity_read_at: AtomicU64,
     /// Strays that were told to stop or to go.
     pub strays: AtomicU64,
 }
