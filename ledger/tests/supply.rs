@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hourglass_capacity::auction::reserve::{Point, ReserveDraft, ReservePolicy, Shape};
-use hourglass_capacity::calendar::Allowance;
+use hourglass_capacity::calendar::{Allowance, ReservationName};
 use hourglass_capacity::nodes::{Node, NodeState};
 use hourglass_capacity::supply::{Claim, Offer};
 use hourglass_ledger::core::market::{CapacitySource, MarketCommand, PoolTerms, SupplyCommand, Trigger};
@@ -411,6 +411,46 @@ fn projects_have_their_parts_of_a_reservation() {
     core.run(of("i-1", "ml", 2)).unwrap();
     core.run(of("i-2", "web", 6)).unwrap();
     assert_eq!(refused(&mut core, of("i-3", "web", 1)), "pool_full", "the reservation is full");
+    assert_eq!(verify_core(&core).findings, []);
+}
+
+/// What is sold differently is counted differently, at once.
+#[test]
+fn a_seat_follows_how_an_instance_is_sold() {
+    let mut core = open(8);
+    let (begin, end) = (ms(BEGIN), ms(BEGIN) + 10 * HOUR);
+    core.run(set_pool("eu/h100/fabric-2", terms(8))).unwrap();
+    core.run(reserve("bolt", "r-1", 2, begin, end)).unwrap();
+    core.run(reserve("bolt", "r-2", 3, begin, end)).unwrap();
+    let Command::Reserve { tenant, reservation } = reserve("bolt", "r-3", 1, begin, end) else { panic!() };
+    let fabric = Some("fabric-2".parse().unwrap());
+    core.run(Command::Reserve { tenant, reservation: ReservationDraft { fabric, ..reservation } }).unwrap();
+    core.run(Command::RegisterInstance(inside("i-1", "bolt", "r-1", 2))).unwrap();
+    core.run(start("i-1", core.now)).unwrap();
+    let used = |core: &Core| {
+        let stock = core.state.market().pool(&POOL.parse().unwrap()).unwrap().stock();
+        let of = |id: &str| {
+            let (tenant, reservation) = ("bolt".parse().unwrap(), id.parse().unwrap());
+            stock.used_of(&ReservationName { tenant, reservation })
+        };
+        (of("r-1"), of("r-2"), stock.on_demand(), for_spot(core))
+    };
+    assert_eq!(used(&core), (2, 0, 0, 3));
+    let sold = |core: &mut Core, mode| {
+        core.now += MINUTE;
+        core.run(Command::ChangeMode { instance: "i-1".parse().unwrap(), mode, at: at(core.now) }).map(drop)
+    };
+    let out_of = |id: &str| Mode::Reserved { reservation: id.parse().unwrap() };
+    sold(&mut core, out_of("r-2")).unwrap();
+    assert_eq!(used(&core), (0, 2, 0, 3), "one reservation or the other");
+    sold(&mut core, Mode::OnDemand).unwrap();
+    assert_eq!(used(&core), (0, 0, 2, 1));
+    assert_eq!(sold(&mut core, out_of("r-3")).unwrap_err().code(), "fabric_differs");
+    sold(&mut core, out_of("r-1")).unwrap();
+    core.run(on_demand("i-2", 2)).unwrap();
+    assert_eq!(sold(&mut core, Mode::OnDemand).unwrap_err().code(), "pool_full", "others were promised it");
+    sold(&mut core, Mode::SPOT).unwrap();
+    assert_eq!(used(&core), (0, 0, 2, 1), "only the other one is left");
     assert_eq!(verify_core(&core).findings, []);
 }
 

@@ -294,6 +294,7 @@ fn change_mode(
         return Err(Rejection::Unpriced { sku: sku(cell, &view.sku().platform, model), currency, at });
     }
     if let Some(ix) = state.instances.find(id.as_str()) {
+        market::check_place(state, ix, mode, now)?;
         quotas::admit_mode(state, ix, mode, now)?;
     }
     Ok(Event::ModeChanged { instance: id.clone(), mode: mode.clone(), at })

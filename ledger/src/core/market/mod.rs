@@ -42,8 +42,8 @@ pub(crate) use decide::{check_not_a_unit, check_not_driven, check_not_suspended,
 pub use lives::{Due, Life};
 pub use rejection::MarketRejection;
 pub(crate) use supply::{
-    Lending, YIELD_CREDIT_PREFIX, admit_waiting, check_reservation, check_seat, check_yields, follow,
-    is_waiting, pass, place, reserve, starts,
+    Lending, YIELD_CREDIT_PREFIX, admit_waiting, check_place, check_reservation, check_seat, check_yields,
+    follow, is_waiting, pass, place, reserve, starts,
 };
 pub use supply::{Seat, Stock};
 

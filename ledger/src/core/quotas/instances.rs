@@ -117,7 +117,9 @@ pub(crate) fn change_class(state: &mut State, ix: InstanceIx, mode: &Mode, now: 
     let of: (TenantId, ProjectId) = (view.tenant().clone(), view.project().clone());
     let platform = view.sku().platform.clone();
     let burn = budget::burn_of_instance(state, (&of.0, &of.1), &platform, mode, gpus, now);
-    add_burn(&mut state.quotas, holding.node, burn.unwrap_or_default())
+    add_burn(&mut state.quotas, holding.node, burn.unwrap_or_default())?;
+    // Another reservation can be the same class.
+    market::follow(state, ix)
 }
 
 fn reclass(state: &mut State, ix: InstanceIx, holding: Holding, class: Class) -> Result<()> {

@@ -33,7 +33,8 @@ use crate::core::state::State;
 pub(crate) use decide::{check_reservation, decide};
 pub use seats::Seat;
 pub(crate) use seats::{
-    admit_waiting, check_seat, follow, is_waiting, place, starts, unit_goes, unit_is_to_stop, unit_won,
+    admit_waiting, check_place, check_seat, follow, is_waiting, place, starts, unit_goes, unit_is_to_stop,
+    unit_won,
 };
 pub(crate) use yields::{Lending, YIELD_CREDIT_PREFIX, check as check_yields};
 

@@ -106,11 +106,53 @@ pub(crate) fn check_seat(
     if let Some(held) = held.filter(|_| class_for(state, None, it.gpus, &it.mode, now) == Class::Reserved) {
         return Ok(check_allowance(state, pool, held, it, now)?);
     }
-    let spot = spot_over_time(state, &name, pool, now);
-    match pool.admit_on_demand(now, &spot, u64::from(it.gpus)) {
+    Ok(check_on_demand(state, &name, pool, it.gpus, now)?)
+}
+
+/// Whether an instance that has a place may be sold differently: not out of a reservation of another fabric, and
+/// on demand only where there is room.
+pub(crate) fn check_place(
+    state: &State,
+    ix: InstanceIx,
+    mode: &Mode,
+    now: Instant,
+) -> Result<(), MarketRejection> {
+    let Some(seat) = state.market.seats.get(&ix) else { return Ok(()) };
+    match mode {
+        Mode::Spot { .. } => Ok(()),
+        Mode::OnDemand => {
+            let is_on_demand = seat.counted.as_ref().is_none_or(|counted| counted.of.is_none());
+            let pool = state.market.pools.get(&seat.pool).filter(|_| !is_on_demand);
+            let gpus = state.instances.get(ix).map_or(0, |instance| instance.gpus);
+            pool.map_or(Ok(()), |pool| check_on_demand(state, &seat.pool, pool, gpus, now))
+        }
+        Mode::Reserved { reservation } => {
+            let held = state.reservations.find(reservation).map(|(_, held)| held);
+            let fabric = held.and_then(|held| held.reservation.draft().fabric.as_ref());
+            match fabric.filter(|fabric| **fabric != seat.pool.fabric) {
+                None => Ok(()),
+                Some(fabric) => {
+                    let (reservation, fabric) = (reservation.clone(), fabric.clone());
+                    Err(MarketRejection::FabricDiffers { reservation, fabric })
+                }
+            }
+        }
+    }
+}
+
+/// Whether so many GPUs may be on demand in a pool, now or when spot has made way.
+fn check_on_demand(
+    state: &State,
+    name: &PoolName,
+    pool: &Pool,
+    gpus: u32,
+    now: Instant,
+) -> Result<(), MarketRejection> {
+    let spot = spot_over_time(state, name, pool, now);
+    match pool.admit_on_demand(now, &spot, u64::from(gpus)) {
         Admission::Now | Admission::Pending { .. } => Ok(()),
         Admission::Refused { room, tightest } => {
-            Err(MarketRejection::PoolFull { pool: name, gpus: it.gpus, room, tightest }.into())
+            Err(MarketRejection::PoolFull { pool: name.clone(), gpus, room, tightest })
         }
     }
 }
