@@ -235,7 +235,7 @@ impl From<Refusal> for Status {
 }
 
 /// Which status a rejection has. No variant is left to a default: a new one has to be given its own.
-const fn quota_code(rejection: &QuotaRejection) -> Code {
+pub(crate) const fn quota_code(rejection: &QuotaRejection) -> Code {
     use QuotaRejection as Q;
     match rejection {
         Q::NodeUnknown { .. }

@@ -9,10 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hourglass_ledger::cell::CellError;
 use hourglass_ledger::core::Rejection;
-use hourglass_ledger::core::market::MarketRejection;
-use hourglass_ledger::core::quotas::QuotaRejection;
 use hourglass_ledger::store::StoreError;
-use hourglass_quota::hold::HoldError;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tonic::Code;
@@ -20,7 +17,7 @@ use utoipa::ToSchema;
 
 use crate::auth::Denied;
 use crate::billing::quotas::denial_members;
-use crate::refusal::market_code;
+use crate::refusal::{market_code, quota_code};
 use crate::usage::IngestError;
 
 /// The media type of every error.
@@ -245,8 +242,8 @@ impl From<Rejection> for Problem {
             | R::PlanInvalid(_)
             | R::PlanTooLong { .. }
             | R::AmountOverflow => StatusCode::UNPROCESSABLE_ENTITY,
-            R::Quota(rejection) => quota_status(rejection),
-            R::Market(rejection) => market_status(rejection),
+            R::Quota(rejection) => status_of(quota_code(rejection)),
+            R::Market(rejection) => status_of(market_code(rejection)),
             R::MessageTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             R::CellNotOpen | R::SuspenseFull => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -261,46 +258,10 @@ impl From<Rejection> for Problem {
     }
 }
 
-/// What is not free is a conflict with what others hold: a 429 would be retried in a loop.
-const fn quota_status(rejection: &QuotaRejection) -> StatusCode {
-    use QuotaRejection as Q;
-    match rejection {
-        Q::NodeUnknown { .. }
-        | Q::CapUnknown { .. }
-        | Q::LeaseUnknown { .. }
-        | Q::RequestUnknown { .. }
-        | Q::Hold(HoldError::Unknown { .. }) => StatusCode::NOT_FOUND,
-        Q::GroupExists { .. }
-        | Q::TooDeep { .. }
-        | Q::NodesFull
-        | Q::ResourcesFull
-        | Q::Hold(_)
-        | Q::HoldMismatch { .. }
-        | Q::HoldsFull
-        | Q::Denied(_)
-        | Q::NeedsReclaim { .. }
-        | Q::SpendDenied(_)
-        | Q::CostUnbounded { .. }
-        | Q::LeaseInconsistent { .. }
-        | Q::LeasesFull
-        | Q::RequestDecided { .. }
-        | Q::BelowUse { .. }
-        | Q::RequestsFull
-        | Q::NothingDue => StatusCode::CONFLICT,
-        Q::ItemsInvalid(_)
-        | Q::LimitsInvalid(_)
-        | Q::TtlOutOfRange
-        | Q::Cap(_)
-        | Q::RequestInvalid(_)
-        | Q::TextInvalid
-        | Q::RulesInvalid
-        | Q::ListingInvalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-    }
-}
-
-/// As over gRPC: what is not there, what can never be, and what cannot be as things stand.
-const fn market_status(rejection: &MarketRejection) -> StatusCode {
-    match market_code(rejection) {
+/// As over gRPC: what is not there, what can never be, and what cannot be as things stand. What is not free is a
+/// conflict with what others hold: a 429 would be retried in a loop.
+const fn status_of(code: Code) -> StatusCode {
+    match code {
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::InvalidArgument => StatusCode::UNPROCESSABLE_ENTITY,
         _ => StatusCode::CONFLICT,

@@ -1,6 +1,9 @@
 //! Random lives of a cell that sells in every way: after each step the book holds, and after each
 //! `Tick` what is posted is what settling everything anew gives.
 
+mod acts;
+mod checks;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use hourglass_pricing::settle::{Item, ItemKey};
@@ -25,6 +28,8 @@ use super::{
 };
 
 use crate::verify::quotas::{Before, Watch};
+use acts::*;
+use checks::*;
 
 const BEGIN: &str = "2026-03-28T00:00:00Z";
 const MINUTE: i64 = 60_000;
@@ -32,132 +37,6 @@ const HOUR: i64 = 60 * MINUTE;
 const TENANTS: [&str; 2] = ["acme", "bolt"];
 const INSTANCES: [(&str, usize, u32); 5] =
     [("i-0", 0, 8), ("i-1", 0, 4), ("i-2", 0, 8), ("i-3", 1, 8), ("i-4", 1, 1)];
-
-#[derive(Debug, Clone)]
-enum Act {
-    Wait(i64),
-    Start(usize, i64),
-    Stop(usize, i64),
-    Report(usize, i64, i64),
-    /// Reports on from the last report until now, or some minutes ahead of it.
-    Continue(usize, i64),
-    ChangeMode(usize, usize, i64),
-    Spot(i64),
-    Reserve(usize, u32, i64, i64, usize),
-    Amend(usize, i64),
-    Credit(usize, usize, i64, Option<i64>, u32),
-    Tax(usize, bool),
-    Rerate(i64, i64, i64, bool),
-    VoidUsage(usize, i64, i64),
-    Finalise(usize),
-    Pay(usize, u64),
-    VoidInvoice(usize, u64),
-    CreditNote(usize),
-    Tick,
-    Quota(Quota),
-}
-
-/// What is done about quota. Holds, leases and instances are named by their place among those that live.
-#[derive(Debug, Clone)]
-enum Quota {
-    Group(usize, usize),
-    Place(usize, usize, usize),
-    /// Node, class, nominal, borrowing, lending, drain.
-    Limit(usize, usize, Option<u64>, u64, u64, bool),
-    Hold(usize, usize, u64, i64),
-    Commit(usize),
-    Release(usize),
-    Renew(usize, i64),
-    Resize(usize, usize, u64),
-    /// An instance with the hold or without one.
-    Register(usize, usize, Option<usize>, u32),
-    Lease(usize, usize, u64, u64),
-    Refresh(usize, u64, u64),
-    Return(usize),
-    Ask(usize, usize, u64),
-    Answer(usize, Option<u64>),
-    Review,
-}
-
-fn quota() -> impl Strategy<Value = Quota> {
-    let (class, live) = (|| 0..3_usize, || 0..40_usize);
-    prop_oneof![
-        1 => (0..2_usize, 0..3_usize).prop_map(|(t, g)| Quota::Group(t, g)),
-        2 => (0..2_usize, 0..3_usize, 0..4_usize).prop_map(|(t, p, g)| Quota::Place(t, p, g)),
-        4 => (live(), class(), proptest::option::weighted(0.8, 0..40_u64), 0..30_u64, 0..30_u64, any::<bool>())
-            .prop_map(|(n, c, nominal, b, l, d)| Quota::Limit(n, c, nominal, b, l, d)),
-        6 => (live(), class(), 1..16_u64, 1..300_i64).prop_map(|(p, c, a, s)| Quota::Hold(p, c, a, s)),
-        2 => live().prop_map(Quota::Commit),
-        2 => live().prop_map(Quota::Release),
-        1 => (live(), 1..300_i64).prop_map(|(h, s)| Quota::Renew(h, s)),
-        2 => (live(), class(), 1..16_u64).prop_map(|(h, c, a)| Quota::Resize(h, c, a)),
-        4 => (live(), class(), proptest::option::of(live()), 1..9_u32).prop_map(|(p, m, h, g)| Quota::Register(p, m, h, g)),
-        2 => (live(), class(), 1..16_u64, 0..4_u64).prop_map(|(n, c, w, s)| Quota::Lease(n, c, w, s)),
-        2 => (live(), 1..16_u64, 0..3_u64).prop_map(|(l, w, k)| Quota::Refresh(l, w, k)),
-        1 => live().prop_map(Quota::Return),
-        1 => (live(), class(), 0..40_u64).prop_map(|(n, c, w)| Quota::Ask(n, c, w)),
-        1 => (live(), proptest::option::of(0..40_u64)).prop_map(|(r, g)| Quota::Answer(r, g)),
-        3 => Just(Quota::Review),
-    ]
-}
-
-fn act() -> impl Strategy<Value = Act> {
-    let instance = || 0..INSTANCES.len();
-    let back = || prop_oneof![0..3 * HOUR, 0..60 * HOUR, 0..700 * HOUR];
-    prop_oneof![
-        6 => prop_oneof![1..20 * MINUTE, 1..200 * MINUTE].prop_map(Act::Wait),
-        3 => (20 * HOUR..500 * HOUR).prop_map(Act::Wait),
-        4 => (instance(), back()).prop_map(|(i, b)| Act::Start(i, b)),
-        2 => (instance(), back()).prop_map(|(i, b)| Act::Stop(i, b)),
-        12 => (instance(), back(), 1..5 * HOUR).prop_map(|(i, b, l)| Act::Report(i, b, l)),
-        8 => (instance(), 0..4 * MINUTE).prop_map(|(i, a)| Act::Continue(i, a)),
-        6 => (0..4 * MINUTE).prop_map(|a| Act::Continue(3, a)),
-        3 => (instance(), 0..5_usize, back()).prop_map(|(i, m, b)| Act::ChangeMode(i, m, b)),
-        4 => (1..9_i64).prop_map(Act::Spot),
-        2 => (0..2_usize, 1..20_u32, 0..30_i64, 1..60_i64, 0..4_usize).prop_map(|(t, g, f, l, p)| Act::Reserve(t, g, f, l, p)),
-        1 => (0..6_usize, 0..80_i64).prop_map(|(r, u)| Act::Amend(r, u)),
-        2 => (0..2_usize, 0..2_usize, 1..200_i64, proptest::option::of(1..100_i64), any::<u32>()).prop_map(|(t, k, a, u, p)| Act::Credit(t, k, a, u, p)),
-        1 => (0..2_usize, any::<bool>()).prop_map(|(t, line)| Act::Tax(t, line)),
-        1 => (0..100_i64, 1..60_i64, 1..9_i64, any::<bool>()).prop_map(|(b, l, p, c)| Act::Rerate(b, l, p, c)),
-        1 => (instance(), back(), 1..5 * HOUR).prop_map(|(i, b, l)| Act::VoidUsage(i, b, l)),
-        6 => (0..2_usize).prop_map(Act::Finalise),
-        2 => (0..2_usize, 1..3_u64).prop_map(|(t, n)| Act::Pay(t, n)),
-        4 => (0..2_usize, 1..3_u64).prop_map(|(t, n)| Act::VoidInvoice(t, n)),
-        3 => (0..2_usize).prop_map(Act::CreditNote),
-        5 => Just(Act::Tick),
-        24 => quota().prop_map(Act::Quota),
-    ]
-}
-
-/// What happens in a market of one tenant: much is lent, claimed and given back.
-fn market() -> impl Strategy<Value = Act> {
-    // Projects of the second tenant alone.
-    let (project, live) = (|| (0..3_usize).prop_map(|p| 2 * p + 1), || 0..12_usize);
-    let class = || prop_oneof![4 => Just(0_usize), 5 => Just(1), 1 => Just(2)];
-    let quota = prop_oneof![
-        10 => (project(), class(), 1..9_u64, 30..3_000_i64).prop_map(|(p, c, a, s)| Quota::Hold(p, c, a, s)),
-        2 => live().prop_map(Quota::Commit),
-        4 => live().prop_map(Quota::Release),
-        2 => (live(), class(), 1..9_u64).prop_map(|(h, c, a)| Quota::Resize(h, c, a)),
-        4 => (project(), class(), proptest::option::of(live()), 1..9_u32).prop_map(|(p, m, h, g)| Quota::Register(p, m, h, g)),
-        1 => (live(), class(), 1..9_u64, 0..4_u64).prop_map(|(n, c, w, s)| Quota::Lease(n, c, w, s)),
-        2 => (live(), 1..16_u64, 0..3_u64).prop_map(|(l, w, k)| Quota::Refresh(l, w, k)),
-        1 => (Just(1_usize), 0..3_usize, 0..3_usize).prop_map(|(t, p, g)| Quota::Place(t, p, g)),
-        1 => (live(), class(), 4..20_u64).prop_map(|(n, c, nominal)| Quota::Limit(n, c, Some(nominal), 25, 25, true)),
-        3 => Just(Quota::Review),
-    ];
-    let instance = || 3..INSTANCES.len();
-    prop_oneof![
-        20 => quota.prop_map(Act::Quota),
-        3 => (1..5 * MINUTE).prop_map(Act::Wait),
-        1 => (1..50 * HOUR).prop_map(Act::Wait),
-        3 => (instance(), Just(0)).prop_map(|(i, b)| Act::Start(i, b)),
-        3 => (instance(), Just(0)).prop_map(|(i, b)| Act::Stop(i, b)),
-        2 => (instance(), 0..4_usize, Just(0)).prop_map(|(i, m, b)| Act::ChangeMode(i, m, b)),
-        1 => (Just(1_usize), 1..20_u32, 0..3_i64, 1..60_i64).prop_map(|(t, g, f, l)| Act::Reserve(t, g, f, l, 0)),
-        2 => Just(Act::Tick),
-    ]
-}
 
 struct Life {
     bench: Bench,
@@ -580,83 +459,6 @@ impl Life {
     }
 }
 
-/// What must be of quota, from what was asked and answered alone.
-#[derive(Default)]
-struct QuotaOracle {
-    watch: Watch,
-    /// Who holds quota: accepted and not seen stopped since.
-    running: BTreeSet<InstanceId>,
-}
-
-impl QuotaOracle {
-    fn follow(&mut self, state: &State, before: Before, recorded: &super::Recorded) {
-        let wrong = self.watch.after(before, state, recorded);
-        assert_eq!(wrong, [], "{:?}", recorded.event);
-        let wrong = self.watch.at_end(state);
-        assert_eq!(wrong, [], "{:?}", recorded.event);
-        match &recorded.event {
-            super::Event::InstanceRegistered(it) => {
-                self.running.insert(it.instance.clone());
-            }
-            super::Event::InstanceStarted { instance, .. } => {
-                self.running.insert(instance.clone());
-            }
-            super::Event::InstanceStopped { instance, .. } => {
-                self.running.remove(instance);
-            }
-            _ => {}
-        }
-        let tree = state.quotas().tree();
-        let mut inside: BTreeMap<ReservationId, u32> = BTreeMap::new();
-        for (ix, instance) in state.instances.iter() {
-            assert_eq!(instance.holding.is_some(), self.running.contains(&instance.id), "{}", instance.id);
-            let unheld = instance.holding.is_some_and(|it| it.unheld);
-            assert_eq!(state.quotas().unheld.contains(&ix), unheld, "{}", instance.id);
-            let Some(holding) = instance.holding else { continue };
-            let view = state.instance(instance.id.as_str()).unwrap();
-            assert_eq!(tree.project(view.tenant(), view.project()), Some(holding.node));
-            match (&view.modes().pop().unwrap().1, holding.key.class()) {
-                (Mode::OnDemand, Class::OnDemand) | (Mode::Spot { .. }, Class::Preemptible) => {}
-                (Mode::Reserved { .. }, Class::OnDemand) => {}
-                (Mode::Reserved { reservation }, Class::Reserved) => {
-                    *inside.entry(reservation.clone()).or_default() += instance.gpus;
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-        for (reservation, gpus) in inside {
-            let (_, held) = state.reservations.find(&reservation).unwrap();
-            assert!(gpus <= held.reservation.draft().gpus, "{reservation} is overbooked");
-        }
-        if matches!(recorded.event, super::Event::Ticked) {
-            check_ticked(state);
-        }
-        // Whoever waits really has to: what is lent is not back, or a limit was lowered.
-        let (mut holds, mut tree) = (state.quotas().holds().clone(), tree.clone());
-        holds.promote(&mut tree, 0).unwrap();
-        assert!(holds == *state.quotas().holds(), "it waits for nothing: {:?}", recorded.event);
-    }
-}
-
-/// Nobody is inside a reservation that is over, nor runs unheld where there is room.
-fn check_ticked(state: &State) {
-    for (_, instance) in state.instances.iter() {
-        let Some(holding) = instance.holding else { continue };
-        if let (Class::Reserved, Some(Mode::Reserved { reservation })) =
-            (holding.key.class(), instance.modes.assigned_last())
-        {
-            let (_, held) = state.reservations.find(reservation).unwrap();
-            assert!(held.reservation.interval().end() > state.now(), "{} is inside no more", instance.id);
-        }
-        if holding.unheld {
-            let (items, mut tree) =
-                ([(holding.key, u64::from(instance.gpus))], state.quotas().tree().clone());
-            tree.remove(holding.node, Counter::Unheld, &items).unwrap();
-            assert_ne!(tree.fit(holding.node, &items), Ok(Fit::Now), "{} could have a hold", instance.id);
-        }
-    }
-}
-
 /// The check can fail: a counter that is off by one, another one, a hold that its events know otherwise.
 #[test]
 fn q1_q3_what_does_not_add_up_is_found() {
@@ -686,88 +488,6 @@ fn q1_q3_what_does_not_add_up_is_found() {
     assert_eq!(found(&|it| it.holds.take(&mut it.tree, other, hold.clone()).unwrap()), ["Q-3"]);
     assert_eq!(found(&|it| it.holds.commit(&mut it.tree, id, 1).unwrap()), ["Q-3"]);
     assert_eq!(found(&|it| it.holds.renew(id, sound.now(), 1).unwrap()), ["Q-3"]);
-}
-
-/// What is posted is what settling everything anew gives, and each credit is what was drawn from it.
-fn check_settled(state: &State) {
-    let accounting = state.accounting(|_| true, true);
-    assert!(accounting.balances(), "M-3: {accounting:?}");
-    let lines: i64 = state.lines().map(|line| line.unwrap().line.milliseconds).sum();
-    assert_eq!(lines, accounting.billed_ms, "M-3");
-    for (id, tenant) in state.tenants() {
-        let mut left = BTreeMap::new();
-        for grant in &tenant.credits {
-            let rest = grant.remaining().unwrap();
-            assert!(!grant.closed || rest.is_zero(), "a closed credit has nothing left");
-            assert!(rest >= Amount::ZERO, "B-4");
-            let sum = left.entry(grant.kind.account(id)).or_insert(Amount::ZERO);
-            *sum = sum.checked_sub(rest).unwrap();
-        }
-        for (account, left) in left {
-            assert_eq!(state.book().balance(&account, tenant.currency), left, "B-4: {account}");
-        }
-        let mut invoiced: BTreeMap<ItemKey, (i64, i128)> = BTreeMap::new();
-        for invoice in tenant.invoices.values().filter(|it| it.status != super::InvoiceStatus::Void) {
-            for (key, item) in &invoice.held {
-                let sum = invoiced.entry(*key).or_default();
-                *sum = (sum.0 + item.quantity.nanos(), sum.1 + item.amount.attos());
-            }
-        }
-        invoiced.retain(|_, sum| *sum != (0, 0));
-        assert_eq!(tenant.items.invoiced(), invoiced, "what invoices hold of {id}");
-        let reach = Reach::all(&state.calendars, id, state.now());
-        let anew = items(state.ground(), id, tenant, reach, &[]).unwrap();
-        let posted: BTreeMap<ItemKey, Item> = tenant.items.accrued();
-        assert_eq!(posted, anew, "{id} at {}", state.now());
-    }
-}
-
-/// Who has room in a reservation follows from life cycles and assignments alone, and never more GPUs have
-/// room than there are.
-fn check_room(state: &State) {
-    for held in state.reservations() {
-        let draft = held.reservation.draft();
-        assert_eq!(held.room, held.fill(&draft.reservation, &state.instances), "{}", draft.reservation);
-        let edges = held.room.values().flat_map(|room| room.intervals()).map(|part| part.start());
-        for edge in edges {
-            let inside =
-                held.room.iter().filter(|(_, room)| room.intervals().iter().any(|it| it.contains(edge)));
-            let taken: u32 = inside.map(|(ix, _)| state.instances.get(*ix).unwrap().gpus).sum();
-            assert!(taken <= draft.gpus, "{} at {edge}: {taken} of {}", draft.reservation, draft.gpus);
-        }
-        for (ix, room) in &held.room {
-            let instance = state.instances.get(*ix).unwrap();
-            for part in room.intervals() {
-                let reserved = instance
-                    .modes
-                    .within(*part)
-                    .all(|(_, step)| state.groups.get(step.group).unwrap().reservation.is_some());
-                assert!(reserved, "{} has room over {part} and is billed otherwise", instance.id);
-            }
-        }
-    }
-}
-
-/// Buckets are the sums of the lines.
-fn check_buckets(state: &State) {
-    let mut sums: BTreeMap<(u32, Interval, Price), Quantity> = BTreeMap::new();
-    for ix in 0..state.instances.len() {
-        let instance = state.instances.get(ix).unwrap();
-        for (key, line) in instance.lines(state.rates()).unwrap() {
-            assert_eq!(line.quantity, quantity(line.milliseconds, instance.gpus).unwrap());
-            let tenant = &state.groups.get(key.group).unwrap().tenant;
-            let (_, segment) = state.calendars.segment(tenant, key.hour.start());
-            let sum = sums.entry((key.group, segment, key.price)).or_default();
-            *sum = sum.checked_add(line.quantity).unwrap();
-        }
-    }
-    let buckets = state.groups.iter().flat_map(|(ix, group)| group.buckets().iter().map(move |it| (ix, it)));
-    let buckets: BTreeMap<_, _> = buckets
-        .filter(|(_, bucket)| !bucket.charged.is_zero())
-        .map(|(ix, bucket)| ((ix, bucket.segment, bucket.price), bucket.charged))
-        .collect();
-    sums.retain(|_, quantity| !quantity.is_zero());
-    assert_eq!(buckets, sums);
 }
 
 const TERMS: [&str; 4] = [
