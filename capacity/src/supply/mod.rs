@@ -218,6 +218,11 @@ impl Pool<'_> {
         Supply { next_change: self.next_change(policy, supply.gpus), ..supply }
     }
 
+    /// How many GPUs that is now, without looking for when it changes.
+    pub fn for_spot(&self, policy: &Policy) -> u64 {
+        self.weigh(policy).gpus
+    }
+
     /// Whether so many on-demand GPUs may start.
     ///
     /// They may where capacity is enough for them, for what runs on demand and for every reservation within

@@ -177,7 +177,7 @@ impl Pool {
 
     /// GPUs for spot, those that spot runs on included.
     pub fn supply(&self, at: Instant) -> u64 {
-        self.supply_terms(at).gpus
+        self.ask(at, &Steps::default(), |pool, policy| pool.for_spot(policy))
     }
 
     /// The same, term by term.
