@@ -14,6 +14,7 @@
 //! | [`Instant`] | milliseconds since the Unix epoch, UTC | `i64` |
 //! | [`Interval`] | half-open `[start, end)`, never empty | two [`Instant`]s |
 //! | [`Coverage`] | a set of milliseconds, as sorted disjoint intervals | |
+//! | [`Labels`] | what a customer calls its things: keys and values | |
 //! | [`Hour`], [`Month`] | a UTC hour, a UTC calendar month | `i64`, `u32` |
 //!
 //! **Quantise the quantity, never the product.** A GPU-second is no finite fraction of an hour, so
@@ -31,6 +32,7 @@
 mod coverage;
 mod currency;
 mod ids;
+mod labels;
 mod money;
 mod percent;
 mod resource;
@@ -42,6 +44,7 @@ pub use ids::{
     AgentId, BidId, CloudId, CreditId, Fabric, GroupId, ID_LENGTH_MAX, IdError, InstanceId, NodeId,
     OperationId, Platform, ProjectId, RateCardName, Region, ReservationId, TenantId,
 };
+pub use labels::{LABEL_LENGTH_MAX, LABELS_MAX, LabelError, Labels, is_label_key};
 pub use money::{
     Amount, GPU_MILLISECONDS_MAX, Money, MoneyError, PRICE_FRACTION_DIGITS, PRICE_NANOS_MAX, Price, Quantity,
 };

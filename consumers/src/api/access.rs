@@ -15,10 +15,10 @@ use crate::auth::roles::{Permission, Reach};
 use crate::auth::{Denied, Principal};
 
 use Permission::{
-    IngestUsage, ManageKeys, ReadBids, ReadBooks, ReadContracts, ReadInstances, ReadLedger, ReadMarket,
+    IngestUsage, ManageKeys, ManageOwnKeys, ReadBids, ReadBooks, ReadContracts, ReadInstances, ReadLedger, ReadMarket,
     ReadMetrics, ReadQuarantine, ReadQuotas, ReadRateCards, ReadReservations, ReadSupply, ReadTenants,
     ReadUsage, RequestQuotas, RerateOpen, VoidUsage, WriteBids, WriteCaps, WriteCredits, WriteHolds,
-    WriteInstances, WriteInvoices, WriteLoans, WriteMarket, WritePrices, WriteQuarantine, WriteQuotas,
+    WriteInstances, WriteInvoices, WriteLabels, WriteLoans, WriteMarket, WritePrices, WriteQuarantine, WriteQuotas,
     WriteReservations, WriteTax, WriteTenants,
 };
 
@@ -103,6 +103,8 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("POST", "/v1/tenants/{tenant}/instances/{instance}:stop",                  WriteInstances),
     ("POST", "/v1/tenants/{tenant}/instances/{instance}:void-usage",            VoidUsage),
     ("POST", "/v1/tenants/{tenant}/invoices",                                   WriteInvoices),
+    ("GET",  "/v1/tenants/{tenant}/instances/{instance}/timeline",              ReadInstances),
+    ("PUT",  "/v1/tenants/{tenant}/instances/{instance}/labels",                WriteLabels),
     ("GET",  "/v1/tenants/{tenant}/invoices",                                   ReadBooks),
     ("GET",  "/v1/tenants/{tenant}/invoices/draft",                             ReadBooks),
     ("GET",  "/v1/tenants/{tenant}/invoices/{number}",                          ReadBooks),
@@ -110,6 +112,10 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET",  "/v1/tenants/{tenant}/invoices/{number}/status",                   ReadBooks),
     ("POST", "/v1/tenants/{tenant}/invoices/{number}:pay",                      WriteInvoices),
     ("POST", "/v1/tenants/{tenant}/invoices/{number}:void",                     WriteInvoices),
+    ("POST", "/v1/tenants/{tenant}/keys",                                       ManageOwnKeys),
+    ("GET",  "/v1/tenants/{tenant}/keys",                                       ManageOwnKeys),
+    ("GET",  "/v1/tenants/{tenant}/keys/{key}",                                 ManageOwnKeys),
+    ("POST", "/v1/tenants/{tenant}/keys/{key}:revoke",                          ManageOwnKeys),
     ("POST", "/v1/tenants/{tenant}/leases",                                     WriteHolds),
     ("GET",  "/v1/tenants/{tenant}/leases",                                     ReadQuotas),
     ("GET",  "/v1/tenants/{tenant}/leases/{lease}",                             ReadQuotas),
@@ -136,6 +142,7 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("PUT",  "/v1/tenants/{tenant}/spend-caps",                                 WriteCaps),
     ("DELETE", "/v1/tenants/{tenant}/spend-caps",                               WriteCaps),
     ("POST", "/v1/tenants/{tenant}/tax",                                        WriteTax),
+    ("GET",  "/v1/tenants/{tenant}/timeline",                                   ReadInstances),
     ("GET",  "/v1/tenants/{tenant}/transfers",                                  ReadBooks),
     ("GET",  "/v1/tenants/{tenant}/unused",                                     ReadUsage),
     ("GET",  "/v1/tenants/{tenant}/usage",                                      ReadUsage),

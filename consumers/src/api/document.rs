@@ -23,6 +23,7 @@ use super::reservations::{
     __path_amend_reservation, __path_assign_reservation, __path_claim_loan, __path_lend_reservation,
     __path_withdraw_loan,
 };
+use super::tenant_keys::__path_revoke_tenant_key;
 use super::tenants::{__path_resume_tenant, __path_suspend_tenant};
 
 use crate::auth::roles::{Permission, Reach, holders};
@@ -41,7 +42,7 @@ use crate::auth::roles::{Permission, Reach, holders};
     paths(
         suspend_tenant, resume_tenant, start_instance, stop_instance, change_mode, void_usage, amend_reservation, assign_reservation, claim_loan,
         lend_reservation, withdraw_loan, pay_invoice, void_invoice,
-        revoke_key, replay_quarantine, place_project, commit_hold, release_hold, renew_hold, resize_hold,
+        revoke_key, revoke_tenant_key, replay_quarantine, place_project, commit_hold, release_hold, renew_hold, resize_hold,
         refresh_lease, return_lease, decide_request, update_bid, cancel_bid,
     ),
     components(schemas(ProblemDocument)),

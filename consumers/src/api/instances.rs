@@ -1,5 +1,7 @@
 //! Instances and their life cycle, as facts that somebody else reports.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -17,6 +19,7 @@ use utoipa::ToSchema;
 use super::app::{App, known_tenant};
 use super::done::{Done, done};
 use super::extract::{Body, Idempotency, Json, Path, Query, json, unsupported};
+use super::labels::shown;
 use super::page::{ListPage, PageRequest, invalid};
 use super::problem::Problem;
 use super::tenants::PageQuery;
@@ -166,6 +169,8 @@ pub(super) struct View {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schema(required = false)]
     waits: bool,
+    /// What its owner calls it.
+    labels: BTreeMap<String, String>,
 }
 
 /// An instance, as of a log position.
@@ -256,6 +261,7 @@ fn view(state: &Facts, it: InstanceView<'_>) -> View {
         quota: it.unheld().map(|unheld| if unheld { "unheld" } else { "held" }),
         preemption: preemption_of(state, &Target::Instance(it.id().clone())),
         waits: state.market().waits(state, it.id()),
+        labels: shown(it.labels()),
     }
 }
 

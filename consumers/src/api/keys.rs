@@ -20,6 +20,7 @@ use super::problem::Problem;
 use super::tenants::PageQuery;
 use crate::auth::{KeyDraft, KeyError, Principal, draw_key};
 use crate::billing::report::AsOf;
+use crate::usage::Name;
 
 /// A key to create.
 #[derive(Deserialize, ToSchema)]
@@ -81,9 +82,9 @@ pub(super) struct View {
 #[derive(Serialize, ToSchema)]
 #[schema(as = KeyAnswer)]
 pub(super) struct Answer {
-    as_of: AsOf,
+    pub(super) as_of: AsOf,
     #[serde(flatten)]
-    key: View,
+    pub(super) key: View,
 }
 
 /// What was created.
@@ -104,7 +105,7 @@ pub(super) struct Created {
     note: Option<&'static str>,
 }
 
-fn view(key: &Credential, now: Instant) -> View {
+pub(super) fn view(key: &Credential, now: Instant) -> View {
     let grant = &key.grant;
     View {
         id: grant.id.to_string(),
@@ -142,6 +143,17 @@ pub(super) async fn create_key(
 ) -> Result<Response, Problem> {
     let Draft { name: label, role, tenant, agent, scopes, expires_at } = draft;
     let draft = KeyDraft { name: label, role, tenant, agent, scopes, expires_at };
+    create(app, principal, draft, name, "/v1/keys").await
+}
+
+/// Draws a key and has it written down; `below` is the path of keys that it gets.
+pub(super) async fn create(
+    app: App,
+    principal: Principal,
+    draft: KeyDraft,
+    name: Option<Name>,
+    below: &str,
+) -> Result<Response, Problem> {
     let (key, grant) = draw_key(draft)?;
     check_passed_on(&principal, &grant.scopes)?;
     let outcome = app.submit(Command::CreateKey(grant), name).await?;
@@ -154,7 +166,7 @@ pub(super) async fn create_key(
         "the key was shown in the first answer only; where that was lost, revoke it and create another";
     let created = Created {
         position: outcome.answer().position.number(),
-        resource: format!("/v1/keys/{id}"),
+        resource: format!("{below}/{id}"),
         id: id.to_string(),
         key: (!replayed).then(|| key.reveal()),
         note: replayed.then_some(note),
@@ -232,7 +244,7 @@ pub(super) async fn act_on_key(
 pub(super) async fn revoke_key(
     app: App,
     id: KeyId,
-    name: Option<crate::usage::Name>,
+    name: Option<Name>,
 ) -> Result<Response, Problem> {
     let resource = format!("/v1/keys/{id}");
     let outcome = app.submit(Command::RevokeKey { id }, name).await?;

@@ -32,6 +32,7 @@ mod health;
 mod instances;
 mod invoices;
 mod keys;
+mod labels;
 mod ledger;
 mod market;
 mod metrics;
@@ -46,9 +47,11 @@ mod rerates;
 mod reservations;
 pub(crate) mod schema;
 mod spot;
+mod tenant_keys;
 mod tenants;
 #[cfg(test)]
 mod tests;
+mod timeline;
 mod usage;
 
 use std::sync::Arc;
@@ -123,6 +126,7 @@ pub fn router(cell: CellHandle, config: ApiConfig) -> Router {
     let act = post(invoices::life::act_on_invoice);
     let routes = routes.route("/v1/tenants/{tenant}/invoices/{number}", act);
     let routes = routes.route("/v1/keys/{key}", post(keys::act_on_key));
+    let routes = routes.route("/v1/tenants/{tenant}/keys/{key}", post(tenant_keys::act_on_tenant_key));
     let routes = routes.route("/v1/quarantine/{position}", post(quarantine::act_on_quarantine));
     let act = post(quotas::act_on_project);
     let routes = routes.route("/v1/tenants/{tenant}/projects/{project}", act);
@@ -167,6 +171,9 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(prices::publish_rate_card, prices::list_rate_cards))
         .routes(routes!(instances::register_instance, instances::list_instances))
         .routes(routes!(instances::get_instance))
+        .routes(routes!(labels::set_labels))
+        .routes(routes!(timeline::tenant_timeline))
+        .routes(routes!(timeline::instance_timeline))
         .routes(routes!(explain::explain_charge))
         .routes(routes!(usage::ingest_usage))
         .routes(routes!(usage::tenant_usage))
@@ -192,6 +199,8 @@ fn described() -> OpenApiRouter<App> {
         .merge(described_market())
         .routes(routes!(keys::create_key, keys::list_keys))
         .routes(routes!(keys::get_key))
+        .routes(routes!(tenant_keys::create_tenant_key, tenant_keys::list_tenant_keys))
+        .routes(routes!(tenant_keys::get_tenant_key))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))

@@ -137,7 +137,8 @@ pub struct KeyDraft {
     pub tenant: Option<TenantId>,
     /// Which agent: for an agent.
     pub agent: Option<AgentId>,
-    /// To what it is narrowed; to all that the role has where empty.
+    /// To what it is narrowed; to all that the role has where empty, but for a customer's keys: one that can
+    /// make others says so.
     pub scopes: BTreeSet<Scope>,
     /// Until when it holds.
     pub expires_at: Option<Instant>,
@@ -152,6 +153,9 @@ pub fn draw_key(draft: KeyDraft) -> Result<(ApiKey, KeyGrant), KeyError> {
     }
     if scopes.is_empty() {
         scopes = useful;
+        if role == Role::Customer {
+            scopes.remove(&Scope::Keys);
+        }
     }
     let key = ApiKey::draw()?;
     let grant =

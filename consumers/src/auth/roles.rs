@@ -42,6 +42,8 @@ pub(crate) enum Permission {
     ReadInstances,
     /// Registering, starting and stopping them, and changing how they are sold.
     WriteInstances,
+    /// Labelling them.
+    WriteLabels,
     /// Reservations, and what they cost.
     ReadReservations,
     /// Selling GPUs for a time.
@@ -90,6 +92,8 @@ pub(crate) enum Permission {
     ReadLedger,
     /// API keys: list, create, revoke.
     ManageKeys,
+    /// The keys of a customer: list, create, revoke.
+    ManageOwnKeys,
     /// What Prometheus scrapes.
     ReadMetrics,
 }
@@ -99,7 +103,7 @@ pub(crate) enum Permission {
 type Line = (Permission, &'static str, Scope, [Reach; 7]);
 
 #[rustfmt::skip]
-const TABLE: [Line; 34] = {
+const TABLE: [Line; 36] = {
     use Permission as P;
     use Scope::{Ingest, Keys, Metrics, Read, Write};
     [
@@ -113,6 +117,7 @@ const TABLE: [Line; 34] = {
     (P::RerateClosed,      "rerates.closed",      Write,   [No,  All, No,  No,  No,  All, No ]),
     (P::ReadInstances,     "instances.read",      Read,    [Own, No,  No,  All, All, All, No ]),
     (P::WriteInstances,    "instances.write",     Write,   [No,  No,  No,  No,  All, All, No ]),
+    (P::WriteLabels,       "labels.write",        Write,   [Own, No,  No,  No,  All, All, No ]),
     (P::ReadReservations,  "reservations.read",   Read,    [Own, All, No,  All, All, All, No ]),
     (P::WriteReservations, "reservations.write",  Write,   [No,  No,  No,  No,  No,  All, No ]),
     (P::ReadUsage,         "usage.read",          Read,    [Own, All, No,  All, No,  All, No ]),
@@ -137,6 +142,7 @@ const TABLE: [Line; 34] = {
     (P::WriteLoans,        "loans.write",         Write,   [Own, No,  No,  No,  No,  All, No ]),
     (P::ReadLedger,        "ledger.read",         Read,    [No,  All, No,  No,  No,  All, No ]),
     (P::ManageKeys,        "keys.manage",         Keys,    [No,  No,  No,  No,  No,  All, No ]),
+    (P::ManageOwnKeys,     "tenant_keys.manage",  Keys,    [Own, No,  No,  No,  No,  All, No ]),
     (P::ReadMetrics,       "metrics.read",        Metrics, [No,  No,  No,  No,  No,  All, No ]),
     ]
 };
@@ -219,7 +225,7 @@ mod tests {
             assert_eq!(reach(Role::Customer, *permission) == Reach::All, public, "{name}");
             assert!(matches!(reach(Role::Agent, *permission), Reach::None | Reach::Own), "{name}");
         }
-        assert_eq!(scopes_of(Role::Customer), [Scope::Read, Scope::Write].into());
+        assert_eq!(scopes_of(Role::Customer), [Scope::Read, Scope::Write, Scope::Keys].into());
         assert_eq!(scopes_of(Role::Agent), [Scope::Ingest].into());
         assert_eq!(scopes_of(Role::Operator).len(), Scope::ALL.len());
     }

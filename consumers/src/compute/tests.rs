@@ -32,6 +32,10 @@ use prost::Message;
 use super::supply::{advised, from_now_on};
 use super::{DriverOptions, listed, new_instance, news_of, outcome_of, seen};
 
+mod timeline;
+
+use timeline::Timeline;
+
 const PLATFORM: &str = "gpu-h100-sxm";
 const POOLS: [(&str, u64); 2] = [("fabric-1", 32), ("fabric-2", 16)];
 /// Where units are preemptible, and the provider says how many there can be.
@@ -71,6 +75,7 @@ struct System {
     others: Others,
     taken_back: BTreeSet<InstanceId>,
     agents: Agents,
+    timeline: Timeline,
 }
 
 fn settings(seed: u64, fails: bool) -> Settings {
@@ -108,6 +113,7 @@ impl System {
             others: Others::default(),
             taken_back: BTreeSet::new(),
             agents: Agents::default(),
+            timeline: Timeline::default(),
         };
         let region = "eu".parse().unwrap();
         system.run(Command::OpenCell { region, policy: Policy::default() }).unwrap();
@@ -165,7 +171,9 @@ impl System {
         let request = Request { command: &command, key: None, now: self.now, chain_hash };
         if let Decision::Happens(recorded) = decide(&self.state, &request)? {
             assert_eq!(Recorded::decode(&recorded.encode()).unwrap(), recorded, "it reads back");
-            let _answer = apply(&mut self.state, self.now, &recorded, &mut EventRows::default()).unwrap();
+            let mut rows = EventRows::default();
+            let _answer = apply(&mut self.state, self.now, &recorded, &mut rows).unwrap();
+            self.timeline.note(rows.timeline);
             self.events += 1;
         }
         Ok(())
@@ -744,6 +752,7 @@ fn l1_l2_l3_everything_comes_to_what_the_log_says() {
             system.heal();
             system.settle();
             system.all_is_as_the_log_says();
+            system.timeline.says_why(&system.state);
             system.every_gpu_second_is_accounted_once();
             let of_capped = system.what_was_reported_is_charged();
             let sums = system.what_ran_is_billed();

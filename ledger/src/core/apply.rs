@@ -13,12 +13,13 @@ use super::invoicing;
 use super::lifecycle;
 use super::market;
 use super::metering::{AgentIx, Charging, Exclusion, Instance, InstanceIx, Suspended};
-use super::quotas;
+use super::quotas::{self, Target};
 use super::rerating;
 use super::rows::{QuarantineRow, Rows};
 use super::sla::{self, Waiting};
 use super::state::{Cell, FirstAnswer, State, Tenant};
 use super::tick::tick;
+use super::timeline::{self, LifeStep, Noted};
 use super::usage::UsageBatch;
 
 /// Folds one event into the state and writes the rows that follow from it.
@@ -37,6 +38,7 @@ pub fn apply(
     state.position = position;
     state.now = at;
     let detail = happen(state, position, at, &recorded.event, rows)?;
+    timeline::write(state, rows);
     let answer = Answer { position, detail };
     if let Some((key, request)) = recorded.key {
         state.keys.insert(key, FirstAnswer { request, answer: answer.clone() });
@@ -88,18 +90,33 @@ fn happen(
             let run = Interval::from(*at).ok_or_else(|| Inconsistent::new("a start at the end of time"))?;
             lifecycle::change_running(state, instance, run, |running| running.insert(run))?;
             let ix = lifecycle::find(state, instance)?;
+            state.noted.push(Noted::new(instance, LifeStep::Started, *at));
             quotas::start(state, ix, *at)?;
             market::starts(&mut state.market, ix);
         }
-        Event::InstanceStopped { instance, at, .. } => {
+        Event::InstanceStopped { instance, at, cause } => {
             let rest = Interval::from(*at).ok_or_else(|| Inconsistent::new("a stop at the end of time"))?;
             lifecycle::change_running(state, instance, rest, |running| running.remove(rest))?;
             let ix = lifecycle::find(state, instance)?;
+            let stopped = Noted::new(instance, LifeStep::Stopped, *at);
+            let order = state.quotas.preemption(&Target::Instance(instance.clone()));
+            let (code, why) = order.map_or(("requested", cause), |order| (order.cause.as_str(), &order.reason));
+            let stopped = stopped.because(code, why);
+            state.noted.push(stopped);
             quotas::release(state, ix)?;
             market::stopped(&mut state.market, ix);
             market::admit_waiting(&mut state.market, state.now);
         }
+        Event::InstanceLabelled { instance, labels } => {
+            let ix = lifecycle::find(state, instance)?;
+            if labels.is_empty() {
+                state.labels.remove(&ix);
+            } else {
+                state.labels.insert(ix, labels.clone());
+            }
+        }
         Event::ModeChanged { instance, mode, at: from } => {
+            state.noted.push(Noted::new(instance, LifeStep::SoldDifferently, *from).sold(mode));
             lifecycle::change_mode(state, instance, mode, *from)?;
             quotas::change_class(state, lifecycle::find(state, instance)?, mode, at)?;
         }
@@ -125,7 +142,10 @@ fn happen(
             state.counts.quarantined_messages = state.counts.quarantined_messages.saturating_add(1);
             rows.quarantine(QuarantineRow { record: None, reason: reason.clone() });
         }
-        Event::UsageVoided { instance, interval, .. } => {
+        Event::UsageVoided { instance, interval, reason } => {
+            let voided = Noted::new(instance, LifeStep::UsageVoided, interval.start());
+            let voided = Noted { deadline: Some(interval.end()), ..voided.because("voided", reason) };
+            state.noted.push(voided);
             lifecycle::void_usage(state, instance, *interval)?;
         }
         Event::Ticked => tick(state, position, at, rows)?,

@@ -9,8 +9,8 @@ use hourglass_quota::hold::HoldState;
 use hourglass_quota::request::RequestStatus;
 use hourglass_quota::{HoldId, LeaseId, RequestId};
 use hourglass_units::{
-    AgentId, Amount, BidId, Currency, Fabric, InstanceId, Instant, Month, Platform, Price, ProjectId, Region,
-    ReservationId, TenantId,
+    AgentId, Amount, BidId, Currency, Fabric, InstanceId, Instant, Labels, Month, Platform, Price, ProjectId,
+    Region, ReservationId, TenantId,
 };
 use prost::bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,13 @@ pub enum Command {
         at: Instant,
         /// Why, for the record.
         cause: String,
+    },
+    /// Gives an instance labels, in place of those that it has.
+    LabelInstance {
+        /// Which.
+        instance: InstanceId,
+        /// All of its labels from now on.
+        labels: Labels,
     },
     /// Takes a batch of usage reports.
     AcceptUsage(UsageBatch),

@@ -119,6 +119,10 @@ fn in_open_cell(
         Command::RegisterInstance(registration) => register(state, cell, registration, now)?,
         Command::StartInstance { instance, at } => start(state, cell, instance, *at, now)?,
         Command::StopInstance { instance, at, cause } => stop(state, cell, instance, *at, cause, now)?,
+        Command::LabelInstance { instance, labels } => {
+            find(state, instance)?;
+            Event::InstanceLabelled { instance: instance.clone(), labels: labels.clone() }
+        }
         Command::ChangeMode { instance, mode, at } => change_mode(state, cell, instance, mode, *at, now)?,
         Command::Reserve { tenant, reservation } => reserve(state, cell, tenant, reservation, now)?,
         Command::AmendReservation { tenant, reservation, until } => {
@@ -598,6 +602,7 @@ fn digest(command: &Command) -> [u8; 16] {
         Command::RegisterInstance(registration) => add(&encoded(&("register", registration))),
         Command::StartInstance { instance, at } => add(&encoded(&("start", instance, at))),
         Command::StopInstance { instance, at, cause } => add(&encoded(&("stop", instance, at, cause))),
+        Command::LabelInstance { instance, labels } => add(&encoded(&("label", instance, labels))),
         Command::AcceptUsage(batch) => {
             add(b"usage");
             add(batch.raw());

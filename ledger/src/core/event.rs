@@ -8,7 +8,8 @@ use hourglass_pricing::reservation::Reservation;
 use hourglass_pricing::tax::Tax;
 use hourglass_pricing::{Contract, RateCard, Rerating};
 use hourglass_units::{
-    Amount, Currency, Fabric, InstanceId, Instant, Interval, Platform, Price, Region, ReservationId, TenantId,
+    Amount, Currency, Fabric, InstanceId, Instant, Interval, Labels, Platform, Price, Region, ReservationId,
+    TenantId,
 };
 use prost::bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -96,6 +97,13 @@ pub enum Event {
         at: Instant,
         /// Why.
         cause: String,
+    },
+    /// An instance has other labels.
+    InstanceLabelled {
+        /// Which.
+        instance: InstanceId,
+        /// All of them.
+        labels: Labels,
     },
     /// An instance is sold differently.
     ModeChanged {
@@ -228,6 +236,7 @@ impl Event {
             Self::InstanceRegistered(_) => EventKind::InstanceRegistered,
             Self::InstanceStarted { .. } => EventKind::InstanceStarted,
             Self::InstanceStopped { .. } => EventKind::InstanceStopped,
+            Self::InstanceLabelled { .. } => EventKind::InstanceLabelled,
             Self::UsageAccepted(_) => EventKind::UsageAccepted,
             Self::UsageQuarantined { .. } => EventKind::UsageQuarantined,
             Self::Ticked => EventKind::Ticked,
@@ -317,11 +326,13 @@ pub enum EventKind {
     TenantSuspended = 62,
     /// [`super::market::MarketEvent::Resumed`]
     TenantResumed = 63,
+    /// [`Event::InstanceLabelled`]
+    InstanceLabelled = 70,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 54] = [
+    pub const ALL: [Self; 55] = [
         Self::CellOpened,
         Self::TenantOpened,
         Self::RateCardPublished,
@@ -376,6 +387,7 @@ impl EventKind {
         Self::CapacityRead,
         Self::TenantSuspended,
         Self::TenantResumed,
+        Self::InstanceLabelled,
     ];
 
     /// The number in the log.
@@ -445,6 +457,7 @@ impl EventKind {
             Self::CapacityRead => "capacity_read",
             Self::TenantSuspended => "tenant_suspended",
             Self::TenantResumed => "tenant_resumed",
+            Self::InstanceLabelled => "instance_labelled",
         }
     }
 }

@@ -17,6 +17,7 @@ use super::modes::{ManyModes, ModeStep, Modes};
 use super::reservations::{Held, Purchase, ReservationIx, first_difference};
 use super::sla::Waiting;
 use super::state::State;
+use super::timeline::{LifeStep, Noted};
 
 /// Makes an instance known and takes its reports out of suspense.
 pub(crate) fn register(state: &mut State, it: &Registration) -> Result<(), Inconsistent> {
@@ -70,6 +71,7 @@ pub(crate) fn register(state: &mut State, it: &Registration) -> Result<(), Incon
         state.incidents.note(ix, interval, code, position);
     }
     state.groups.get_mut(group).ok_or_else(full)?.members.push(ix);
+    state.noted.push(Noted::new(&it.instance, LifeStep::Registered, state.now).sold(&it.mode));
     assign(state, ix, &it.mode)
 }
 

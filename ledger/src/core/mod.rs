@@ -45,6 +45,7 @@ mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tick;
+mod timeline;
 pub mod usage;
 mod watermark;
 mod wire;
@@ -69,6 +70,7 @@ pub use rejection::Rejection;
 pub use reservations::Held;
 pub use state::{Cell, Counts, FinalisedInvoice, InstanceView, InvoiceStatus, LineView, State, Tenant};
 pub use tick::LINES_A_TICK_MAX;
+pub use timeline::LifeStep;
 pub use wire::usage_mentions;
 
 /// An event that no decision can have made: the log was changed, or is another engine's.

@@ -10,6 +10,7 @@ use prost::bytes::Bytes;
 
 use super::book::{Account, TransferCode};
 use super::command::Position;
+use super::timeline::LifeStep;
 
 /// A difference to one line `(instance, mode, price, hour)`. A line is the sum of its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +117,25 @@ pub struct QuarantineRow {
     pub reason: String,
 }
 
+/// A step in the life of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimelineRow {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Which instance.
+    pub instance: InstanceId,
+    /// What happened.
+    pub step: LifeStep,
+    /// When it was so: not always when it was learnt.
+    pub at: Instant,
+    /// Why, as a stable code; of a step that nobody asked for there is one.
+    pub cause: Option<String>,
+    /// More of it, for people.
+    pub detail: Option<String>,
+    /// Of an order to stop: until when it may run.
+    pub deadline: Option<Instant>,
+}
+
 /// Takes the rows of one event, in the order in which they are numbered.
 pub trait Rows {
     /// A charge.
@@ -128,6 +148,8 @@ pub trait Rows {
     fn invoice(&mut self, row: InvoiceRow);
     /// A quarantined record or message.
     fn quarantine(&mut self, row: QuarantineRow);
+    /// A step in the life of an instance.
+    fn timeline(&mut self, row: TimelineRow);
 }
 
 /// The rows of one event.
@@ -143,6 +165,8 @@ pub struct EventRows {
     pub invoices: Vec<InvoiceRow>,
     /// Quarantined records and messages.
     pub quarantine: Vec<QuarantineRow>,
+    /// Steps in the lives of instances.
+    pub timeline: Vec<TimelineRow>,
 }
 
 impl Rows for EventRows {
@@ -161,6 +185,9 @@ impl Rows for EventRows {
     fn quarantine(&mut self, row: QuarantineRow) {
         self.quarantine.push(row);
     }
+    fn timeline(&mut self, row: TimelineRow) {
+        self.timeline.push(row);
+    }
 }
 
 /// Takes no rows: for replay, where they are stored already.
@@ -173,4 +200,5 @@ impl Rows for NoRows {
     fn transfer(&mut self, _: TransferRow) {}
     fn invoice(&mut self, _: InvoiceRow) {}
     fn quarantine(&mut self, _: QuarantineRow) {}
+    fn timeline(&mut self, _: TimelineRow) {}
 }

@@ -7,8 +7,8 @@ use hourglass_pricing::settle::Step;
 use hourglass_pricing::tax::{Tax, TaxKind};
 use hourglass_pricing::{PriceBook, Sku};
 use hourglass_units::{
-    AgentId, Amount, Currency, Hour, InstanceId, Instant, Interval, Month, ProjectId, Region, ReservationId,
-    TenantId,
+    AgentId, Amount, Currency, Hour, InstanceId, Instant, Interval, Labels, Month, ProjectId, Region,
+    ReservationId, TenantId,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::hash::BuildHasher;
@@ -33,6 +33,7 @@ use super::modes::Modes;
 use super::quotas::Quotas;
 use super::reservations::{Held, Reservations};
 use super::sla::Incidents;
+use super::timeline::Noted;
 use super::watermark::Received;
 
 /// The fold of the log up to a position.
@@ -65,6 +66,11 @@ pub struct State {
     pub(crate) credentials: Credentials,
     pub(crate) quotas: Quotas,
     pub(crate) market: Market,
+    /// What instances are called by who pays for them.
+    pub(crate) labels: BTreeMap<InstanceIx, Labels>,
+    /// The steps that the event being folded makes; empty between events.
+    #[serde(skip)]
+    pub(crate) noted: Vec<Noted>,
 }
 
 /// Whose books these are.
@@ -205,6 +211,7 @@ pub struct InstanceView<'a> {
     instance: &'a Instance,
     group: &'a ChargeGroup,
     agent: Option<&'a AgentId>,
+    labels: Option<&'a Labels>,
 }
 
 /// A line with whose it is.
@@ -262,6 +269,8 @@ impl State {
             credentials: Credentials::default(),
             quotas: Quotas::default(),
             market: Market::default(),
+            labels: BTreeMap::new(),
+            noted: Vec::new(),
         }
     }
 
@@ -356,7 +365,8 @@ impl State {
     fn view(&self, ix: InstanceIx) -> Option<InstanceView<'_>> {
         let instance = self.instances.get(ix)?;
         let agent = instance.agent.and_then(|agent| self.agents.get(agent as usize));
-        Some(InstanceView { instance, group: self.groups.get(instance.modes.newest()?.group)?, agent })
+        let group = self.groups.get(instance.modes.newest()?.group)?;
+        Some(InstanceView { instance, group, agent, labels: self.labels.get(&ix) })
     }
 
     pub(crate) fn rates(&self) -> Rates<'_> {
@@ -547,6 +557,11 @@ impl State {
 }
 
 impl<'a> InstanceView<'a> {
+    /// What it is called by who pays for it.
+    pub fn labels(self) -> Option<&'a Labels> {
+        self.labels
+    }
+
     /// Its id.
     pub fn id(self) -> &'a InstanceId {
         &self.instance.id

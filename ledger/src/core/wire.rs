@@ -10,7 +10,7 @@ use hourglass_pricing::{
 };
 use hourglass_proto::ledger::v1 as wire;
 use hourglass_quota::HoldId;
-use hourglass_units::{Amount, INSTANT_MAX, InstanceId, Instant, Interval, Price, Quantity};
+use hourglass_units::{Amount, INSTANT_MAX, InstanceId, Instant, Interval, Labels, Price, Quantity};
 use prost::Message;
 use prost::bytes::Bytes;
 use serde::Serialize;
@@ -105,6 +105,13 @@ fn to_wire(event: &Event) -> wire::event::Kind {
             instance: instance.to_string(),
             at_ms: at.unix_ms(),
             cause: cause.clone(),
+        }),
+        Event::InstanceLabelled { instance, labels } => Kind::InstanceLabelled(wire::InstanceLabelled {
+            instance: instance.to_string(),
+            labels: labels
+                .iter()
+                .map(|(key, value)| wire::Label { key: key.to_owned(), value: value.to_owned() })
+                .collect(),
         }),
         Event::ModeChanged { instance, mode, at } => Kind::ModeChanged(wire::ModeChanged {
             instance: instance.to_string(),
@@ -244,6 +251,10 @@ fn from_wire(kind: wire::event::Kind) -> Result<Event, EventError> {
         Kind::InstanceStopped(it) => {
             Event::InstanceStopped { instance: id(&it.instance)?, at: instant(it.at_ms)?, cause: it.cause }
         }
+        Kind::InstanceLabelled(it) => Event::InstanceLabelled {
+            instance: id(&it.instance)?,
+            labels: Labels::new(it.labels.iter().map(|it| (&it.key, &it.value))).map_err(EventError::new)?,
+        },
         Kind::UsageAccepted(it) => {
             Event::UsageAccepted(UsageBatch::parse(decompress(&it.batch_lz4)?).map_err(EventError::new)?)
         }

@@ -4,8 +4,8 @@ use hourglass_units::{Hour, Instant, Price, Quantity};
 use prost::bytes::Bytes;
 
 use super::{Head, Keyed, Quarantined, RowKey, StoreError, StoredInvoice, UsageSum, exact_amount};
-use crate::core::rows::{ChargeRow, TransferRow, UnusedRow};
-use crate::core::{Account, Position, TransferCode};
+use crate::core::rows::{ChargeRow, TimelineRow, TransferRow, UnusedRow};
+use crate::core::{Account, LifeStep, Position, TransferCode};
 use crate::log::StoredEvent;
 use crate::snapshot::Snapshot;
 
@@ -155,6 +155,24 @@ pub(super) fn transfer(row: &impl Columns) -> Result<Keyed<TransferRow>, StoreEr
         reverses: row.maybe_int("reverses")?.map(|at| Position::new(at.cast_unsigned())),
     };
     Ok(Keyed { key: row_key(row)?, row: transfer })
+}
+
+pub(super) fn timeline(row: &impl Columns) -> Result<Keyed<TimelineRow>, StoreError> {
+    let step = text(row, "step")?;
+    let known = LifeStep::ALL.iter().find(|known| known.as_str() == step).copied();
+    let deadline = row.maybe_int("deadline")?;
+    let timeline = TimelineRow {
+        tenant: parsed(row, "tenant")?,
+        instance: parsed(row, "instance")?,
+        step: known.ok_or_else(|| StoreError(format!("unknown step {step:?}")))?,
+        at: instant(row, "at")?,
+        cause: row.maybe_text("cause")?,
+        detail: row.maybe_text("detail")?,
+        deadline: deadline
+            .map(|ms| Instant::from_unix_ms(ms).map_err(|error| wrong("deadline", &error)))
+            .transpose()?,
+    };
+    Ok(Keyed { key: row_key(row)?, row: timeline })
 }
 
 pub(super) fn invoice(row: &impl Columns) -> Result<Keyed<StoredInvoice>, StoreError> {

@@ -14,11 +14,11 @@ use prost::bytes::Bytes;
 
 use super::{
     Acquire, AcquireError, ChargeFilter, Commit, CommitError, Head, Keyed, PAGE_ROWS_MAX, Page, Reader,
-    RowKey, Store, Table, TransferFilter, UsageQuery,
+    RowKey, Store, Table, TimelineFilter, TransferFilter, UsageQuery,
 };
 use crate::core::market::{Cleared, MarketEvent, Trigger};
-use crate::core::rows::{ChargeRow, EventRows, InvoiceRow, QuarantineRow, TransferRow, UnusedRow};
-use crate::core::{Account, Event, Position, Recorded, TransferCode};
+use crate::core::rows::{ChargeRow, EventRows, InvoiceRow, QuarantineRow, TimelineRow, TransferRow, UnusedRow};
+use crate::core::{Account, Event, LifeStep, Position, Recorded, TransferCode};
 use crate::log::{self, StoredEvent};
 use crate::snapshot::{SNAPSHOT_FORMAT, Snapshot};
 
@@ -32,7 +32,7 @@ pub trait Harness {
 
 /// Runs the whole suite.
 pub fn run(harness: &mut dyn Harness) {
-    let cases: [fn(&mut dyn Harness); 15] = [
+    let cases: [fn(&mut dyn Harness); 16] = [
         a_fresh_store_is_empty,
         writers_take_turns_by_lease_and_epoch,
         a_commit_compares_the_head_and_sets_it,
@@ -43,6 +43,7 @@ pub fn run(harness: &mut dyn Harness) {
         clearings_are_found_among_other_events,
         listings_page_in_order,
         listings_filter,
+        timelines_filter,
         amounts_are_kept_exactly,
         usage_adds_up,
         invoices_are_found_by_number,
@@ -158,6 +159,18 @@ fn transfer(tenant: &str, attos: i128) -> TransferRow {
         code: TransferCode::Invoice,
         at: at(4_321),
         reverses: None,
+    }
+}
+
+fn step(tenant: &str, instance: &str, step: LifeStep) -> TimelineRow {
+    TimelineRow {
+        tenant: tenant.parse().unwrap(),
+        instance: instance.parse().unwrap(),
+        step,
+        at: at(7_000),
+        cause: Some("outbid".to_owned()),
+        detail: None,
+        deadline: Some(at(67_000)),
     }
 }
 
@@ -366,14 +379,17 @@ fn listings_page_in_order(harness: &mut dyn Harness) {
         quarantine: (0..count)
             .map(|n| QuarantineRow { record: n.checked_sub(1), reason: format!("reason_{n}") })
             .collect(),
+        timeline: (0..count).map(|n| step("t", &format!("i-{n}"), LifeStep::Started)).collect(),
     };
     append(store.as_mut(), vec![rows(2), EventRows::default(), rows(many)]);
     let reader = store.reader();
     type List<'a> = Box<dyn Fn(Page) -> Vec<RowKey> + 'a>;
-    let list: [(&str, List<'_>); 6] = [
+    let list: [(&str, List<'_>); 8] = [
         ("charges", Box::new(|page| keys(&reader.charges(&ChargeFilter::default(), page).unwrap()))),
         ("transfers", Box::new(|page| keys(&reader.transfers(&TransferFilter::default(), page).unwrap()))),
         ("quarantine", Box::new(|page| keys(&reader.quarantine(page).unwrap()))),
+        ("timeline", Box::new(|page| keys(&reader.timeline(&TimelineFilter::default(), page).unwrap()))),
+        ("raw timeline", Box::new(|page| keys(&reader.raw_rows(Table::Timeline, page).unwrap()))),
         ("raw charges", Box::new(|page| keys(&reader.raw_rows(Table::Charges, page).unwrap()))),
         ("raw transfers", Box::new(|page| keys(&reader.raw_rows(Table::Transfers, page).unwrap()))),
         ("raw quarantine", Box::new(|page| keys(&reader.raw_rows(Table::Quarantine, page).unwrap()))),
@@ -431,6 +447,34 @@ fn listings_filter(harness: &mut dyn Harness) {
     check(None, Some("assets:receivable:t"), &[0]);
     check(None, Some("assets:unbilled:u"), &[1]);
     check(Some("t"), Some("assets:unbilled:u"), &[]);
+}
+
+fn timelines_filter(harness: &mut dyn Harness) {
+    let mut store = harness.fresh();
+    acquire(store.as_mut());
+    let told = step("t", "i-1", LifeStep::ToldToStop);
+    let plain = TimelineRow { cause: None, deadline: None, ..step("t", "i-2", LifeStep::Registered) };
+    let detailed = TimelineRow { detail: Some("bid number 7 pays more".to_owned()), ..told.clone() };
+    let rows = [told, plain, step("u", "i-3", LifeStep::Failed), detailed];
+    let timeline = rows.to_vec();
+    append(store.as_mut(), vec![EventRows { timeline, ..EventRows::default() }]);
+    let reader = store.reader();
+    let check = |tenant: Option<&str>, instance: Option<&str>, lines: &[usize]| {
+        let (tenant, instance) =
+            (tenant.map(|it| it.parse().unwrap()), instance.map(|it| it.parse().unwrap()));
+        let filter = TimelineFilter { tenant, instance };
+        let found: Vec<TimelineRow> =
+            reader.timeline(&filter, all()).unwrap().into_iter().map(|it| it.row).collect();
+        let expected: Vec<TimelineRow> = lines.iter().map(|line| rows[*line].clone()).collect();
+        assert_eq!(found, expected, "{filter:?}");
+    };
+    check(None, None, &[0, 1, 2, 3]);
+    check(Some("t"), None, &[0, 1, 3]);
+    check(Some("t"), Some("i-1"), &[0, 3]);
+    check(Some("u"), Some("i-1"), &[]);
+    check(None, Some("i-3"), &[2]);
+    let raw = &reader.raw_rows(Table::Timeline, all()).unwrap()[1].row;
+    assert_eq!(raw, &["t", "i-2", "registered", "7000", "-", "-", "-"].join("\u{1f}"));
 }
 
 /// To the last of 38 digits, which is what `NUMERIC(38,18)` holds.
@@ -578,6 +622,7 @@ fn what_is_committed_outlives_the_store(harness: &mut dyn Harness) {
         transfers: vec![transfer("t", 1)],
         invoices: vec![invoice("t", 1, "2026-01")],
         quarantine: vec![QuarantineRow { record: None, reason: "undecodable".to_owned() }],
+        timeline: vec![step("t", "i", LifeStep::ToldToStop)],
     };
     let cursors = vec![("outward".to_owned(), Position::new(1))];
     store.commit(&Commit { cursors, ..commit_of(&early.head().unwrap(), Vec::new()) }).unwrap();

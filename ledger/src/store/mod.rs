@@ -14,7 +14,7 @@ use hourglass_units::{
 use prost::bytes::Bytes;
 
 use crate::core::Position;
-use crate::core::rows::{ChargeRow, EventRows, TransferRow, UnusedRow};
+use crate::core::rows::{ChargeRow, EventRows, TimelineRow, TransferRow, UnusedRow};
 use crate::log::StoredEvent;
 use crate::snapshot::Snapshot;
 
@@ -171,6 +171,15 @@ pub struct TransferFilter {
     pub account: Option<String>,
 }
 
+/// Which steps of which instances. Absent means any.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TimelineFilter {
+    /// Of this tenant.
+    pub tenant: Option<TenantId>,
+    /// Of this instance.
+    pub instance: Option<InstanceId>,
+}
+
 /// Which usage to add up, and what to keep apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageQuery {
@@ -248,12 +257,14 @@ pub enum Table {
     Invoices,
     /// Quarantined records and messages.
     Quarantine,
+    /// Steps in the lives of instances.
+    Timeline,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 5] =
-        [Self::Charges, Self::Unused, Self::Transfers, Self::Invoices, Self::Quarantine];
+    pub const ALL: [Self; 6] =
+        [Self::Charges, Self::Unused, Self::Transfers, Self::Invoices, Self::Quarantine, Self::Timeline];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -263,6 +274,7 @@ impl Table {
             Self::Transfers => "transfers",
             Self::Invoices => "invoices",
             Self::Quarantine => "quarantine",
+            Self::Timeline => "timeline",
         }
     }
 }
@@ -339,6 +351,9 @@ pub trait Reader: Send + Sync {
 
     /// One invoice of a tenant.
     fn invoice(&self, tenant: &TenantId, number: u64) -> Result<Option<StoredInvoice>, StoreError>;
+
+    /// Steps in the lives of instances, in the order in which they were learnt.
+    fn timeline(&self, filter: &TimelineFilter, page: Page) -> Result<Vec<Keyed<TimelineRow>>, StoreError>;
 
     /// What is in quarantine, in order.
     fn quarantine(&self, page: Page) -> Result<Vec<Keyed<Quarantined>>, StoreError>;

@@ -9,7 +9,7 @@ pub struct Event {
     pub request_digest: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "event::Kind",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 50"
     )]
     pub kind: ::core::option::Option<event::Kind>,
 }
@@ -75,6 +75,8 @@ pub mod event {
         MarketChanged(super::MarketChanged),
         #[prost(message, tag = "38")]
         MarketCleared(super::MarketCleared),
+        #[prost(message, tag = "50")]
+        InstanceLabelled(super::InstanceLabelled),
     }
 }
 impl ::prost::Name for Event {
@@ -274,6 +276,42 @@ impl ::prost::Name for InstanceRegistered {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/hourglass.ledger.v1.InstanceRegistered".into()
+    }
+}
+/// All labels of an instance, in place of those that it had.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct InstanceLabelled {
+    #[prost(string, tag = "1")]
+    pub instance: ::prost::alloc::string::String,
+    /// By key.
+    #[prost(message, repeated, tag = "2")]
+    pub labels: ::prost::alloc::vec::Vec<Label>,
+}
+impl ::prost::Name for InstanceLabelled {
+    const NAME: &'static str = "InstanceLabelled";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.InstanceLabelled".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.InstanceLabelled".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Label {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Label {
+    const NAME: &'static str = "Label";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.Label".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.Label".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

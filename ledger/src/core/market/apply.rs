@@ -271,6 +271,7 @@ fn put_order(state: &mut State, stop: &Stop, at: Instant) -> Result<()> {
         ordered_at: at,
         deadline: stop.deadline,
     };
+    state.noted.push(preemption.noted(&stop.instance));
     if state.quotas.preemptions.insert(target, preemption).is_some() {
         return Err(Inconsistent::new("a second order to stop one instance"));
     }

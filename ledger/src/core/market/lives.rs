@@ -19,8 +19,9 @@ use super::command::{Backend, Stop};
 use super::{Market, apply};
 use crate::core::Inconsistent;
 use crate::core::metering::InstanceIx;
-use crate::core::quotas::{self, Cause};
+use crate::core::quotas::{self, Cause, Target};
 use crate::core::state::State;
+use crate::core::timeline::{LifeStep, Noted};
 
 type Result<T> = std::result::Result<T, Inconsistent>;
 
@@ -185,6 +186,7 @@ pub(super) fn take(state: &mut State, ix: InstanceIx, input: &Input, at: Instant
     }
     bill(state, ix, &before, &after)?;
     if has_ended(&after) && !has_ended(&before) {
+        note_end(state, &after, at);
         quotas::release(state, ix)?;
         apply::stopped(&mut state.market, ix);
         // Its name is never used again: nothing of it is to be left.
@@ -197,6 +199,24 @@ pub(super) fn take(state: &mut State, ix: InstanceIx, input: &Input, at: Instant
         state.market.lives.remove(&ix);
     }
     Ok(())
+}
+
+/// L-1: a unit that ended says why, and when it ran last.
+fn note_end(state: &mut State, after: &Lifecycle, at: Instant) {
+    let (step, cause) = match after.phase() {
+        Phase::Failed { cause } => (LifeStep::Failed, cause),
+        Phase::Stopped { cause } => (LifeStep::Stopped, cause),
+        _ => return,
+    };
+    let id = after.instance();
+    let order = state.quotas.preemption(&Target::Instance(id.clone()));
+    let detail = match (order, cause) {
+        (Some(order), _) => order.reason.clone(),
+        (None, cycle::Cause::CloudError { failure }) => failure.as_str().to_owned(),
+        (None, _) => String::new(),
+    };
+    let ran_until = after.run().and_then(|run| run.end).map_or(at, |end| end.billed_until);
+    state.noted.push(Noted::new(id, step, ran_until).because(cause.as_str(), &detail));
 }
 
 /// L-2: what ran is billed, and nothing else.
@@ -214,6 +234,7 @@ fn bill(state: &mut State, ix: InstanceIx, before: &Lifecycle, after: &Lifecycle
     let is_new = was.is_none_or(|was| was.from != run.from);
     if is_new && let Some(open) = Interval::from(from) {
         crate::core::lifecycle::change_running(state, &id, open, |running| running.insert(open))?;
+        state.noted.push(Noted::new(&id, LifeStep::Started, from));
         quotas::start(state, ix, from)?;
     }
     let ended = was.and_then(|was| was.end) != run.end || is_new;

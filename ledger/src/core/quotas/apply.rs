@@ -274,6 +274,9 @@ fn reviewed(state: &mut State, review: &Review, position: u64, at: Instant) -> R
         cap.exhausted = alert.exhausted;
     }
     for preemption in &review.preempted {
+        if let Target::Instance(instance) = &preemption.target {
+            state.noted.push(preemption.noted(instance));
+        }
         quotas.preemptions.insert(preemption.target.clone(), preemption.clone());
     }
     for preemption in &review.preempted {

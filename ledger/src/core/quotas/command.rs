@@ -9,6 +9,7 @@ use hourglass_units::{Amount, GroupId, InstanceId, Instant, ProjectId, ResourceN
 use serde::{Deserialize, Serialize};
 
 use crate::core::event::EventKind;
+use crate::core::timeline::{LifeStep, Noted};
 
 /// Something to do about quota.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -466,6 +467,14 @@ pub struct Preemption {
     pub ordered_at: Instant,
     /// When it must have stopped.
     pub deadline: Instant,
+}
+
+impl Preemption {
+    /// As a step in the life of its instance.
+    pub(crate) fn noted(&self, instance: &InstanceId) -> Noted {
+        let noted = Noted::new(instance, LifeStep::ToldToStop, self.ordered_at);
+        Noted { deadline: Some(self.deadline), ..noted.because(self.cause.as_str(), &self.reason) }
+    }
 }
 
 /// How an instance differs between the log and the compute API.

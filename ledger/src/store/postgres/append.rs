@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use hourglass_units::Instant;
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::{Executor, Postgres};
 
@@ -139,6 +140,17 @@ impl Appending<'_> {
                 .bind(column(rows, |it| it.record.map(i64::from)))
                 .bind(column(rows, |it| it.reason.as_str()))
         })
+        .await?;
+        self.insert(connection, sql::INSERT_TIMELINE, &rows.of(|it| &it.timeline), |rows, query| {
+            query
+                .bind(column(rows, |it| it.tenant.as_str()))
+                .bind(column(rows, |it| it.instance.as_str()))
+                .bind(column(rows, |it| it.step.as_str()))
+                .bind(column(rows, |it| it.at.unix_ms()))
+                .bind(column(rows, |it| it.cause.as_deref()))
+                .bind(column(rows, |it| it.detail.as_deref()))
+                .bind(column(rows, |it| it.deadline.map(Instant::unix_ms)))
+        })
         .await
     }
 
@@ -171,12 +183,13 @@ impl<'c> Numbered<'c> {
 }
 
 fn is_empty(rows: &EventRows) -> bool {
-    let EventRows { charges, unused, transfers, invoices, quarantine } = rows;
+    let EventRows { charges, unused, transfers, invoices, quarantine, timeline } = rows;
     charges.is_empty()
         && unused.is_empty()
         && transfers.is_empty()
         && invoices.is_empty()
         && quarantine.is_empty()
+        && timeline.is_empty()
 }
 
 fn column<'c, T, V>(rows: &[(i64, i64, &'c T)], value: impl Fn(&'c T) -> V) -> Vec<V> {

@@ -13,14 +13,14 @@ use super::schema::{self, Found};
 use super::session::{Failure, bounded, connect, connect_as};
 use super::sql;
 use crate::core::Position;
-use crate::core::rows::{ChargeRow, TransferRow, UnusedRow};
+use crate::core::rows::{ChargeRow, TimelineRow, TransferRow, UnusedRow};
 use crate::log::StoredEvent;
 use crate::snapshot::Snapshot;
 use crate::store::blocking::Blocking;
 use crate::store::columns::{self, limited, number};
 use crate::store::{
     ChargeFilter, Head, Keyed, PAGE_ROWS_MAX, Page, Quarantined, Reader, StoreError, StoredInvoice, Table,
-    TransferFilter, UsageQuery, UsageSum,
+    TimelineFilter, TransferFilter, UsageQuery, UsageSum,
 };
 
 /// Longest wait for one of the sessions to be free.
@@ -275,6 +275,14 @@ impl Reader for PostgresReader {
         let bind = |query: Binding| query.bind(tenant.as_str()).bind(number.cast_signed());
         let found = self.all(Some(tenant), sql::INVOICE, bind, columns::invoice)?;
         Ok(found.into_iter().next().map(|found| found.row))
+    }
+
+    fn timeline(&self, filter: &TimelineFilter, page: Page) -> Result<Vec<Keyed<TimelineRow>>, StoreError> {
+        let bind = |query: Binding| {
+            let query = query.bind(name(filter.tenant.as_ref()));
+            bind_page(query.bind(filter.instance.as_ref().map(|it| it.as_str())), page)
+        };
+        self.all(filter.tenant.as_ref(), sql::TIMELINE, bind, columns::timeline)
     }
 
     fn quarantine(&self, page: Page) -> Result<Vec<Keyed<Quarantined>>, StoreError> {

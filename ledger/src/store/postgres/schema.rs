@@ -11,11 +11,12 @@ use crate::log;
 /// Marks the version table as ours.
 const APPLICATION: &str = "hourglass";
 /// Numbered from 1, each run once, in order.
-pub(super) const MIGRATIONS: [&str; 4] = [
+pub(super) const MIGRATIONS: [&str; 5] = [
     include_str!("../../../../migrations/postgres/0001_ledger.sql"),
     include_str!("../../../../migrations/postgres/0002_cursors.sql"),
     include_str!("../../../../migrations/postgres/0003_pricing.sql"),
     include_str!("../../../../migrations/postgres/0004_market.sql"),
+    include_str!("../../../../migrations/postgres/0005_timeline.sql"),
 ];
 /// Attempts at what another process may be doing at the same moment.
 const ATTEMPTS_MAX: usize = 20;

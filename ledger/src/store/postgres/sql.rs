@@ -59,6 +59,10 @@ pub(super) const INSERT_INVOICES: &str = "INSERT INTO invoices (position, line, 
 pub(super) const INSERT_QUARANTINE: &str = "INSERT INTO quarantine (position, line, record, reason) \
      SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[])";
 
+pub(super) const INSERT_TIMELINE: &str = "INSERT INTO timeline (position, line, tenant, instance, step, at, cause, \
+     detail, deadline) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], \
+     $6::bigint[], $7::text[], $8::text[], $9::bigint[])";
+
 pub(super) const CURSOR: &str = "SELECT position FROM cursors WHERE consumer = $1";
 
 pub(super) const EVENTS: &str = "SELECT position, epoch, kind, at, payload, hash FROM events \
@@ -118,6 +122,11 @@ pub(super) const INVOICES: &str = "SELECT position, line, tenant, number, period
 pub(super) const INVOICE: &str =
     "SELECT position, line, tenant, number, period, document FROM invoices WHERE tenant = $1 AND number = $2";
 
+/// `$1` tenant and `$2` instance (NULL means any), then the page: position, line, until, limit.
+pub(super) const TIMELINE: &str = "SELECT position, line, tenant, instance, step, at, cause, detail, deadline \
+     FROM timeline WHERE ($1::text IS NULL OR tenant = $1) AND ($2::text IS NULL OR instance = $2) \
+     AND (position, line) > ($3::bigint, $4::bigint) AND position <= $5 ORDER BY position, line LIMIT $6";
+
 pub(super) const QUARANTINE: &str = "SELECT position, line, record, reason FROM quarantine \
      WHERE (position, line) > ($1::bigint, $2::bigint) AND position <= $3 ORDER BY position, line LIMIT $4";
 
@@ -144,6 +153,11 @@ pub(super) const fn raw_rows(table: Table) -> &'static str {
         Table::Invoices => {
             "SELECT position, line, concat_ws(chr(31), tenant, number, period, upper(encode(document, 'hex'))) AS row \
              FROM invoices \
+             WHERE (position, line) > ($1::bigint, $2::bigint) AND position <= $3 ORDER BY position, line LIMIT $4"
+        }
+        Table::Timeline => {
+            "SELECT position, line, concat_ws(chr(31), tenant, instance, step, at, coalesce(cause, '-'), \
+             coalesce(detail, '-'), coalesce(deadline::text, '-')) AS row FROM timeline \
              WHERE (position, line) > ($1::bigint, $2::bigint) AND position <= $3 ORDER BY position, line LIMIT $4"
         }
         Table::Quarantine => {
@@ -222,7 +236,7 @@ pub(super) const ROLES: [Role; 3] = [
 
 /// Every statement that can be prepared as it stands, for the test that prepares them all.
 #[cfg(test)]
-pub(super) const ALL: [&str; 36] = [
+pub(super) const ALL: [&str; 39] = [
     HEAD,
     ACQUIRE,
     RELEASE,
@@ -233,6 +247,7 @@ pub(super) const ALL: [&str; 36] = [
     INSERT_TRANSFERS,
     INSERT_INVOICES,
     INSERT_QUARANTINE,
+    INSERT_TIMELINE,
     CURSOR,
     EVENTS,
     CLEARINGS,
@@ -246,11 +261,13 @@ pub(super) const ALL: [&str; 36] = [
     TRANSFERS,
     INVOICES,
     INVOICE,
+    TIMELINE,
     QUARANTINE,
     raw_rows(Table::Charges),
     raw_rows(Table::Unused),
     raw_rows(Table::Transfers),
     raw_rows(Table::Invoices),
+    raw_rows(Table::Timeline),
     raw_rows(Table::Quarantine),
     NAME_TENANT,
     WHAT_IS_HERE,

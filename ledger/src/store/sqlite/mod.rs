@@ -25,10 +25,11 @@ use super::blocking::Blocking;
 use super::columns::{self, keyed, limited, number};
 use super::{
     Acquire, AcquireError, ChargeFilter, Commit, CommitError, Head, Keyed, PAGE_ROWS_MAX, Page, Quarantined,
-    Reader, Store, StoreError, StoredInvoice, Table, TransferFilter, UsageQuery, UsageSum,
+    Reader, Store, StoreError, StoredInvoice, Table, TimelineFilter, TransferFilter, UsageQuery,
+    UsageSum,
 };
 use crate::core::Position;
-use crate::core::rows::{ChargeRow, TransferRow, UnusedRow};
+use crate::core::rows::{ChargeRow, TimelineRow, TransferRow, UnusedRow};
 use crate::log::{self, StoredEvent};
 use crate::snapshot::Snapshot;
 
@@ -39,11 +40,12 @@ const LOCK_FILE: &str = "hourglass.lock";
 /// "HGLS": marks the file as ours.
 const APPLICATION_ID: i64 = 0x4847_4c53;
 /// Numbered from 1, each run once, in order.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../../../../migrations/sqlite/0001_ledger.sql"),
     include_str!("../../../../migrations/sqlite/0002_cursors.sql"),
     include_str!("../../../../migrations/sqlite/0003_pricing.sql"),
     include_str!("../../../../migrations/sqlite/0004_market.sql"),
+    include_str!("../../../../migrations/sqlite/0005_timeline.sql"),
 ];
 /// Connections for reading.
 const READERS_MAX: u32 = 4;
@@ -493,6 +495,19 @@ async fn append(
             .push_bind(it.reason.clone());
     })
     .await?;
+    let timeline = positions().zip(&commit.rows).flat_map(|(at, rows)| keyed(at, &rows.timeline));
+    insert(connection, sql::INSERT_TIMELINE, 9, timeline, |row, (position, line, it)| {
+        row.push_bind(position)
+            .push_bind(line)
+            .push_bind(it.tenant.to_string())
+            .push_bind(it.instance.to_string())
+            .push_bind(it.step.as_str())
+            .push_bind(it.at.unix_ms())
+            .push_bind(it.cause.clone())
+            .push_bind(it.detail.clone())
+            .push_bind(it.deadline.map(Instant::unix_ms));
+    })
+    .await?;
     for (consumer, position) in &commit.cursors {
         sqlx::query(sql::CURSOR_MOVE)
             .bind(consumer.clone())
@@ -595,6 +610,14 @@ impl Reader for SqliteReader {
     fn invoice(&self, tenant: &TenantId, number: u64) -> Result<Option<StoredInvoice>, StoreError> {
         let bind = |query: Binding| query.bind(tenant.to_string()).bind(number.cast_signed());
         Ok(self.all(sql::INVOICE, bind, columns::invoice)?.into_iter().next().map(|found| found.row))
+    }
+
+    fn timeline(&self, filter: &TimelineFilter, page: Page) -> Result<Vec<Keyed<TimelineRow>>, StoreError> {
+        let bind = |query: Binding| {
+            let query = query.bind(filter.tenant.as_ref().map(ToString::to_string));
+            bind_page(query.bind(filter.instance.as_ref().map(ToString::to_string)), page)
+        };
+        self.all(sql::TIMELINE, bind, columns::timeline)
     }
 
     fn quarantine(&self, page: Page) -> Result<Vec<Keyed<Quarantined>>, StoreError> {

@@ -32,6 +32,9 @@ pub(super) const INSERT_INVOICES: &str =
 
 pub(super) const INSERT_QUARANTINE: &str = "INSERT INTO quarantine (position, line, record, reason) ";
 
+pub(super) const INSERT_TIMELINE: &str =
+    "INSERT INTO timeline (position, line, tenant, instance, step, at, cause, detail, deadline) ";
+
 pub(super) const CURSOR: &str = "SELECT position FROM cursors WHERE consumer = ?";
 
 pub(super) const CURSOR_MOVE: &str = "INSERT INTO cursors (consumer, position) VALUES (?, ?) \
@@ -89,6 +92,11 @@ pub(super) const INVOICES: &str = "SELECT position, line, tenant, number, period
 pub(super) const INVOICE: &str =
     "SELECT position, line, tenant, number, period, document FROM invoices WHERE tenant = ? AND number = ?";
 
+/// `?1` tenant and `?2` instance (NULL means any), then the page: position, line, until, limit.
+pub(super) const TIMELINE: &str = "SELECT position, line, tenant, instance, step, at, cause, detail, deadline \
+     FROM timeline WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR instance = ?2) \
+     AND (position, line) > (?3, ?4) AND position <= ?5 ORDER BY position, line LIMIT ?6";
+
 pub(super) const QUARANTINE: &str = "SELECT position, line, record, reason FROM quarantine \
      WHERE (position, line) > (?1, ?2) AND position <= ?3 ORDER BY position, line LIMIT ?4";
 
@@ -115,6 +123,11 @@ pub(super) const fn raw_rows(table: Table) -> &'static str {
             "SELECT position, line, concat_ws(char(31), tenant, number, period, hex(document)) AS row FROM invoices \
              WHERE (position, line) > (?1, ?2) AND position <= ?3 ORDER BY position, line LIMIT ?4"
         }
+        Table::Timeline => {
+            "SELECT position, line, concat_ws(char(31), tenant, instance, step, at, coalesce(cause, '-'), \
+             coalesce(detail, '-'), coalesce(deadline, '-')) AS row FROM timeline \
+             WHERE (position, line) > (?1, ?2) AND position <= ?3 ORDER BY position, line LIMIT ?4"
+        }
         Table::Quarantine => {
             "SELECT position, line, concat_ws(char(31), coalesce(record, '-'), reason) AS row FROM quarantine \
              WHERE (position, line) > (?1, ?2) AND position <= ?3 ORDER BY position, line LIMIT ?4"
@@ -124,7 +137,7 @@ pub(super) const fn raw_rows(table: Table) -> &'static str {
 
 /// Every statement that can be prepared as it stands, for the test that prepares them all.
 #[cfg(test)]
-pub(super) const ALL: [&str; 24] = [
+pub(super) const ALL: [&str; 26] = [
     HEAD,
     HEAD_FIRST,
     ACQUIRE,
@@ -144,9 +157,11 @@ pub(super) const ALL: [&str; 24] = [
     TRANSFERS,
     INVOICES,
     INVOICE,
+    TIMELINE,
     QUARANTINE,
     raw_rows(Table::Charges),
     raw_rows(Table::Unused),
     raw_rows(Table::Transfers),
     raw_rows(Table::Invoices),
+    raw_rows(Table::Timeline),
 ];

@@ -91,7 +91,8 @@ fn open_with_rows() -> SqliteStore {
         INSERT INTO unused VALUES (1, 0, 't', 'p', 'r', 'h', 'e', 0, 1, 1, '0', 'USD');
         INSERT INTO transfers VALUES (1, 0, 't', 'a', 'b', '1', 'USD', 'invoice', 0, NULL);
         INSERT INTO invoices VALUES (1, 0, 't', 1, '2026-01', x'00');
-        INSERT INTO quarantine VALUES (1, 0, NULL, 'r');";
+        INSERT INTO quarantine VALUES (1, 0, NULL, 'r');
+        INSERT INTO timeline VALUES (1, 0, 't', 'i', 'started', 0, NULL, NULL, NULL);";
     execute(&mut store, rows.to_owned()).unwrap();
     store
 }
@@ -104,7 +105,7 @@ fn a_directory_of_an_earlier_version_is_migrated() {
     let mut store = open();
     execute(&mut store, "INSERT INTO quarantine VALUES (1, 0, NULL, 'r')".to_owned()).unwrap();
     execute(&mut store, "INSERT INTO invoices VALUES (1, 0, 't', 1, '2026-01', x'00')".to_owned()).unwrap();
-    let back = "DROP INDEX clearings; DROP TABLE cursors; DROP TABLE unused; ALTER TABLE charges DROP COLUMN reservation; \
+    let back = "DROP INDEX clearings; DROP TABLE cursors; DROP TABLE unused; DROP TABLE timeline; ALTER TABLE charges DROP COLUMN reservation; \
         ALTER TABLE charges DROP COLUMN effective_price_nanos; PRAGMA user_version = 1";
     execute(&mut store, back.to_owned()).unwrap();
     assert!(store.reader.cursor("outward").is_err());

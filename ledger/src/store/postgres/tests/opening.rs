@@ -80,7 +80,7 @@ fn a_database_of_an_earlier_version_is_migrated() {
     drop(store);
     execute(
         &url,
-        "DROP INDEX clearings; DROP TABLE cursors; DROP TABLE unused; ALTER TABLE charges DROP COLUMN reservation; \
+        "DROP INDEX clearings; DROP TABLE cursors; DROP TABLE unused; DROP TABLE timeline; ALTER TABLE charges DROP COLUMN reservation; \
          ALTER TABLE charges DROP COLUMN effective_price_nanos; \
          ALTER TABLE invoices ADD CONSTRAINT invoices_tenant_period_key UNIQUE (tenant, period); \
          UPDATE hourglass_schema SET version = 1",
