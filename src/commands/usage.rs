@@ -1,6 +1,6 @@
 //! `hourglass usage`: GPU-hours and what they cost.
 
-use hourglass_consumers::billing::report::{GroupBy, UsageQuery, UsageReport, unwritten, usage_report};
+use hourglass_consumers::billing::usage::{GroupBy, UsageQuery, UsageReport, unwritten, usage_report};
 use hourglass_ledger::store::ChargeFilter;
 use hourglass_units::{Hour, InstanceId, Instant, ProjectId, TenantId};
 
@@ -43,7 +43,7 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
     };
     let query = UsageQuery { filter, group_by: args.group_by };
     let (reader, loaded) = wire::read_ledger(settings, log_progress("reading the ledger"))?;
-    let report = usage_report(reader.as_ref(), unwritten(&loaded.state, &query), &query)?;
+    let report = usage_report(reader.as_ref(), None, unwritten(&loaded.state, &query), &query)?;
     answer(format, &report, |report| text(report, &query.group_by))
 }
 

@@ -2,19 +2,26 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use hourglass_ledger::cell::{CellHandle, CellStatus, Submission};
-use hourglass_ledger::core::{Command, IdempotencyKey, Outcome, Rejection, State};
+use hourglass_ledger::core::{Command, IdempotencyKey, Outcome, Position, Rejection, State};
 use hourglass_ledger::store::{Reader, StoreError};
 use hourglass_units::TenantId;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock, Semaphore};
 
 use super::guard::REQUESTS_MAX;
 use super::metrics::{Exposer, Metrics};
 use super::problem::Problem;
 use super::rate::Rates;
 use crate::auth::Authenticator;
+use crate::billing::usage::DayCube;
 use crate::usage::Name;
+
+/// Most charge rows that a request for usage folds in before it is answered.
+const CATCH_UP_ROWS_MAX: usize = 20_000;
+/// How often the sums of usage are brought up to the log where nobody asks.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 /// Shared by all requests.
 #[derive(Clone)]
@@ -27,6 +34,7 @@ struct Shared {
     metrics: Metrics,
     exposers: Vec<Arc<Exposer>>,
     permits: Semaphore,
+    usage: Arc<RwLock<DayCube>>,
     requests: AtomicU64,
 }
 
@@ -39,6 +47,7 @@ impl App {
             metrics: Metrics::new(),
             exposers,
             permits: Semaphore::new(REQUESTS_MAX),
+            usage: Arc::default(),
             requests: AtomicU64::new(0),
         }))
     }
@@ -106,6 +115,37 @@ impl App {
         read: impl FnOnce(&State) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
         self.cell().read(read).await?
+    }
+
+    /// The sums of whole days, with all that is committed by now; `None` while it is further behind than one
+    /// request is to wait for. What is read from the state while it is held is not older.
+    pub(super) async fn usage(&self) -> Result<Option<OwnedRwLockReadGuard<DayCube>>, Problem> {
+        let committed = || Position::new(self.status().position.load(Ordering::Relaxed));
+        let cube = Arc::clone(&self.0.usage).read_owned().await;
+        if cube.position() >= committed() {
+            return Ok(Some(cube));
+        }
+        drop(cube);
+        let mut cube = Arc::clone(&self.0.usage).write_owned().await;
+        let (until, reader) = (committed(), Arc::clone(self.cell().reader()));
+        let caught_up = tokio::task::spawn_blocking(move || {
+            let is_done = cube.catch_up(reader.as_ref(), until, CATCH_UP_ROWS_MAX)?;
+            Ok::<_, StoreError>(is_done.then(|| cube.downgrade()))
+        });
+        Ok(caught_up.await.map_err(|_| Problem::internal())??)
+    }
+
+    /// Keeps the sums of whole days close behind the log, so that no request has to wait for them.
+    pub(super) async fn follow_usage(self) {
+        let mut looks = tokio::time::interval(FOLLOW_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            // Until it is there; a store that does not answer is asked again at the next look.
+            while matches!(self.usage().await, Ok(None)) {
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     /// Reads the store, on a thread that may block.

@@ -114,7 +114,10 @@ impl std::fmt::Debug for ApiConfig {
 
 /// Every route of a cell.
 pub fn router(cell: CellHandle, config: ApiConfig) -> Router {
-    let app = App::new(cell, Authenticator::new(&config), config.exposers);
+    routes_of(App::new(cell, Authenticator::new(&config), config.exposers))
+}
+
+fn routes_of(app: App) -> Router {
     let (routes, document) = described().split_for_parts();
     let routes = routes.route("/", get(|| async { Redirect::temporary("/docs/") }));
     // Actions such as `{instance}:start`: they are described by hand in `document`.
@@ -264,5 +267,9 @@ pub async fn serve_http(
     config: ApiConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(cell, config)).with_graceful_shutdown(shutdown).await
+    let app = App::new(cell, Authenticator::new(&config), config.exposers);
+    let follower = tokio::spawn(app.clone().follow_usage());
+    let served = axum::serve(listener, routes_of(app)).with_graceful_shutdown(shutdown).await;
+    follower.abort();
+    served
 }

@@ -6,7 +6,8 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use hourglass_ledger::core::Accounting;
 use hourglass_ledger::store::ChargeFilter;
-use hourglass_units::{Hour, InstanceId, Instant, ProjectId, TenantId};
+use hourglass_pricing::PurchaseModel;
+use hourglass_units::{Hour, InstanceId, Instant, Platform, ProjectId, Region, TenantId};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -14,11 +15,16 @@ use super::app::{App, known_tenant};
 use super::done::as_replayed;
 use super::extract::{Body, Caller, Idempotency, Path, Query, unsupported};
 use super::problem::{Problem, ProblemDocument};
-use crate::billing::report::{AsOf, GroupBy, UsageQuery, UsageReport, unwritten, usage_report};
+use crate::billing::report::AsOf;
+use crate::billing::usage::{
+    Granularity, GroupBy, LabelFilter, UsageQuery, UsageReport, unwritten, usage_report,
+};
 use crate::usage::{BatchDraft, CloudEventDraft, Format, IngestReport, ingest};
 
 /// Most rows of a usage report.
 pub const USAGE_ROWS_MAX: usize = 100_000;
+/// Most keys that a usage report keeps apart.
+const GROUP_KEYS_MAX: usize = 12;
 
 /// `hourglass.v1.UsageBatch` in protobuf.
 #[derive(ToSchema)]
@@ -69,9 +75,23 @@ pub(super) struct ReportQuery {
     /// Before this whole UTC hour, RFC 3339.
     #[param(value_type = Option<String>, format = DateTime)]
     end: Option<Instant>,
+    /// How finely to cut time: as `hour`, `day` or `month` in `group_by`, in front of what stands there.
+    #[param(inline)]
+    granularity: Option<Granularity>,
     /// What to keep apart, with commas: tenant, project, instance, platform, region, model (or mode),
-    /// price, hour, day, month.
+    /// price, hour, day, month, and label:KEY.
     group_by: Option<String>,
+    /// On this platform.
+    #[param(value_type = Option<String>)]
+    platform: Option<Platform>,
+    /// In this region.
+    #[param(value_type = Option<String>)]
+    region: Option<Region>,
+    /// Sold so: `on_demand`, `reserved` or `spot`.
+    #[param(value_type = Option<String>)]
+    model: Option<PurchaseModel>,
+    /// With these labels, as `KEY=VALUE` with commas between: all of them.
+    labels: Option<String>,
     /// Of this project.
     #[param(value_type = Option<String>)]
     project: Option<ProjectId>,
@@ -109,7 +129,7 @@ async fn report(
 ) -> Result<axum::Json<UsageReport>, Problem> {
     let (from, until) = whole_hours(query.start, query.end)?;
     let names = query.group_by.as_deref().unwrap_or_default();
-    let mut group_by: Vec<GroupBy> = Vec::new();
+    let mut group_by: Vec<GroupBy> = query.granularity.and_then(Granularity::group_by).into_iter().collect();
     for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         let key =
             name.parse().map_err(|error| Problem::bad_request("group_by_invalid", format!("{error}")))?;
@@ -117,6 +137,13 @@ async fn report(
             group_by.push(key);
         }
     }
+    if group_by.len() > GROUP_KEYS_MAX {
+        let detail = format!("at most {GROUP_KEYS_MAX} keys can be kept apart at once");
+        return Err(Problem::bad_request("group_by_invalid", detail));
+    }
+    let labels = query.labels.as_deref().unwrap_or_default().split(',').filter(|pair| !pair.is_empty());
+    let labels: Result<Vec<LabelFilter>, String> = labels.map(str::parse).collect();
+    let labels = labels.map_err(|detail| Problem::bad_request("labels_invalid", detail))?;
     let filter = ChargeFilter {
         tenant: tenant.clone(),
         project: query.project,
@@ -124,14 +151,16 @@ async fn report(
         from,
         until,
     };
-    let query = UsageQuery { filter, group_by };
+    let ReportQuery { platform, region, model, .. } = query;
+    let query = UsageQuery { filter, platform, region, model, labels, group_by };
+    let cube = app.usage().await?;
     let of_state = query.clone();
     let unwritten = app.read(move |state| {
         tenant.map_or(Ok(()), |tenant| known_tenant(state, &tenant))?;
         Ok(unwritten(state, &of_state))
     });
     let unwritten = unwritten.await?;
-    let report = app.store(move |reader| usage_report(reader, unwritten, &query)).await?;
+    let report = app.store(move |reader| usage_report(reader, cube.as_deref(), unwritten, &query)).await?;
     if report.rows.len() > USAGE_ROWS_MAX {
         let detail =
             format!("the report has more than {USAGE_ROWS_MAX} rows: ask for less time or fewer groups");

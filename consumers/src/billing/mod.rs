@@ -9,6 +9,7 @@ pub mod quotas;
 pub mod report;
 pub mod reservations;
 pub mod spot;
+pub mod usage;
 
 use hourglass_units::{INSTANT_MAX, INSTANT_MIN, Instant};
 

@@ -357,6 +357,11 @@ impl State {
         (0..self.instances.len()).filter_map(|ix| self.view(ix))
     }
 
+    /// The instances that have labels, in the order of their registration.
+    pub fn labelled(&self) -> impl Iterator<Item = InstanceView<'_>> {
+        self.labels.keys().filter_map(|ix| self.view(*ix))
+    }
+
     /// How many instances are registered.
     pub fn instance_count(&self) -> u32 {
         self.instances.len()

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hourglass_capacity::lifecycle::Phase;
-use hourglass_consumers::billing::report::{GroupBy, UsageQuery, unwritten, usage_report};
+use hourglass_consumers::billing::usage::{GroupBy, UsageQuery, unwritten, usage_report};
 use hourglass_ledger::core::market::{MarketEvent, UNIT_PREFIX};
 use hourglass_ledger::core::rows::NoRows;
 use hourglass_ledger::core::{Event, Recorded, State, apply};
@@ -111,7 +111,7 @@ fn spot(reader: &dyn Reader, state: &State) -> Result<Vec<Spot>, Failure> {
         filter: ChargeFilter::default(),
         group_by: vec![GroupBy::Tenant, GroupBy::Instance, GroupBy::Price],
     };
-    let report = usage_report(reader, unwritten(state, &query), &query)?;
+    let report = usage_report(reader, None, unwritten(state, &query), &query)?;
     let mut spot: BTreeMap<String, Spot> = BTreeMap::new();
     for row in report.rows {
         let of = |key: GroupBy| row.group.get(key.as_str()).cloned().unwrap_or_default();
