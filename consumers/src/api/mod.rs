@@ -46,6 +46,7 @@ mod rate;
 mod rerates;
 mod reservations;
 pub(crate) mod schema;
+mod spend;
 mod spot;
 mod tenant_keys;
 mod tenants;
@@ -182,6 +183,8 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(usage::tenant_usage))
         .routes(routes!(usage::all_usage))
         .routes(routes!(usage::tenant_metering))
+        .routes(routes!(spend::tenant_spend))
+        .routes(routes!(spend::list_commitments))
         .routes(routes!(ledger::tenant_balance))
         .routes(routes!(ledger::all_balances))
         .routes(routes!(ledger::all_transfers))

@@ -17,7 +17,7 @@ use super::tenants::PageQuery;
 /// A step in the life of an instance.
 #[derive(Serialize, ToSchema)]
 #[schema(as = TimelineStep, example = json!({
-    "position": 4711, "line": 0, "instance": "u-12-0", "step": "told_to_stop", "at": "2026-01-05T10:00:00Z",
+    "position": 4711, "line": 0, "instance": "spot-12-0", "step": "told_to_stop", "at": "2026-01-05T10:00:00Z",
     "cause": "outbid", "detail": "bid number 19 pays more", "deadline": "2026-01-05T10:02:00Z"
 }))]
 pub(super) struct StepView {

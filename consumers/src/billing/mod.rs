@@ -8,6 +8,7 @@ pub mod market;
 pub mod quotas;
 pub mod report;
 pub mod reservations;
+pub mod spend;
 pub mod spot;
 pub mod usage;
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::testing::{request, with_server};
 
-const ROUTES: [&str; 118] = [
+const ROUTES: [&str; 127] = [
     "DELETE /v1/pools/{platform}/{fabric}/nodes/{node}",
     "DELETE /v1/tenants/{tenant}/spend-caps",
     "GET /healthz",
@@ -45,6 +45,7 @@ const ROUTES: [&str; 118] = [
     "GET /v1/tenants/{tenant}/bids/{bid}",
     "GET /v1/tenants/{tenant}/bids/{bid}/why",
     "GET /v1/tenants/{tenant}/charges",
+    "GET /v1/tenants/{tenant}/commitments",
     "GET /v1/tenants/{tenant}/contracts",
     "GET /v1/tenants/{tenant}/credits",
     "GET /v1/tenants/{tenant}/groups",
@@ -53,11 +54,14 @@ const ROUTES: [&str; 118] = [
     "GET /v1/tenants/{tenant}/instances",
     "GET /v1/tenants/{tenant}/instances/{instance}",
     "GET /v1/tenants/{tenant}/instances/{instance}/charges/{hour}",
+    "GET /v1/tenants/{tenant}/instances/{instance}/timeline",
     "GET /v1/tenants/{tenant}/invoices",
     "GET /v1/tenants/{tenant}/invoices/draft",
     "GET /v1/tenants/{tenant}/invoices/{number}",
     "GET /v1/tenants/{tenant}/invoices/{number}/lines/{line}",
     "GET /v1/tenants/{tenant}/invoices/{number}/status",
+    "GET /v1/tenants/{tenant}/keys",
+    "GET /v1/tenants/{tenant}/keys/{key}",
     "GET /v1/tenants/{tenant}/leases",
     "GET /v1/tenants/{tenant}/leases/{lease}",
     "GET /v1/tenants/{tenant}/metering",
@@ -66,7 +70,9 @@ const ROUTES: [&str; 118] = [
     "GET /v1/tenants/{tenant}/quotas",
     "GET /v1/tenants/{tenant}/reservations",
     "GET /v1/tenants/{tenant}/reservations/{reservation}",
+    "GET /v1/tenants/{tenant}/spend",
     "GET /v1/tenants/{tenant}/spend-caps",
+    "GET /v1/tenants/{tenant}/timeline",
     "GET /v1/tenants/{tenant}/transfers",
     "GET /v1/tenants/{tenant}/unused",
     "GET /v1/tenants/{tenant}/usage",
@@ -104,6 +110,8 @@ const ROUTES: [&str; 118] = [
     "POST /v1/tenants/{tenant}/invoices",
     "POST /v1/tenants/{tenant}/invoices/{number}:pay",
     "POST /v1/tenants/{tenant}/invoices/{number}:void",
+    "POST /v1/tenants/{tenant}/keys",
+    "POST /v1/tenants/{tenant}/keys/{key}:revoke",
     "POST /v1/tenants/{tenant}/leases",
     "POST /v1/tenants/{tenant}/leases/{lease}:refresh",
     "POST /v1/tenants/{tenant}/leases/{lease}:return",
@@ -126,6 +134,7 @@ const ROUTES: [&str; 118] = [
     "PUT /v1/pools/{platform}/{fabric}",
     "PUT /v1/pools/{platform}/{fabric}/nodes/{node}",
     "PUT /v1/quotas/rules",
+    "PUT /v1/tenants/{tenant}/instances/{instance}/labels",
     "PUT /v1/tenants/{tenant}/spend-caps",
 ];
 
@@ -206,7 +215,7 @@ fn every_example_can_be_read() {
                 }
                 seen += 1;
                 let filled = path.replace("{tenant}", "acme").replace("{project}", "ml");
-                let filled = filled.replace("{bid}", "b-1").replace("{platform}", "h100");
+                let filled = filled.replace("{bid}", "b-1").replace("{platform}", "h100").replace("{instance}", "i-1");
                 let filled = filled.replace("{fabric}", "f-1").replace("{node}", "n-1");
                 let filled =
                     ["{hold}", "{lease}", "{request}"].iter().fold(filled, |it, part| it.replace(part, "1"));
@@ -217,7 +226,7 @@ fn every_example_can_be_read() {
                 assert!(!unread, "{method} {path}: {}", answer.text());
             }
         }
-        assert_eq!(seen, 20, "an example is missing, or there is a new one");
+        assert_eq!(seen, 22, "an example is missing, or there is a new one");
     });
 }
 

@@ -1,7 +1,7 @@
 //! No tenant sees another tenant's rows, whatever it sends.
 
 use axum::http::StatusCode;
-use hourglass_ledger::core::Role;
+use hourglass_ledger::core::{Role, Scope};
 use serde_json::json;
 
 use crate::api::access::ROUTES;
@@ -11,7 +11,10 @@ use crate::testing::{Server, instance, key_of, record, with_server};
 const OF_BETA: [&str; 7] =
     ["beta", "b-secret", "hidden-project", "b-reserved", "b-credit", "b-group", "b-bid"];
 /// What a customer can change itself, at its own tenant's paths.
-const OWN_CHANGES: [&str; 9] = [
+const OWN_CHANGES: [&str; 12] = [
+    "/v1/tenants/{tenant}/instances/{instance}/labels",
+    "/v1/tenants/{tenant}/keys",
+    "/v1/tenants/{tenant}/keys/{key}:revoke",
     "/v1/tenants/{tenant}/quota-requests",
     "/v1/tenants/{tenant}/spend-caps",
     "/v1/tenants/{tenant}/bids",
@@ -91,7 +94,14 @@ async fn two_tenants(server: &Server) -> String {
         let path = format!("/v1/tenants/{tenant}/invoices");
         server.post(&path, json!({"period": "2026-01"})).await.expect(StatusCode::CREATED);
     }
-    server.key(key_of(Role::Customer, "acme", &[])).await
+    let scopes = [Scope::Read, Scope::Write, Scope::Keys];
+    server.key(key_of(Role::Customer, "beta", &scopes)).await;
+    server.key(key_of(Role::Customer, "acme", &scopes)).await
+}
+
+/// The public part of a key.
+fn id_of(key: &str) -> &str {
+    key.split('_').nth(1).unwrap()
 }
 
 /// Both tenants have a bid in one pool, and it was cleared. Answers with the position of the clearing.
@@ -122,6 +132,7 @@ fn a_customer_sees_its_own_and_nothing_else() {
             format!("/v1/tenants/acme/holds/{hold}"),
             format!("/v1/tenants/acme/leases/{lease}"),
             format!("/v1/tenants/acme/quota-requests/{request}"),
+            format!("/v1/tenants/acme/keys/{}", id_of(&key)),
         ];
         let own = [
             "/v1/tenants/acme",
@@ -130,6 +141,12 @@ fn a_customer_sees_its_own_and_nothing_else() {
             "/v1/tenants/acme/bids/a-bid",
             "/v1/tenants/acme/bids/a-bid/why",
             "/v1/tenants/acme/charges",
+            "/v1/tenants/acme/commitments",
+            "/v1/tenants/acme/instances/i-1/timeline",
+            "/v1/tenants/acme/keys",
+            "/v1/tenants/acme/spend",
+            "/v1/tenants/acme/timeline",
+            "/v1/tenants/acme/usage?granularity=day&group_by=label:team,instance",
             "/v1/tenants/acme/contracts",
             "/v1/tenants/acme/credits",
             "/v1/tenants/acme/instances",
@@ -163,7 +180,7 @@ fn a_customer_sees_its_own_and_nothing_else() {
         for (method, route, _) in ROUTES.iter().filter(|it| it.1.starts_with("/v1/tenants/{tenant}")) {
             let route =
                 route.replace("{tenant}", "acme").replace("{instance}", "i-1").replace("{number}", "1");
-            let route = route.replace("{bid}", "a-bid");
+            let route = route.replace("{bid}", "a-bid").replace("{key}", id_of(&key));
             let route = route.replace("{reservation}", "a-reserved").replace("{line}", "1");
             let route = route.replace("{hour}", "2026-01-01T00:00:00Z").replace("{hold}", &hold.to_string());
             let route =

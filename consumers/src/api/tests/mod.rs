@@ -3,6 +3,7 @@
 mod access;
 mod billing;
 mod commerce;
+mod customers;
 mod described;
 mod errors;
 mod explain;
