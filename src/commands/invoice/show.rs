@@ -22,6 +22,8 @@ pub enum Form {
     Html,
     /// One row a line
     Csv,
+    /// Pages to send and to keep
+    Pdf,
     /// The document
     Json,
 }
@@ -120,6 +122,7 @@ fn show(found: &Found, form: Form) -> Result<(), Failure> {
             let csv = sheet.csv().map_err(|error| Failure::Unavailable(error.to_string()))?;
             output::raw(&csv)
         }
+        Form::Pdf => output::raw(&sheet.pdf()),
         Form::Json => output::raw(&found.document).and_then(|()| output::line("")),
     }
 }

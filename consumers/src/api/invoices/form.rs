@@ -30,18 +30,24 @@ pub(in crate::api) enum Form {
     Html,
     /// One row a line.
     Csv,
+    /// Pages to send and to keep.
+    Pdf,
 }
 
 /// Every form and its media type; where two are welcome alike, the first is taken.
-const FORMS: [(Form, &str, &str); 3] =
-    [(Form::Json, "application", "json"), (Form::Html, "text", "html"), (Form::Csv, "text", "csv")];
+const FORMS: [(Form, &str, &str); 4] = [
+    (Form::Json, "application", "json"),
+    (Form::Html, "text", "html"),
+    (Form::Csv, "text", "csv"),
+    (Form::Pdf, "application", "pdf"),
+];
 
 /// In which form.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in crate::api) struct FormQuery {
-    /// `json`, `html` or `csv`; what `Accept` asks for where absent.
+    /// `json`, `html`, `csv` or `pdf`; what `Accept` asks for where absent.
     #[param(inline)]
     pub(super) format: Option<Form>,
 }
@@ -117,7 +123,7 @@ pub(super) fn answer_document(
 pub(super) fn answer_draft(form: Form, draft: InvoiceDraft, name: Option<&str>) -> Result<Response, Problem> {
     match form {
         Form::Json => Ok(in_form(form, axum::Json(draft).into_response())),
-        Form::Html | Form::Csv => rendered(form, &Sheet::of(&draft.invoice, name, None)),
+        Form::Html | Form::Csv | Form::Pdf => rendered(form, &Sheet::of(&draft.invoice, name, None)),
     }
 }
 
@@ -127,6 +133,7 @@ fn rendered(form: Form, sheet: &Sheet<'_>) -> Result<Response, Problem> {
             tracing::error!(%error, "no CSV");
             Problem::internal()
         })?,
+        Form::Pdf => sheet.pdf(),
         Form::Json | Form::Html => sheet.html().into_bytes(),
     };
     Ok(in_form(form, body.into_response()))
@@ -137,6 +144,7 @@ fn in_form(form: Form, mut response: Response) -> Response {
         Form::Json => "application/json",
         Form::Html => "text/html; charset=utf-8",
         Form::Csv => "text/csv; charset=utf-8; header=present",
+        Form::Pdf => "application/pdf",
     };
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
@@ -170,6 +178,7 @@ mod tests {
         check(&["text/*"], Form::Html);
         check(&["text/html;q=0, text/*"], Form::Csv);
         check(&["application/json, text/html"], Form::Json);
+        check(&["application/pdf"], Form::Pdf);
         // What we have not, and what nobody can read: the document.
         check(&["image/png"], Form::Json);
         check(&["text/html;q=2, text/csv;q=0.1234, text/csv;q=-1"], Form::Json);

@@ -43,7 +43,7 @@ pub(super) struct DraftQuery {
     /// `YYYY-MM`.
     #[param(value_type = String)]
     period: Month,
-    /// `json`, `html` or `csv`; what `Accept` asks for where absent.
+    /// `json`, `html`, `csv` or `pdf`; what `Accept` asks for where absent.
     #[param(inline)]
     format: Option<Form>,
 }
@@ -134,6 +134,7 @@ pub(super) async fn list_invoices(
     params(("tenant" = String, Path), ("number" = u64, Path), FormQuery),
     responses((status = 200, description = "The document.", content(
         (schema::Invoice = "application/json"), (String = "text/html"), (String = "text/csv"),
+        (schema::Binary = "application/pdf"),
     )))
 )]
 pub(super) async fn get_invoice(
@@ -165,6 +166,7 @@ pub(super) async fn get_invoice(
     params(("tenant" = String, Path), DraftQuery),
     responses((status = 200, description = "The draft.", content(
         (InvoiceDraft = "application/json"), (String = "text/html"), (String = "text/csv"),
+        (schema::Binary = "application/pdf"),
     )))
 )]
 pub(super) async fn draft_invoice(

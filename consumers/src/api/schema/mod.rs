@@ -20,6 +20,12 @@ pub(crate) use quota::{Bound, Drift, Limits, ListedInstance, QuotaItem, QuotaRul
 pub(crate) use rerate::{RerateDraft, ReratePreview};
 pub(crate) use terms::{Component, Payment, Terms};
 
+/// Bytes of another format.
+#[derive(utoipa::ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "it describes a body and is never made")]
+pub(crate) struct Binary(Vec<u8>);
+
 /// Whether a shape is the document's: what is read of it is all of it.
 #[cfg(test)]
 #[track_caller]

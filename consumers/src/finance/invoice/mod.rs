@@ -6,6 +6,7 @@
 
 mod csv;
 mod html;
+mod pdf;
 #[cfg(test)]
 mod tests;
 

@@ -130,6 +130,55 @@ fn a_page_names_what_it_shows() {
     }
 }
 
+/// What stands between the parentheses of the pages, in order.
+fn texts(pdf: &[u8]) -> Vec<String> {
+    let text: String = pdf.iter().map(|byte| char::from(*byte)).collect();
+    let shown = text.split(") Tj").filter_map(|before| before.rsplit_once('(')).map(|(_, shown)| shown.to_owned());
+    shown.collect()
+}
+
+#[test]
+fn a_pdf_has_the_same_lines_and_sums() {
+    let invoice = full();
+    let sheet = Sheet::of(&invoice, Some("Acme"), None);
+    let pdf = sheet.pdf();
+    assert!(pdf.starts_with(b"%PDF-1.") && pdf.trim_ascii_end().ends_with(b"%%EOF"));
+    assert_eq!(pdf, sheet.pdf(), "one document, the same bytes");
+    let shown = texts(&pdf);
+    let mut at = 0;
+    for row in sheet.rows() {
+        for text in [&row.what, &row.quantity, &row.price, &row.amount] {
+            let found = shown[at..].iter().position(|it| it == text);
+            at += found.unwrap_or_else(|| panic!("no {text:?} behind {at} in {shown:?}")) + 1;
+        }
+    }
+    for total in &sheet.totals {
+        let found = shown[at..].iter().position(|it| *it == total.amount);
+        at += found.unwrap_or_else(|| panic!("no {total:?} in {shown:?}")) + 1;
+    }
+    assert!(shown.iter().any(|it| it.contains("page 1 of 1")));
+}
+
+#[test]
+fn a_long_invoice_has_pages_and_strange_names_do_no_harm() {
+    let mut document = full_document();
+    let line = document["lines"][0].clone();
+    let lines: Vec<Value> = std::iter::repeat_n(line, 200).collect();
+    document["lines"] = json!(lines);
+    let mut invoice: Invoice = serde_json::from_value(document).unwrap();
+    for line in &mut invoice.lines {
+        line.rule = Some(") Tj ET (é € – \u{4e2d}\\".to_owned() + &"very long words ".repeat(20));
+    }
+    let sheet = Sheet::of(&invoice, Some("株式会社 (Acme)"), None);
+    let pdf = sheet.pdf();
+    let text: String = pdf.iter().map(|byte| char::from(*byte)).collect();
+    let pages = text.matches("/Type /Page\n").count();
+    assert!(pages > 10 && text.contains(&format!("page {pages} of {pages}")), "{pages}");
+    // Parentheses that match need no escape in the format.
+    assert!(text.contains("(???? (Acme) (acme)) Tj"), "what the faces lack is a question mark");
+    assert_eq!(text.matches(") Tj ET (").count(), 0, "no text ends its own string");
+}
+
 #[test]
 fn what_others_wrote_is_escaped() {
     let mut document = full_document();
