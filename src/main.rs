@@ -24,7 +24,7 @@ use clap::{Parser, Subcommand};
 use crate::commands::{
     agent, backtest, balance, compute_sim, credit, demo, doctor, estimate, explain, export, instance,
     invoice, key, ledger, market, metering, nats, price, quarantine, quota, replay, reserve, scenario, serve,
-    tax, up, usage, verify,
+    spend, tax, up, usage, verify,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -83,6 +83,8 @@ enum Command {
     Explain(explain::Args),
     /// Invoices: list, show, draft, finalise, pay, void, credit, recompute
     Invoice(invoice::Args),
+    /// Where a tenant's billing period stands and ends, and how far its commitments are
+    Spend(spend::Args),
     /// Credit of tenants: grant, list
     Credit(credit::Args),
     /// GPUs sold for a time: create, amend, list
@@ -140,6 +142,7 @@ fn main() -> ExitCode {
         Command::Estimate(args) => estimate::run(args, &settings, format),
         Command::Explain(args) => explain::run(args, &settings, format),
         Command::Invoice(args) => invoice::run(args, &settings, format),
+        Command::Spend(args) => spend::run(args, &settings, format),
         Command::Credit(args) => credit::run(args, &settings, format),
         Command::Reserve(args) => reserve::run(args, &settings, format),
         Command::Tax(args) => tax::run(args, &settings, format),

@@ -1,14 +1,16 @@
 //! `hourglass instance`: how instances are sold, and usage that is not to count.
 
+use hourglass_consumers::billing::timeline::StepRow;
 use hourglass_ledger::core::{Command, InstanceView, Mode, Rejection, State};
+use hourglass_ledger::store::{PAGE_ROWS_MAX, Page, RowKey, TimelineFilter};
 use hourglass_pricing::PurchaseModel;
-use hourglass_units::{BidId, Fabric, InstanceId, Instant, Price, ReservationId, TenantId};
+use hourglass_units::{BidId, Fabric, InstanceId, Instant, Labels, Price, ReservationId, TenantId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::change::{AFTER_HELP, Change};
+use super::change::{AFTER_HELP, Change, Done};
 use super::{instant, rows_of, tenant_of};
-use crate::client::Server;
+use crate::client::{Server, not_understood};
 use crate::config::Resolved;
 use crate::failure::Failure;
 use crate::output::{Format, answer, log_progress, table};
@@ -30,6 +32,23 @@ enum Action {
     List {
         /// Whose
         tenant: TenantId,
+    },
+    /// What became of an instance, step by step, with the reason of each
+    Timeline {
+        /// Whose
+        tenant: TenantId,
+        /// Which
+        instance: InstanceId,
+    },
+    /// Give an instance labels, in place of those that it has: to group costs by
+    Label {
+        /// Whose
+        tenant: TenantId,
+        /// Which
+        instance: InstanceId,
+        /// All of its labels, such as team=research; none takes them away
+        #[arg(value_name = "KEY=VALUE")]
+        labels: Vec<String>,
     },
     /// Sell an instance differently from a time on
     Mode(ChangeMode),
@@ -111,6 +130,10 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
             };
             answer(format, &rows, |rows| text(rows))
         }
+        Action::Timeline { tenant, instance } => timeline(&tenant, &instance, server, settings, format),
+        Action::Label { tenant, instance, labels } => {
+            label(&tenant, &instance, &labels, server, settings, format)
+        }
         Action::Mode(ChangeMode { tenant, instance, model, at, reservation, bid, limit, fabric }) => {
             let body = json!({"at": at, "model": model, "reservation": reservation, "bid": bid, "limit": limit, "fabric": fabric});
             let mode = mode(model, reservation, (bid, limit, fabric))?;
@@ -129,6 +152,69 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
             change.run(server, settings, format, |_| says)
         }
     }
+}
+
+fn timeline(
+    tenant: &TenantId,
+    instance: &InstanceId,
+    server: &Server,
+    settings: &Resolved,
+    format: Format,
+) -> Result<(), Failure> {
+    let steps: Vec<StepRow> = match server.client()? {
+        Some(client) => rows_of(&client, &format!("/v1/tenants/{tenant}/instances/{instance}/timeline"))?,
+        None => {
+            check_whose(server, settings, tenant, instance)?;
+            let (reader, loaded) = wire::read_ledger(settings, log_progress("reading the ledger"))?;
+            let filter = TimelineFilter { tenant: Some(tenant.clone()), instance: Some(instance.clone()) };
+            let (mut after, until) = (RowKey::default(), loaded.state.position());
+            let mut steps = Vec::new();
+            loop {
+                let rows = reader.timeline(&filter, Page { after, until, limit: PAGE_ROWS_MAX })?;
+                let Some(last) = rows.last() else { break steps };
+                after = last.key;
+                steps.extend(rows.into_iter().map(StepRow::from));
+            }
+        }
+    };
+    answer(format, &steps, |steps| {
+        let or_empty = |text: &Option<String>| text.clone().unwrap_or_default();
+        let cells = steps.iter().map(|it| {
+            let why = [&it.cause, &it.detail, &it.deadline].map(or_empty);
+            [it.at.clone(), it.step.clone()].into_iter().chain(why).collect()
+        });
+        table(&["at", "step", "cause", "detail", "until"], &[], cells)
+    })
+}
+
+fn label(
+    tenant: &TenantId,
+    instance: &InstanceId,
+    pairs: &[String],
+    server: &Server,
+    settings: &Resolved,
+    format: Format,
+) -> Result<(), Failure> {
+    let split = |pair: &String| match pair.split_once('=') {
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        None => Err(Failure::Usage(format!("{pair} is no label: give KEY=VALUE, such as team=research"))),
+    };
+    let pairs = pairs.iter().map(split).collect::<Result<Vec<_>, Failure>>()?;
+    let labels = Labels::new(pairs).map_err(|error| Failure::Usage(error.to_string()))?;
+    let resource = format!("/v1/tenants/{tenant}/instances/{instance}");
+    let done = match server.client()? {
+        Some(client) => {
+            let done = client.put(&format!("{resource}/labels"), &json!({"labels": labels}))?;
+            serde_json::from_value::<Done>(done).map_err(|error| not_understood(&error))?
+        }
+        None => {
+            check_whose(server, settings, tenant, instance)?;
+            let command = Command::LabelInstance { instance: instance.clone(), labels };
+            let path = String::new();
+            Change { command, path, body: json!({}), resource }.submit(server, settings, None)?
+        }
+    };
+    answer(format, &done, |done| format!("instance {instance} is labelled (position {})", done.position))
 }
 
 fn change(

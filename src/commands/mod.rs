@@ -25,6 +25,7 @@ pub mod replay;
 pub mod reserve;
 pub mod scenario;
 pub mod serve;
+pub mod spend;
 pub mod tax;
 pub mod up;
 pub mod usage;

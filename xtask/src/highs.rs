@@ -1,27 +1,20 @@
 //! HiGHS, the solver that the benchmarks compare the auction with: a Python package in an environment of its own
 //! below the target folder. Nothing else is told of it.
 
-use std::env;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::run::{Call, Failure};
-use crate::tools::{self, Tool};
+use crate::tools;
 
 /// The package, as it was when the figures were measured.
 const PACKAGE: &str = "highspy==1.16.0";
 /// The variable by which the benchmarks are told where it is.
 pub(crate) const VARIABLE: &str = "HOURGLASS_BENCH_HIGHS";
 
-const PYTHON: Tool = Tool {
-    package: "python3-venv",
-    installed: || Call::new("python3").args(["-c", "import ensurepip, venv"]).succeeds(),
-    purpose: "makes the environment of HiGHS",
-};
-
 /// The Python that has HiGHS, made where it is missing. Where it cannot be had, says why: a figure less is no
 /// failure.
 pub(crate) fn python() -> Option<String> {
-    let environment = target().join("highs");
+    let environment = tools::target().join("highs");
     let python = environment.join("bin").join("python");
     let ready = if is_ready(&python) { Ok(()) } else { make(&environment, &python) };
     match ready {
@@ -42,16 +35,7 @@ fn is_ready(python: &Path) -> bool {
 }
 
 fn make(environment: &Path, python: &Path) -> Result<(), Failure> {
-    tools::install_missing(&[PYTHON])?;
+    tools::install_missing(&[tools::PYTHON])?;
     Call::new("python3").args(["-m", "venv", "--clear"]).args([environment]).run()?;
     Call::new(python).args(["-m", "pip", "install", "--quiet", PACKAGE]).run()
-}
-
-/// Where Cargo builds.
-fn target() -> PathBuf {
-    let root =
-        || env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default().join("..").join("target");
-    let folder = env::var_os("CARGO_TARGET_DIR").map_or_else(root, PathBuf::from);
-    // The programs that need it run in other folders.
-    std::path::absolute(&folder).unwrap_or(folder)
 }

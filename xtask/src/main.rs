@@ -3,6 +3,7 @@
 //! `cargo xtask ci` is what decides whether a change may land; everything it does can be run alone.
 //! Progress goes to stderr and the tests come last, so that the end of the output is their result.
 
+mod contract;
 mod highs;
 mod layering;
 mod run;
@@ -20,6 +21,7 @@ Usage: cargo xtask COMMAND
   test [-- ARGS]               install the tools that the tests need, then `cargo test` with ARGS
   chaos [--seed N] [--minutes M] [--planted-fault NAME]
                                the crash test: processes die at random, nothing may be lost
+  contract [ARGS]              ask a running cell whatever its OpenAPI document allows, and more (schemathesis)
   bench [ARGS]                 the benchmarks, built for release
   fuzz TARGET [--seconds N]    run one fuzz target for N seconds (60 unless told)
 ";
@@ -55,6 +57,7 @@ fn dispatch(args: &[&str]) -> Result<(), Failure> {
         ["test"] => test(&[]),
         ["test", "--", extra @ ..] => test(extra),
         ["chaos", extra @ ..] => chaos(&Chaos::parse(extra)?),
+        ["contract", extra @ ..] => contract::check(extra),
         ["bench", extra @ ..] => bench(extra),
         ["fuzz", target] => fuzz(target, FUZZ_SECONDS),
         ["fuzz", target, "--seconds", seconds] => fuzz(target, parse_seconds(seconds)?),

@@ -1,6 +1,7 @@
 //! The programs that tests and benchmarks call, and where Debian keeps them.
 
 use std::env;
+use std::path::PathBuf;
 
 use crate::run::{Call, Failure};
 
@@ -95,4 +96,20 @@ fn nats_server() -> bool {
 fn on_path(program: &str) -> bool {
     let folders = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&folders).any(|folder| folder.join(program).is_file())
+}
+
+/// Makes the environments of Python packages.
+pub(crate) const PYTHON: Tool = Tool {
+    package: "python3-venv",
+    installed: || Call::new("python3").args(["-c", "import ensurepip, venv"]).succeeds(),
+    purpose: "makes environments for Python packages",
+};
+
+/// Where Cargo builds.
+pub(crate) fn target() -> PathBuf {
+    let root =
+        || env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default().join("..").join("target");
+    let folder = env::var_os("CARGO_TARGET_DIR").map_or_else(root, PathBuf::from);
+    // The programs that need it run in other folders.
+    std::path::absolute(&folder).unwrap_or(folder)
 }

@@ -15,11 +15,11 @@ use crate::auth::roles::{Permission, Reach};
 use crate::auth::{Denied, Principal};
 
 use Permission::{
-    IngestUsage, ManageKeys, ManageOwnKeys, ReadBids, ReadBooks, ReadContracts, ReadInstances, ReadLedger, ReadMarket,
-    ReadMetrics, ReadQuarantine, ReadQuotas, ReadRateCards, ReadReservations, ReadSupply, ReadTenants,
-    ReadUsage, RequestQuotas, RerateOpen, VoidUsage, WriteBids, WriteCaps, WriteCredits, WriteHolds,
-    WriteInstances, WriteInvoices, WriteLabels, WriteLoans, WriteMarket, WritePrices, WriteQuarantine, WriteQuotas,
-    WriteReservations, WriteTax, WriteTenants,
+    IngestUsage, ManageKeys, ManageOwnKeys, ReadBids, ReadBooks, ReadContracts, ReadInstances, ReadLedger,
+    ReadMarket, ReadMetrics, ReadQuarantine, ReadQuotas, ReadRateCards, ReadReservations, ReadSupply,
+    ReadTenants, ReadUsage, RequestQuotas, RerateOpen, VoidUsage, WriteBids, WriteCaps, WriteCredits,
+    WriteHolds, WriteInstances, WriteInvoices, WriteLabels, WriteLoans, WriteMarket, WritePrices,
+    WriteQuarantine, WriteQuotas, WriteReservations, WriteTax, WriteTenants,
 };
 
 /// Method, path and the permission that both need. An action such as `:start` is part of the path.
@@ -171,7 +171,10 @@ pub(super) fn authorise(
 ) -> Result<(), Box<Response>> {
     // Whoever may read may ask for the head alone.
     let method = if *method == Method::HEAD { "GET" } else { method.as_str() };
-    let route = if method == "POST" { with_action(route, path) } else { route.to_owned() };
+    // The path of an action is the action's, whatever it is asked with.
+    let action = with_action(route, path);
+    let is_action = ROUTES.iter().any(|route| route.1 == action);
+    let route = if is_action || method == "POST" { action } else { route.to_owned() };
     let Some(permission) = needed(method, &route) else {
         return Err(Box::new(no_such(&route)));
     };
@@ -221,12 +224,13 @@ fn no_such(route: &str) -> Response {
         _ => (route, None),
     };
     let of_action = |path: &str| path.strip_prefix(pattern).is_some_and(|rest| rest.starts_with(':'));
-    if action.is_some() && ROUTES.iter().any(|route| of_action(route.1)) {
+    let is_action = ROUTES.iter().any(|it| it.1 == route);
+    if action.is_some() && !is_action && ROUTES.iter().any(|route| of_action(route.1)) {
         return Problem::not_found("action_unknown", "there is no such action here: see /openapi.json")
             .into_response();
     }
-    let mut allowed: Vec<&str> =
-        ROUTES.iter().filter(|route| route.1 == pattern).map(|route| route.0).collect();
+    let whole = if is_action { route } else { pattern };
+    let mut allowed: Vec<&str> = ROUTES.iter().filter(|it| it.1 == whole).map(|it| it.0).collect();
     if allowed.is_empty() {
         tracing::error!(route, "a route is in no table of permissions: it is refused to everybody");
         let detail = "this path is open to nobody: its permission was forgotten";

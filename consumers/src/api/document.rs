@@ -106,12 +106,52 @@ fn guarded(operation: &mut Operation, permission: Option<Permission>) {
     operation.description = Some(described.unwrap_or(needs));
 }
 
+/// What parameters of a name look like wherever they stand, so that a client can know what is refused.
+fn constrain(operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        let RefOr::T(parameter) = parameter else { continue };
+        let Some(pattern) = pattern_of(&parameter.name) else { continue };
+        if let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
+            && schema.pattern.is_none()
+        {
+            schema.pattern = Some(pattern.to_owned());
+        }
+    }
+}
+
+/// The form of a parameter, as a regular expression (ECMA-262).
+fn pattern_of(name: &str) -> Option<&'static str> {
+    match name {
+        "tenant" | "project" | "instance" | "platform" | "region" | "fabric" | "node" | "reservation"
+        | "bid" => Some("^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
+        "key" => Some("^[a-z0-9]{12}$"),
+        "period" => Some("^[0-9]{4}-(0[1-9]|1[0-2])$"),
+        "page_token" => Some("^[A-Za-z0-9_-]+$"),
+        _ => None,
+    }
+}
+
+/// A repeat of a request that made something answers 200 with the first answer.
+fn repeatable(operation: &mut Operation) {
+    let responses = &mut operation.responses.responses;
+    if let Some(RefOr::T(created)) = responses.get("201").cloned()
+        && !responses.contains_key("200")
+    {
+        let mut repeated = created;
+        "A repeat under the same idempotency key, or nothing new: what the first request made."
+            .clone_into(&mut repeated.description);
+        responses.insert("200".to_owned(), RefOr::T(repeated));
+    }
+}
+
 fn complete(operation: &mut Operation, mutation: bool) {
+    constrain(operation);
     let schema = RefOr::Ref(Ref::from_schema_name("ProblemDocument"));
     let content = ContentBuilder::new().schema(Some(schema)).build();
     let error = ResponseBuilder::new().description("An error.").content(PROBLEM_MEDIA_TYPE, content).build();
     operation.responses.responses.insert("default".to_owned(), RefOr::T(error));
     if mutation {
+        repeatable(operation);
         let key: Object =
             ObjectBuilder::new().schema_type(Type::String).max_length(Some(255)).min_length(Some(1)).build();
         let parameter = ParameterBuilder::new()

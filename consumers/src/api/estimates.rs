@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::app::{App, known_tenant};
-use super::extract::{Caller, Json, Path};
+use super::extract::{Caller, Idempotency, Json, Path};
 use super::problem::Problem;
 use super::schema;
 use crate::auth::Denied;
@@ -124,6 +124,7 @@ fn mode(model: PurchaseModel, limit: Option<Price>, payment: Option<Payment>) ->
 pub(super) async fn estimate_list(
     State(app): State<App>,
     Caller(principal): Caller,
+    Idempotency(_checked): Idempotency,
     Json(draft): Json<EstimateDraft>,
 ) -> Result<axum::Json<EstimateAnswer>, Problem> {
     // Whether there is such a customer is nobody's business who may not read its contract.
@@ -146,6 +147,7 @@ pub(super) async fn estimate_list(
 pub(super) async fn estimate_for_tenant(
     State(app): State<App>,
     Path(tenant): Path<TenantId>,
+    Idempotency(_checked): Idempotency,
     Json(draft): Json<TenantEstimateDraft>,
 ) -> Result<axum::Json<EstimateAnswer>, Problem> {
     let TenantEstimateDraft { project, platform, model, limit, payment, gpus, from, until } = draft;

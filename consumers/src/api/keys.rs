@@ -241,11 +241,7 @@ pub(super) async fn act_on_key(
     post, path = "/v1/keys/{key}:revoke", tag = "keys", params(("key" = String, Path)),
     responses((status = 200, description = "Revoked.", body = Done))
 )]
-pub(super) async fn revoke_key(
-    app: App,
-    id: KeyId,
-    name: Option<Name>,
-) -> Result<Response, Problem> {
+pub(super) async fn revoke_key(app: App, id: KeyId, name: Option<Name>) -> Result<Response, Problem> {
     let resource = format!("/v1/keys/{id}");
     let outcome = app.submit(Command::RevokeKey { id }, name).await?;
     Ok(done(&outcome, false, resource))

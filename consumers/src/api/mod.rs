@@ -8,6 +8,7 @@
 //!
 //! * Every mutation takes an `Idempotency-Key`. A repeat answers 200 with `Idempotent-Replayed: true`
 //!   and the first answer; the same key with other content is a conflict.
+//! * An answer to a GET in JSON has an `ETag`; under `If-None-Match` the same again is 304, without a body.
 //! * Every error is `application/problem+json` (RFC 9457) with a stable `code`, `retryable` and
 //!   `request_id`; the id is in `X-Request-Id` of every answer too.
 //! * A principal that is not the cloud's own may send [`RATE_PER_SECOND`] requests, [`RATE_BURST`] at once;
@@ -25,6 +26,7 @@ mod credits;
 mod document;
 mod done;
 mod estimates;
+mod etag;
 mod explain;
 mod extract;
 mod guard;
@@ -61,7 +63,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::DefaultBodyLimit;
 use axum::http::Response;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect};
 use axum::routing::{get, post};
 use hourglass_ledger::cell::CellHandle;
@@ -79,6 +81,7 @@ use problem::Problem;
 use crate::auth::{Authenticator, Oidc};
 
 pub use done::IDEMPOTENT_REPLAYED;
+pub use etag::ETAG_BYTES_MAX;
 pub use extract::IDEMPOTENCY_KEY;
 pub use guard::{REQUEST_TIMEOUT, REQUESTS_MAX};
 pub use metrics::{Exposer, Exposition};
@@ -151,6 +154,7 @@ fn layered(routes: Router, app: App) -> Router {
     routes
         .fallback(|| async { axum::http::StatusCode::NOT_FOUND })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn(etag::revalidate))
         .layer(from_fn_with_state(app.clone(), guard::guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(app, observe::observe))

@@ -10,6 +10,7 @@ pub mod report;
 pub mod reservations;
 pub mod spend;
 pub mod spot;
+pub mod timeline;
 pub mod usage;
 
 use hourglass_units::{INSTANT_MAX, INSTANT_MIN, Instant};

@@ -100,7 +100,8 @@ fn happen(
             let ix = lifecycle::find(state, instance)?;
             let stopped = Noted::new(instance, LifeStep::Stopped, *at);
             let order = state.quotas.preemption(&Target::Instance(instance.clone()));
-            let (code, why) = order.map_or(("requested", cause), |order| (order.cause.as_str(), &order.reason));
+            let (code, why) =
+                order.map_or(("requested", cause), |order| (order.cause.as_str(), &order.reason));
             let stopped = stopped.because(code, why);
             state.noted.push(stopped);
             quotas::release(state, ix)?;

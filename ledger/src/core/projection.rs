@@ -78,7 +78,8 @@ pub fn project(state: &State, id: &TenantId) -> Result<Projection, Rejection> {
     let period = state.calendars.of(id).containing(now);
     let interval = state.calendars.of(id).interval(period);
     // Who came within the period is not carried on from before it came.
-    let since = if tenant.opened_at < now { interval.start().max(tenant.opened_at) } else { interval.start() };
+    let since =
+        if tenant.opened_at < now { interval.start().max(tenant.opened_at) } else { interval.start() };
     let basis = Interval::between(since, now);
 
     let ground = state.ground();
@@ -117,7 +118,8 @@ fn carried_on<'a>(
     let mut more = Vec::new();
     for used in rated(ground, id, period).into_iter().filter(|it| it.period == period) {
         for (segment, ms) in &segments {
-            let nanos = i128::from(used.quantity.nanos()).checked_mul(i128::from(*ms))?.checked_div(elapsed)?;
+            let nanos =
+                i128::from(used.quantity.nanos()).checked_mul(i128::from(*ms))?.checked_div(elapsed)?;
             let quantity = Quantity::from_nanos(i64::try_from(nanos).ok()?);
             more.push(Rated { segment: *segment, quantity, ..used });
         }
@@ -152,9 +154,8 @@ pub fn burndowns(state: &State, id: &TenantId) -> Result<Vec<Burndown>, Rejectio
     let mut found = Vec::new();
     for agreement in &agreements {
         let Some(commitment) = &agreement.terms.commitment else { continue };
-        let holds = |period: Month| {
-            agreement.first <= period && agreement.last.is_none_or(|last| period <= last)
-        };
+        let holds =
+            |period: Month| agreement.first <= period && agreement.last.is_none_or(|last| period <= last);
         let drawn = items.iter().filter(|(key, _)| key.source == Source::Drawdown && holds(key.period));
         let periods: Vec<(Month, Amount)> = drawn.map(|(key, item)| (key.period, item.amount)).collect();
         let drawn = periods.iter().try_fold(Amount::ZERO, |sum, (_, amount)| sum.checked_add(*amount));

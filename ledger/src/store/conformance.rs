@@ -17,7 +17,9 @@ use super::{
     RowKey, Store, Table, TimelineFilter, TransferFilter, UsageQuery,
 };
 use crate::core::market::{Cleared, MarketEvent, Trigger};
-use crate::core::rows::{ChargeRow, EventRows, InvoiceRow, QuarantineRow, TimelineRow, TransferRow, UnusedRow};
+use crate::core::rows::{
+    ChargeRow, EventRows, InvoiceRow, QuarantineRow, TimelineRow, TransferRow, UnusedRow,
+};
 use crate::core::{Account, Event, LifeStep, Position, Recorded, TransferCode};
 use crate::log::{self, StoredEvent};
 use crate::snapshot::{SNAPSHOT_FORMAT, Snapshot};

@@ -7,7 +7,7 @@ use hourglass_consumers::billing::usage::{GroupBy, UsageQuery, unwritten, usage_
 use hourglass_ledger::core::market::{MarketEvent, UNIT_PREFIX};
 use hourglass_ledger::core::rows::NoRows;
 use hourglass_ledger::core::{Event, Recorded, State, apply};
-use hourglass_ledger::store::{ChargeFilter, Reader};
+use hourglass_ledger::store::Reader;
 use hourglass_units::{Amount, InstanceId, MoneyError, Price};
 use serde::Serialize;
 
@@ -108,13 +108,13 @@ fn one_more(counts: &mut BTreeMap<&'static str, u64>, of: &'static str) {
 /// What units cost, by tenant.
 fn spot(reader: &dyn Reader, state: &State) -> Result<Vec<Spot>, Failure> {
     let query = UsageQuery {
-        filter: ChargeFilter::default(),
         group_by: vec![GroupBy::Tenant, GroupBy::Instance, GroupBy::Price],
+        ..UsageQuery::default()
     };
     let report = usage_report(reader, None, unwritten(state, &query), &query)?;
     let mut spot: BTreeMap<String, Spot> = BTreeMap::new();
     for row in report.rows {
-        let of = |key: GroupBy| row.group.get(key.as_str()).cloned().unwrap_or_default();
+        let of = |key: GroupBy| row.group.get(&key.to_string()).cloned().unwrap_or_default();
         if !is_unit(&of(GroupBy::Instance)) {
             continue;
         }

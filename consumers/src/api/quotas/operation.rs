@@ -104,6 +104,7 @@ async fn judged(
 )]
 pub(in crate::api) async fn check_quota(
     State(app): State<App>,
+    Idempotency(_checked): Idempotency,
     Json(question): Json<Question>,
 ) -> Result<axum::Json<VerdictAnswer>, Problem> {
     let Question { tenant, project, items } = question;
@@ -119,6 +120,7 @@ pub(in crate::api) async fn check_quota(
 pub(in crate::api) async fn check_own_quota(
     State(app): State<App>,
     Path(tenant): Path<TenantId>,
+    Idempotency(_checked): Idempotency,
     Json(question): Json<OwnQuestion>,
 ) -> Result<axum::Json<VerdictAnswer>, Problem> {
     let OwnQuestion { project, items } = question;

@@ -62,8 +62,10 @@ pub(crate) enum StopTarget {
 #[serde(deny_unknown_fields)]
 pub(crate) struct QuotaRules {
     /// The account is at least so old.
+    #[schema(format = Int64, maximum = 4_294_967_295_u32)]
     account_days_min: u32,
     /// At least so many of its invoices are paid, and none waits for payment.
+    #[schema(format = Int64, maximum = 4_294_967_295_u32)]
     paid_invoices_min: u32,
     /// At least this part of the limit is used, in percent.
     utilisation_min: String,

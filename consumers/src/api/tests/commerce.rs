@@ -377,7 +377,12 @@ fn an_invoice_comes_in_the_form_that_is_asked_for() {
         // The parameter goes before the header, and says what it takes.
         let json = server.get(&format!("{path}?format=json")).await.expect(StatusCode::OK);
         assert_eq!(json.body, document.body);
-        server.get(&format!("{path}?format=pdf")).await.expect_problem(400, "query_invalid");
-        server.get(&format!("{draft}&format=pdf")).await.expect_problem(400, "query_invalid");
+        server.get(&format!("{path}?format=doc")).await.expect_problem(400, "query_invalid");
+        server.get(&format!("{draft}&format=doc")).await.expect_problem(400, "query_invalid");
+        for reply in [accept(path, "application/pdf").await, server.get(&format!("{draft}&format=pdf")).await]
+        {
+            assert_eq!(reply.header("content-type"), "application/pdf");
+            assert!(reply.body.starts_with(b"%PDF-"));
+        }
     });
 }

@@ -38,7 +38,10 @@ fn a7_a_timeline_says_why_each_instance_stopped() {
         let path = format!("/v1/tenants/acme/instances/{unit}");
         let known = server.get("/v1/tenants/acme/instances").await.expect(StatusCode::OK).text();
         assert!(known.contains(&unit), "{known}");
-        server.post(&format!("{path}:start"), json!({"at": "2026-01-01T02:01:00Z"})).await.expect(StatusCode::OK);
+        server
+            .post(&format!("{path}:start"), json!({"at": "2026-01-01T02:01:00Z"}))
+            .await
+            .expect(StatusCode::OK);
         server.clock.set("2026-01-01T03:00:00Z");
         let high = server.post("/v1/tenants/beta/bids", bid("high", "2")).await.expect(StatusCode::CREATED);
         let high = high.json()["number"].as_u64().unwrap();
@@ -55,11 +58,10 @@ fn a7_a_timeline_says_why_each_instance_stopped() {
         server.post(&format!("{path}:stop"), stop).await.expect(StatusCode::OK);
         let stopped = server.get(&timeline).await.expect(StatusCode::OK).json();
         let last = &stopped["rows"][3];
-        assert_eq!((&last["step"], &last["cause"], &last["at"]), (
-            &json!("stopped"),
-            &json!("outbid"),
-            &json!("2026-01-01T03:02:00Z")
-        ));
+        assert_eq!(
+            (&last["step"], &last["cause"], &last["at"]),
+            (&json!("stopped"), &json!("outbid"), &json!("2026-01-01T03:02:00Z"))
+        );
         assert_eq!(last["detail"], order["detail"]);
 
         // What nobody told to stop says what the compute service said.
@@ -134,7 +136,10 @@ fn usage_is_cut_by_time_label_and_more() {
             ("group_by=label:Team", "group_by_invalid"),
             ("labels=team", "labels_invalid"),
             ("model=lease", "query_invalid"),
-            ("group_by=tenant,project,instance,platform,region,model,price,hour,day,month,label:a,label:b,label:c", "group_by_invalid"),
+            (
+                "group_by=tenant,project,instance,platform,region,model,price,hour,day,month,label:a,label:b,label:c",
+                "group_by_invalid",
+            ),
         ] {
             server.get(&format!("/v1/tenants/acme/usage?{query}")).await.expect_problem(400, code);
         }
@@ -206,11 +211,43 @@ fn customers_make_and_revoke_their_own_keys() {
         assert!(!listed.text().contains(&beta) && !listed.text().contains(secret));
         let path = format!("{keys}/{beta}");
         server.get_with(&path, &reads).await.expect_problem(404, "key_unknown");
-        server.send_with("POST", &format!("{path}:revoke"), &reads, "").await.expect_problem(404, "key_unknown");
+        server
+            .send_with("POST", &format!("{path}:revoke"), &reads, "")
+            .await
+            .expect_problem(404, "key_unknown");
         let path = format!("{keys}/{id}");
         server.send_with("POST", &format!("{path}:revoke"), &reads, "").await.expect(StatusCode::OK);
         server.get_with("/v1/tenants/acme/usage", secret).await.expect_problem(401, "unauthenticated");
         let one = server.get_with(&path, OPERATOR_TOKEN).await.expect(StatusCode::OK).json();
         assert_eq!((&one["active"], &one["role"]), (&json!(false), &json!("customer")));
+    });
+}
+
+#[test]
+fn who_has_an_answer_already_is_told_that_it_is_still_so() {
+    with_server(async |server| {
+        server.with_customers().await;
+        let ask = async |path: &str, tag: Option<&str>| {
+            let headers: Vec<(&str, &str)> = tag.map(|tag| ("if-none-match", tag)).into_iter().collect();
+            server.send(request("GET", path, &headers, axum::body::Body::empty())).await
+        };
+        let path = "/v1/tenants/acme/instances";
+        let first = ask(path, None).await.expect(StatusCode::OK);
+        let tag = first.header("etag").to_owned();
+        assert!(tag.starts_with("W/\""), "{tag}");
+        assert_eq!(first.header("cache-control"), "private, no-cache");
+        // The log grows, and the list stays what it is.
+        server.clock.set("2026-01-01T02:02:00Z");
+        server.tick().await;
+        let again = ask(path, Some(&tag)).await.expect(StatusCode::NOT_MODIFIED);
+        assert!(again.body.is_empty() && again.header("etag") == tag);
+        server.post(path, instance("i-2")).await.expect(StatusCode::CREATED);
+        let other = ask(path, Some(&tag)).await.expect(StatusCode::OK);
+        assert_ne!(other.header("etag"), tag);
+        // Another customer's list has no tag in common, and errors have none.
+        assert_ne!(ask("/v1/tenants/beta/instances", Some(&tag)).await.header("etag"), tag);
+        let error = ask("/v1/tenants/nobody/instances", Some("*")).await;
+        assert!(error.headers.get("etag").is_none());
+        error.expect_problem(404, "tenant_unknown");
     });
 }

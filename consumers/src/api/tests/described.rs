@@ -215,7 +215,8 @@ fn every_example_can_be_read() {
                 }
                 seen += 1;
                 let filled = path.replace("{tenant}", "acme").replace("{project}", "ml");
-                let filled = filled.replace("{bid}", "b-1").replace("{platform}", "h100").replace("{instance}", "i-1");
+                let filled =
+                    filled.replace("{bid}", "b-1").replace("{platform}", "h100").replace("{instance}", "i-1");
                 let filled = filled.replace("{fabric}", "f-1").replace("{node}", "n-1");
                 let filled =
                     ["{hold}", "{lease}", "{request}"].iter().fold(filled, |it, part| it.replace(part, "1"));

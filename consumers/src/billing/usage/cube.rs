@@ -89,9 +89,8 @@ impl Days {
         let whole = self.of(filter);
         let before = ChargeFilter { until: whole.from, ..filter.clone() };
         let behind = ChargeFilter { from: whole.until, ..filter.clone() };
-        let is_part = |part: &ChargeFilter| {
-            part.from.zip(part.until).is_some_and(|(from, until)| from < until)
-        };
+        let is_part =
+            |part: &ChargeFilter| part.from.zip(part.until).is_some_and(|(from, until)| from < until);
         [before, behind].into_iter().filter(move |part| is_part(part))
     }
 }

@@ -145,6 +145,25 @@ pub enum Granularity {
     Total,
 }
 
+/// The text is none of the granularities.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("use hour, day, month or total")]
+pub struct UnknownGranularity;
+
+impl FromStr for Granularity {
+    type Err = UnknownGranularity;
+
+    fn from_str(text: &str) -> Result<Self, UnknownGranularity> {
+        match text {
+            "hour" => Ok(Self::Hour),
+            "day" => Ok(Self::Day),
+            "month" => Ok(Self::Month),
+            "total" => Ok(Self::Total),
+            _ => Err(UnknownGranularity),
+        }
+    }
+}
+
 impl Granularity {
     /// As what to keep apart.
     pub const fn group_by(self) -> Option<GroupBy> {

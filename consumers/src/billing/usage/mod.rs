@@ -25,7 +25,7 @@ mod group;
 mod tests;
 
 pub use cube::{CUBE_CELLS_MAX, DayCube};
-pub use group::{GroupBy, Granularity, LabelFilter, UnknownGroupBy};
+pub use group::{Granularity, GroupBy, LabelFilter, UnknownGranularity, UnknownGroupBy};
 
 /// Which usage to report, and what to keep apart.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

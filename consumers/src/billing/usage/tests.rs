@@ -81,8 +81,7 @@ fn query(chance: &mut Chance) -> UsageQuery {
         from: (!maybe(chance)).then(|| hour(FIRST_HOUR + from)),
         until: (!maybe(chance)).then(|| hour(FIRST_HOUR + until + 1)),
     };
-    let keys: Vec<GroupBy> =
-        GroupBy::ALL.into_iter().chain([GroupBy::Label("team".into())]).collect();
+    let keys: Vec<GroupBy> = GroupBy::ALL.into_iter().chain([GroupBy::Label("team".into())]).collect();
     let mut group_by: Vec<GroupBy> = Vec::new();
     for _ in 0..chance.below(4) {
         let key = chance.pick(&keys).clone();
@@ -101,9 +100,8 @@ fn query(chance: &mut Chance) -> UsageQuery {
 }
 
 fn report(reader: &dyn Reader, cube: Option<&DayCube>, query: &UsageQuery, at: Position) -> UsageReport {
-    let label = |(instance, team): (&str, &str)| {
-        (instance.parse().unwrap(), Labels::new([("team", team)]).unwrap())
-    };
+    let label =
+        |(instance, team): (&str, &str)| (instance.parse().unwrap(), Labels::new([("team", team)]).unwrap());
     let labels: BTreeMap<_, _> = [("i-1", "a"), ("i-2", "b"), ("i-3", "a")].map(label).into();
     let as_of = AsOf { position: at.number(), time: String::new() };
     let collected = Collector::new(query.clone(), labels);
@@ -129,7 +127,8 @@ fn u1_the_cube_and_the_store_add_up_to_the_same() {
             let reader = store.reader();
             let head = reader.head().unwrap().position;
             if chance.one_in(2) {
-                let until = Position::new(chance.within(0, i64::try_from(head.number()).unwrap() + 1).unsigned_abs());
+                let until =
+                    Position::new(chance.within(0, i64::try_from(head.number()).unwrap() + 1).unsigned_abs());
                 assert!(cube.catch_up(reader.as_ref(), until, usize::MAX).unwrap());
             }
             for _ in 0..20 {
@@ -162,5 +161,8 @@ fn a_cube_never_tells_of_the_future() {
     let query = UsageQuery::default();
     assert_eq!(cube.days_of(&query, Position::new(1)), None);
     let first = Position::new(1);
-    assert_eq!(report(reader.as_ref(), Some(&cube), &query, first), report(reader.as_ref(), None, &query, first));
+    assert_eq!(
+        report(reader.as_ref(), Some(&cube), &query, first),
+        report(reader.as_ref(), None, &query, first)
+    );
 }

@@ -44,11 +44,11 @@ impl Face {
 /// Advance widths of the printable ASCII characters of Helvetica, in thousandths of the size (Adobe's core
 /// 14 font metrics). Digits, points, dashes and spaces are as wide in bold.
 const WIDTHS: [Length; 95] = [
-    278, 278, 355, 556, 556, 889, 667, 191, 333, 333, 389, 584, 278, 333, 278, 278, 556, 556, 556, 556, 556, 556,
-    556, 556, 556, 556, 278, 278, 584, 584, 584, 556, 1015, 667, 667, 722, 722, 667, 611, 778, 722, 278, 500, 667,
-    556, 833, 722, 778, 667, 778, 722, 667, 611, 722, 667, 944, 667, 667, 611, 278, 278, 278, 469, 556, 333, 556,
-    556, 500, 556, 556, 278, 556, 556, 222, 222, 500, 222, 833, 556, 556, 556, 556, 333, 500, 278, 556, 500, 722,
-    500, 500, 500, 334, 260, 334, 584,
+    278, 278, 355, 556, 556, 889, 667, 191, 333, 333, 389, 584, 278, 333, 278, 278, 556, 556, 556, 556, 556,
+    556, 556, 556, 556, 556, 278, 278, 584, 584, 584, 556, 1015, 667, 667, 722, 722, 667, 611, 778, 722, 278,
+    500, 667, 556, 833, 722, 778, 667, 778, 722, 667, 611, 722, 667, 944, 667, 667, 611, 278, 278, 278, 469,
+    556, 333, 556, 556, 500, 556, 556, 278, 556, 556, 222, 222, 500, 222, 833, 556, 556, 556, 556, 333, 500,
+    278, 556, 500, 722, 500, 500, 500, 334, 260, 334, 584,
 ];
 /// Of any other character: as wide as the widest letter that is common.
 const WIDTH_OTHER: Length = 778;
@@ -206,7 +206,10 @@ impl Sheet<'_> {
         let issued = if invoice.number == 0 { "Drawn" } else { "Issued" };
         let facts = [
             ("Customer", self.customer.clone()),
-            ("Billing period", format!("{}, {} until {}", invoice.period, invoice.period_start, invoice.period_end)),
+            (
+                "Billing period",
+                format!("{}, {} until {}", invoice.period, invoice.period_start, invoice.period_end),
+            ),
             (issued, invoice.issued_at.to_string()),
             ("Currency", invoice.currency.to_string()),
         ];
@@ -227,11 +230,17 @@ impl Sheet<'_> {
         );
         pages.note(MARGIN, AMOUNT, &exact, 7 * POINT);
         for status in &invoice.commitments {
-            let drawn =
-                format!("Contract {}: {} of {} {} drawn.", status.contract, status.drawn, status.amount, invoice.currency);
+            let drawn = format!(
+                "Contract {}: {} of {} {} drawn.",
+                status.contract, status.drawn, status.amount, invoice.currency
+            );
             pages.note(MARGIN, AMOUNT, &drawn, 7 * POINT);
         }
-        let prices = if from.prices.is_empty() { String::new() } else { format!(", with prices {}", from.prices.join(", ")) };
+        let prices = if from.prices.is_empty() {
+            String::new()
+        } else {
+            format!(", with prices {}", from.prices.join(", "))
+        };
         let computed = format!(
             "Computed by {} from log position {}, chain {}{prices}. Whoever has the log can compute it again, byte for byte.",
             from.engine, from.position, from.chain_hash
@@ -267,7 +276,9 @@ impl Sheet<'_> {
         }
         for (number, (reference, stream, content)) in (1..).zip(contents) {
             let mut page = pdf.page(reference);
-            page.media_box(Rect::new(0.0, 0.0, points(PAGE_WIDTH), points(PAGE_HEIGHT))).parent(tree).contents(stream);
+            page.media_box(Rect::new(0.0, 0.0, points(PAGE_WIDTH), points(PAGE_HEIGHT)))
+                .parent(tree)
+                .contents(stream);
             let mut resources = page.resources();
             let mut faces = resources.fonts();
             for (face, font, _) in &fonts {
@@ -322,6 +333,7 @@ fn line(pages: &mut Pages, row: &Row) {
     if !row.note.is_empty() {
         pages.y = pages.y.saturating_add(3 * POINT);
         pages.note(WHAT, PRICE, &row.note, 7 * POINT);
+        pages.down(3 * POINT);
     }
 }
 

@@ -133,7 +133,8 @@ fn a_page_names_what_it_shows() {
 /// What stands between the parentheses of the pages, in order.
 fn texts(pdf: &[u8]) -> Vec<String> {
     let text: String = pdf.iter().map(|byte| char::from(*byte)).collect();
-    let shown = text.split(") Tj").filter_map(|before| before.rsplit_once('(')).map(|(_, shown)| shown.to_owned());
+    let shown =
+        text.split(") Tj").filter_map(|before| before.rsplit_once('(')).map(|(_, shown)| shown.to_owned());
     shown.collect()
 }
 

@@ -22,7 +22,8 @@ fn ten_days(bench: &mut Bench) {
     bench.now = at("2026-01-11T00:00:00Z");
     bench.start("i-1", at("2026-01-01T00:00:00Z")).unwrap();
     for day in 1..=10 {
-        let (from, until) = (format!("2026-01-{day:02}T00:00:00Z"), format!("2026-01-{:02}T00:00:00Z", day + 1));
+        let (from, until) =
+            (format!("2026-01-{day:02}T00:00:00Z"), format!("2026-01-{:02}T00:00:00Z", day + 1));
         bench.report("i-1", 8, at(&from), at(&until));
     }
 }
@@ -69,8 +70,15 @@ fn the_rules_of_the_contract_hold_for_the_whole_period() {
     assert_eq!(charges(to_date), ["5369", "0", "0", "0", "0", "5369"]);
     // 5,952 of them: 100 free, then 5,000 to the tier's edge or to what the settlement counts of it.
     let usage = projected.usage;
-    assert!(usage > amount("16000") && usage < amount("17263.4"), "{usage}: some of it is in the cheaper tier");
-    assert_eq!(projected.true_up, amount("20000").checked_sub(usage).unwrap(), "drawn + true-up = commitment");
+    assert!(
+        usage > amount("16000") && usage < amount("17263.4"),
+        "{usage}: some of it is in the cheaper tier"
+    );
+    assert_eq!(
+        projected.true_up,
+        amount("20000").checked_sub(usage).unwrap(),
+        "drawn + true-up = commitment"
+    );
     assert_eq!(projected.total, amount("20000"));
     let burndowns = burndowns(&bench.state, &acme()).unwrap();
     let [Burndown { contract, amount: whole, drawn, periods, last, .. }] = &burndowns[..] else {
@@ -104,7 +112,10 @@ fn who_came_within_the_period_is_not_carried_on_from_before() {
     let (tenant, display_name) = ("beta".parse().unwrap(), String::new());
     bench.run(Command::OpenTenant { tenant, currency, display_name }).unwrap();
     let first = project_of(&bench).unwrap();
-    assert_eq!((first.basis.map(|it| it.start()), first.projected), (Some(at("2026-02-01T00:00:00Z")), Charges::default()));
+    assert_eq!(
+        (first.basis.map(|it| it.start()), first.projected),
+        (Some(at("2026-02-01T00:00:00Z")), Charges::default())
+    );
     bench.now = at("2026-02-16T00:00:00Z");
     bench.run(Command::Tick).unwrap();
     let next = project_of(&bench).unwrap();

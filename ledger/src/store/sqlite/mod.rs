@@ -25,8 +25,7 @@ use super::blocking::Blocking;
 use super::columns::{self, keyed, limited, number};
 use super::{
     Acquire, AcquireError, ChargeFilter, Commit, CommitError, Head, Keyed, PAGE_ROWS_MAX, Page, Quarantined,
-    Reader, Store, StoreError, StoredInvoice, Table, TimelineFilter, TransferFilter, UsageQuery,
-    UsageSum,
+    Reader, Store, StoreError, StoredInvoice, Table, TimelineFilter, TransferFilter, UsageQuery, UsageSum,
 };
 use crate::core::Position;
 use crate::core::rows::{ChargeRow, TimelineRow, TransferRow, UnusedRow};
