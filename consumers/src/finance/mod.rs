@@ -1,4 +1,5 @@
 //! Finance exports: the book as accountants' own tools read it, and invoices as people do.
 
+pub mod columnar;
 pub mod invoice;
 pub mod journal;
