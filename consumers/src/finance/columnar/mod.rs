@@ -21,6 +21,7 @@
 mod csv;
 mod decimal;
 mod parquet;
+mod read;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,8 @@ use std::io::Write;
 use std::str::FromStr;
 
 use hourglass_units::{Amount, Instant, Price, Quantity};
+
+pub use read::{ReadError, read_file};
 
 use self::csv::CsvTable;
 use self::parquet::ParquetTable;
@@ -295,6 +298,23 @@ impl<W: Write + Send> Table<W> {
     /// Rows so far.
     pub const fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Bytes that are gathered for the next row group; none for CSV.
+    pub fn buffered_bytes(&self) -> usize {
+        match &self.writer {
+            Writer::Csv(_) => 0,
+            Writer::Parquet(table) => table.buffered_bytes(),
+        }
+    }
+
+    /// Writes the row group that is being gathered, so that whoever writes many tables at once keeps
+    /// little of each.
+    pub fn end_group(&mut self) -> Result<(), TableError> {
+        match &mut self.writer {
+            Writer::Csv(_) => Ok(()),
+            Writer::Parquet(table) => table.write_group(),
+        }
     }
 
     /// Writes what is left, and gives back what was written to.

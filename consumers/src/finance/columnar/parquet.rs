@@ -60,7 +60,15 @@ impl<W: Write + Send> ParquetTable<W> {
         Ok(())
     }
 
-    fn write_group(&mut self) -> Result<(), TableError> {
+    /// Bytes gathered and not written yet.
+    pub(super) const fn buffered_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn write_group(&mut self) -> Result<(), TableError> {
+        if self.rows == 0 {
+            return Ok(());
+        }
         let mut group = self.writer.next_row_group()?;
         for column in &mut self.columns {
             let mut writer = group
@@ -75,9 +83,7 @@ impl<W: Write + Send> ParquetTable<W> {
     }
 
     pub(super) fn finish(mut self) -> Result<W, TableError> {
-        if self.rows > 0 {
-            self.write_group()?;
-        }
+        self.write_group()?;
         Ok(self.writer.into_inner()?)
     }
 }
@@ -118,7 +124,7 @@ struct Buffer {
 enum Values {
     /// All texts in a row, and where each begins and ends. A text that repeats the one before it, as most
     /// do, is not stored again.
-    Text { bytes: Vec<u8>, spans: Vec<(usize, usize)> },
+    Text { bytes: Vec<u8>, spans: Vec<(u32, u32)> },
     /// 16 bytes each.
     Decimals { bytes: Vec<u8> },
     /// Whole numbers, and milliseconds.
@@ -142,16 +148,19 @@ impl Buffer {
         }
         match (&mut self.values, cell) {
             (Values::Text { bytes, spans }, Cell::Text(text)) => {
+                const SPAN_BYTES: usize = mem::size_of::<(u32, u32)>();
                 if let Some((start, end)) = spans.last().copied()
-                    && bytes.get(start..end) == Some(text.as_bytes())
+                    && bytes.get(start as usize..end as usize) == Some(text.as_bytes())
                 {
                     spans.push((start, end));
-                    return mem::size_of::<(usize, usize)>();
+                    return SPAN_BYTES;
                 }
-                let start = bytes.len();
+                // A group ends long before its texts are 4 GiB.
+                let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+                let start = place(bytes.len());
                 bytes.extend_from_slice(text.as_bytes());
-                spans.push((start, bytes.len()));
-                text.len().saturating_add(mem::size_of::<(usize, usize)>())
+                spans.push((start, place(bytes.len())));
+                text.len().saturating_add(SPAN_BYTES)
             }
             (Values::Decimals { bytes }, Cell::Decimal(attos)) => {
                 bytes.extend_from_slice(&attos.to_be_bytes());
@@ -175,8 +184,10 @@ impl Buffer {
         match (&mut self.values, writer) {
             (Values::Text { bytes, spans }, ColumnWriter::ByteArrayColumnWriter(writer)) => {
                 let all = ByteArray::from(mem::take(bytes));
-                let values: Vec<ByteArray> =
-                    spans.drain(..).map(|(start, end)| all.slice(start, end.saturating_sub(start))).collect();
+                let spans = mem::take(spans).into_iter();
+                let values: Vec<ByteArray> = spans
+                    .map(|(start, end)| all.slice(start as usize, end.saturating_sub(start) as usize))
+                    .collect();
                 writer.write_batch(&values, defined, None)?;
             }
             (Values::Decimals { bytes }, ColumnWriter::FixedLenByteArrayColumnWriter(writer)) => {
@@ -188,12 +199,11 @@ impl Buffer {
                 writer.write_batch(&values, defined, None)?;
             }
             (Values::Integers(integers), ColumnWriter::Int64ColumnWriter(writer)) => {
-                writer.write_batch(integers, defined, None)?;
-                integers.clear();
+                writer.write_batch(&mem::take(integers), defined, None)?;
             }
             _ => return Err(ParquetError::General("a column writer of another type".to_owned())),
         }
-        self.defined.clear();
+        self.defined = Vec::new();
         Ok(())
     }
 }
