@@ -48,7 +48,7 @@ fn make(environment: &Path, python: &Path) -> Result<(), Failure> {
 }
 
 /// Where Cargo builds.
-fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     let root =
         || env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default().join("..").join("target");
     let folder = env::var_os("CARGO_TARGET_DIR").map_or_else(root, PathBuf::from);

@@ -3,6 +3,7 @@
 //! `cargo xtask ci` is what decides whether a change may land; everything it does can be run alone.
 //! Progress goes to stderr and the tests come last, so that the end of the output is their result.
 
+mod focus;
 mod highs;
 mod layering;
 mod run;
@@ -21,6 +22,8 @@ Usage: cargo xtask COMMAND
   chaos [--seed N] [--minutes M] [--planted-fault NAME]
                                the crash test: processes die at random, nothing may be lost
   bench [ARGS]                 the benchmarks, built for release
+  focus                        hand our FOCUS exports to the validator of the FinOps Foundation (needs the
+                               network once, and Python 3.12 or newer)
   fuzz TARGET [--seconds N]    run one fuzz target for N seconds (60 unless told)
 ";
 
@@ -55,6 +58,7 @@ fn dispatch(args: &[&str]) -> Result<(), Failure> {
         ["test"] => test(&[]),
         ["test", "--", extra @ ..] => test(extra),
         ["chaos", extra @ ..] => chaos(&Chaos::parse(extra)?),
+        ["focus"] => focus::validate(),
         ["bench", extra @ ..] => bench(extra),
         ["fuzz", target] => fuzz(target, FUZZ_SECONDS),
         ["fuzz", target, "--seconds", seconds] => fuzz(target, parse_seconds(seconds)?),
@@ -178,6 +182,7 @@ mod tests {
         check("ci now");
         check("test unit");
         check("fuzz");
+        check("focus 1.2");
         check("fuzz --seconds");
         check("fuzz --help");
         check("fuzz coverage --seconds");

@@ -7,7 +7,7 @@
 //! | kind | in CSV | in Parquet |
 //! |---|---|---|
 //! | [`Kind::Text`] | as it is | `STRING` |
-//! | [`Kind::Json`] | one JSON value | `JSON` |
+//! | [`Kind::Json`] | one JSON value | `STRING` |
 //! | [`Kind::Decimal`] | exact, with a point and at least one digit after it | `DECIMAL(38, 18)`, exact |
 //! | [`Kind::Integer`] | digits | `INT64` |
 //! | [`Kind::Timestamp`] | RFC 3339 in UTC | `TIMESTAMP(MILLIS, UTC)` |

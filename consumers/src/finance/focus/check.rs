@@ -8,6 +8,7 @@ use hourglass_units::{Amount, Instant};
 
 use super::super::columnar::Cell;
 use super::columns::{ChargeKind, Col};
+use super::documents::DRAFT;
 
 /// Most findings that are told in full.
 pub const FINDINGS_MAX: usize = 50;
@@ -82,9 +83,9 @@ pub struct Checker {
     pub findings: Findings,
     /// Rows seen.
     pub rows: u64,
-    /// Of each account and invoice: what its rows come to. `None` for the invoices to come, by period.
+    /// Of each account and invoice: what its rows come to.
     pub invoices: BTreeMap<(String, String), InvoiceSums>,
-    /// Of each account: what rows without an invoice come to.
+    /// Of each account: what rows of invoices to come are together.
     pub open: BTreeMap<String, Sum>,
     commitments: BTreeMap<String, Commitment>,
     sku_of_price: BTreeMap<String, String>,
@@ -280,16 +281,21 @@ impl Checker {
         let account = row.text(Col::BillingAccountId).unwrap_or_default().to_owned();
         let kind = row.text(Col::ChargeKind);
         let beyond = ChargeKind::ALL.into_iter().any(|it| it.is_beyond_exact() && Some(it.as_str()) == kind);
-        match row.text(Col::InvoiceId) {
-            Some(invoice) => {
+        let invoice = row.text(Col::InvoiceId).unwrap_or_default();
+        let of_account = invoice.strip_prefix(account.as_str()).and_then(|rest| rest.strip_prefix('/'));
+        match of_account {
+            None => self.finding("F-invoice", "an invoice of another account"),
+            Some(number) if number.starts_with(DRAFT) => self.open.entry(account).or_default().add(billed),
+            Some(_) => {
                 let sums = self.invoices.entry((account, invoice.to_owned())).or_default();
                 sums.due.add(billed);
                 if !beyond {
                     sums.exact.add(billed);
                 }
             }
-            None => self.open.entry(account).or_default().add(billed),
         }
+        // Usage that no row of the ledger holds yet does not count: its hour is not over, so the fee of it and
+        // what is not used of it are still to come.
         let Some(id) = row.text(Col::CommitmentDiscountId) else { return };
         let commitment = self.commitments.entry(id.to_owned()).or_default();
         let quantity = row.number(Col::CommitmentDiscountQuantity).unwrap_or_default();
@@ -297,7 +303,7 @@ impl Checker {
             commitment.bought.add(billed);
             commitment.bought_quantity.add(quantity);
             commitment.counts_pieces |= quantity == 0;
-        } else {
+        } else if row.has(Col::LedgerPosition) {
             commitment.effective.add(row.number(Col::EffectiveCost).unwrap_or_default());
             commitment.quantity.add(quantity);
         }

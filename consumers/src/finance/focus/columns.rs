@@ -46,7 +46,7 @@ columns! {
     ContractedCost = "ContractedCost", Decimal, required;
     ContractedUnitPrice = "ContractedUnitPrice", Decimal, nullable;
     EffectiveCost = "EffectiveCost", Decimal, required;
-    InvoiceId = "InvoiceId", Text, nullable;
+    InvoiceId = "InvoiceId", Text, required;
     InvoiceIssuerName = "InvoiceIssuerName", Text, required;
     ListCost = "ListCost", Decimal, required;
     ListUnitPrice = "ListUnitPrice", Decimal, nullable;

@@ -10,6 +10,9 @@ use hourglass_ledger::core::invoicing::{InvoiceKind, InvoiceLine, OpenLines, ope
 use hourglass_ledger::core::{InvoiceStatus, Position, Rejection, State};
 use hourglass_units::{Currency, Interval, Month, TenantId};
 
+/// What `InvoiceId` of an invoice to come has behind the account.
+pub(super) const DRAFT: &str = "draft-";
+
 /// A document, by its place in [`Documents`].
 pub(super) type DocIx = u32;
 
@@ -21,9 +24,10 @@ pub(super) struct Document {
     /// Its billing period.
     pub(super) period: Month,
     pub(super) interval: Interval,
-    /// Its number, and `InvoiceId`; `None` for the invoice to come.
+    /// Its number; `None` for the invoice to come.
     pub(super) number: Option<u64>,
-    pub(super) id: Option<String>,
+    /// `InvoiceId`: `acme/7`, or `acme/draft-2026-01` for the invoice to come, whose draft is always there.
+    pub(super) id: String,
     kind: InvoiceKind,
     /// Where it was finalised; the end of the log for the invoice to come.
     pub(super) position: Position,
@@ -61,7 +65,7 @@ impl Documents {
                     period,
                     interval: state.period_interval(id, period),
                     number: Some(*number),
-                    id: Some(format!("{id}/{number}")),
+                    id: format!("{id}/{number}"),
                     kind,
                     position,
                     open: Vec::new(),
@@ -99,7 +103,7 @@ impl Documents {
             period,
             interval: state.period_interval(tenant, period),
             number: None,
-            id: None,
+            id: format!("{tenant}/{DRAFT}{period}"),
             kind: InvoiceKind::Invoice,
             position: state.position(),
             open: Vec::new(),

@@ -211,7 +211,7 @@ pub(super) fn fill<'a>(row: &mut Row<'a>, document: &'a Document, common: &Commo
     row.set(Col::PricingCurrency, document.currency.code());
     row.set(Col::BillingPeriodStart, document.interval.start());
     row.set(Col::BillingPeriodEnd, document.interval.end());
-    row.set(Col::InvoiceId, document.id.as_deref());
+    row.set(Col::InvoiceId, document.id.as_str());
     row.set(Col::InvoiceIssuerName, provider);
     row.set(Col::ProviderName, provider);
     row.set(Col::PublisherName, provider);

@@ -1,5 +1,6 @@
 //! What rows of one kind share: ids, texts and prices, made once.
 
+use std::borrow::Cow;
 use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -80,8 +81,8 @@ pub(super) struct Group {
     pub(super) held: Option<(Interval, bool)>,
     /// What a GPU-hour costs on demand by list and contract; of spot nothing.
     prices: PriceTimeline,
-    /// The billing period that was asked for last.
-    period: Option<(Month, Interval)>,
+    /// The billing period that was asked for last, and its text.
+    period: Option<(Month, Interval, String)>,
 }
 
 impl Group {
@@ -140,13 +141,22 @@ impl Group {
 
     /// The billing period that holds an instant.
     pub(super) fn period(&mut self, state: &State, at: Instant) -> Month {
-        match self.period {
-            Some((period, interval)) if interval.contains(at) => period,
+        match &self.period {
+            Some((period, interval, _)) if interval.contains(at) => *period,
             _ => {
                 let period = state.period_at(&self.tenant, at);
-                self.period = Some((period, state.period_interval(&self.tenant, period)));
+                let interval = state.period_interval(&self.tenant, period);
+                self.period = Some((period, interval, period.to_string()));
                 period
             }
+        }
+    }
+
+    /// `YYYY-MM`.
+    pub(super) fn period_text(&self, period: Month) -> Cow<'_, str> {
+        match &self.period {
+            Some((known, _, text)) if *known == period => Cow::Borrowed(text),
+            _ => Cow::Owned(period.to_string()),
         }
     }
 

@@ -38,7 +38,7 @@ pub use check::{Checker, FINDINGS_MAX, Finding, Findings, InvoiceSums, Sum};
 pub use columns::{COST_AND_USAGE, ChargeKind};
 pub use export::{Export, FocusError, Progress, Sink, Totals, Wanted};
 pub use runs::{Order, ledger_point, write_runs};
-pub use verify::{Verified, verify_runs};
+pub use verify::{Verified, audit, verify_runs};
 
 /// The data set, in manifests.
 pub const DATASET: &str = "focus/cost_and_usage";

@@ -1,8 +1,10 @@
 //! Rows of usage: one for each charge row, and for each row of unused hours.
 
+use std::sync::mpsc::{SyncSender, sync_channel};
+
 use hourglass_ledger::core::rows::{ChargeRow, UnusedRow};
 use hourglass_ledger::core::{LineView, Position};
-use hourglass_ledger::store::{ChargeFilter, Keyed, PAGE_ROWS_MAX, Page, RowKey};
+use hourglass_ledger::store::{ChargeFilter, Keyed, PAGE_ROWS_MAX, Page, Reader, RowKey, StoreError};
 use hourglass_pricing::PurchaseModel;
 use hourglass_units::{Amount, Hour, Month, Price, Quantity};
 
@@ -12,6 +14,8 @@ use super::export::{Common, Costs, Export, FocusError, Progress, Sink, fill};
 use super::groups::{Group, GroupIx, Key};
 
 const GPU_HOURS: &str = "GPU-Hours";
+/// Pages of rows that may wait to be written.
+const PAGES_AHEAD: usize = 8;
 
 /// Where a row belongs.
 struct Place {
@@ -34,20 +38,23 @@ struct Usage<'r> {
 }
 
 impl<S: Sink> Export<'_, S> {
-    /// Usage that stands in rows.
+    /// Usage that stands in rows. One thread reads pages ahead while another writes them.
     pub(super) fn charges(&mut self, progress: Progress<'_>) -> Result<(), FocusError> {
-        let until = self.state.position();
-        let mut after = RowKey::default();
-        loop {
-            let page = Page { after, until, limit: PAGE_ROWS_MAX };
-            let rows = self.reader.charges(&ChargeFilter::default(), page)?;
-            let Some(last) = rows.last() else { return Ok(()) };
-            after = last.key;
-            for Keyed { key, row } in &rows {
-                self.charge(row, Some(key.position))?;
+        let (reader, until) = (self.reader, self.state.position());
+        std::thread::scope(|scope| {
+            let (send, pages) = sync_channel(PAGES_AHEAD);
+            let reading = scope.spawn(move || read_charges(reader, until, &send));
+            for page in pages {
+                for Keyed { key, row } in &page {
+                    self.charge(row, Some(key.position))?;
+                }
+                if let Some(last) = page.last() {
+                    progress(last.key.position);
+                }
             }
-            progress(after.position);
-        }
+            let died = || StoreError("the thread that reads rows died".to_owned());
+            Ok(reading.join().map_err(|_| died())??)
+        })
     }
 
     /// Usage that no row holds yet: the open hour, and late differences until the next tick.
@@ -168,11 +175,11 @@ impl<S: Sink> Export<'_, S> {
             list: usage.list.times(usage.quantity),
         };
         let mut row = Row::new();
-        let charged_period = month_text(place.charged_period);
+        let charged_period = group.period_text(place.charged_period);
         let common = Common {
             account_name: account_name(&tenant.display_name, document),
             provider: self.provider,
-            charged_period: charged_period.as_str(),
+            charged_period: &charged_period,
             kind: usage.kind,
             frequency: "Usage-Based",
             time: usage.hour.interval(),
@@ -202,6 +209,23 @@ impl<S: Sink> Export<'_, S> {
             _ => {}
         }
         Self::emit(&mut self.sink, &mut self.totals, document, &row, usage.kind, costs)
+    }
+}
+
+/// Reads charges page by page, until their end or until nobody wants more.
+fn read_charges(
+    reader: &dyn Reader,
+    until: Position,
+    pages: &SyncSender<Vec<Keyed<ChargeRow>>>,
+) -> Result<(), StoreError> {
+    let mut after = RowKey::default();
+    loop {
+        let page = reader.charges(&ChargeFilter::default(), Page { after, until, limit: PAGE_ROWS_MAX })?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = last.key;
+        if pages.send(page).is_err() {
+            return Ok(());
+        }
     }
 }
 

@@ -2,21 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use hourglass_ledger::core::invoicing::open_lines;
-use hourglass_ledger::core::{InvoiceStatus, State};
-use hourglass_units::Amount;
+use hourglass_ledger::core::{Account, InvoiceStatus, Position, State};
+use hourglass_ledger::store::Reader;
+use hourglass_units::{Amount, Month};
 use sha2::{Digest, Sha256};
 
 use super::super::columnar::{Cell, Format, ReadError, read_file};
 use super::super::run::{Archive, FileEntry, Manifest, RunError};
 use super::check::{Checker, Findings, Sum};
 use super::columns::Col;
-use super::export::FocusError;
+use super::export::{Export, FocusError, Wanted};
 use super::runs::FILE;
-use super::{COST_AND_USAGE, DATASET, VERSION};
+use super::{COST_AND_USAGE, DATASET, PROVIDER_DEFAULT, VERSION};
 
 /// What was looked at, and what was found.
 #[derive(Debug)]
@@ -134,59 +135,93 @@ fn add_measures(
     Ok(())
 }
 
-/// Σ export = Σ invoices, and what is open is what the ledger says is open.
+/// Holds an export of everything against the ledger that it comes from, without a file.
+pub fn audit(reader: &dyn Reader, state: &State) -> Result<Findings, FocusError> {
+    let mut checker = Checker::default();
+    let take = |_: Month, cells: &[Cell<'_>]| {
+        checker.row(cells);
+        Ok(())
+    };
+    let (_taken, _totals) =
+        Export::new(state, reader, PROVIDER_DEFAULT, Wanted::All, take)?.run(&mut |_| {})?;
+    checker.finish();
+    compare_invoices(&mut checker, state, |_, _| true);
+    compare_open(&mut checker, state)?;
+    Ok(checker.findings)
+}
+
+/// Runs against the ledger as it is now.
 fn against_ledger(checker: &mut Checker, manifests: &[&Manifest], state: &State) -> Result<(), FocusError> {
     let exported = |period: &str| manifests.iter().find(|it| it.subject.period == period);
+    compare_invoices(checker, state, |period, position| {
+        let run = exported(&period.to_string());
+        run.is_some_and(|run| position.number() <= run.ledger.position)
+    });
+    // Runs of an earlier position say what was open then, and cannot be compared with what is open now.
+    let of_now = |run: &&Manifest| run.ledger.position == state.position().number();
+    let mut open = open_lines(state)?.into_iter().map(|it| it.period.to_string());
+    let complete = open.all(|period| exported(&period).is_some_and(|run| of_now(run)));
+    if complete && manifests.iter().any(of_now) {
+        compare_open(checker, state)?;
+    }
+    Ok(())
+}
+
+/// Σ export = Σ invoices: the rows of each document come to what is due and, without tax and rounding, to
+/// its exact total.
+fn compare_invoices(checker: &mut Checker, state: &State, exported: impl Fn(Month, Position) -> bool) {
     let mut expected = BTreeMap::new();
     for (id, tenant) in state.tenants() {
         for (number, invoice) in &tenant.invoices {
-            let run = exported(&invoice.period.to_string());
-            let known = run.is_some_and(|run| invoice.position.number() <= run.ledger.position);
-            if known && invoice.status != InvoiceStatus::Void {
+            if invoice.status != InvoiceStatus::Void && exported(invoice.period, invoice.position) {
                 let due = (invoice.due, invoice.exact_total());
                 expected.insert((id.to_string(), format!("{id}/{number}")), due);
             }
         }
     }
-    let seen = checker.invoices.clone();
+    let Checker { invoices: seen, findings, .. } = checker;
     for (key, (due, exact)) in &expected {
         // An invoice of nothing has no rows.
         let sums = seen.get(key).copied().unwrap_or_default();
         if sums.due.amount() != Some(*due) || sums.exact.amount() != Some(*exact) {
-            checker.findings.add("E-1", || {
+            findings.add("E-1", || {
                 let said = |sum: Sum| sum.amount().unwrap_or_default();
-                format!(
-                    "invoice {}: rows come to {} ({} exactly), due are {due} ({exact} exactly)",
-                    key.1,
-                    said(sums.due),
-                    said(sums.exact)
-                )
+                let (rows, rows_exact) = (said(sums.due), said(sums.exact));
+                let id = &key.1;
+                format!("invoice {id}: rows come to {rows} ({rows_exact} exactly), due are {due} ({exact} exactly)")
             });
         }
     }
     for key in seen.keys().filter(|key| !expected.contains_key(*key)) {
-        checker.findings.add("E-1", || format!("rows on invoice {}, which is none", key.1));
+        findings.add("E-1", || format!("rows on invoice {}, which is none", key.1));
     }
-    let newest = manifests.iter().map(|it| it.ledger.position).max();
-    let mut open: BTreeMap<String, Amount> = BTreeMap::new();
-    let mut complete = newest == Some(state.position().number());
+}
+
+/// Σ export = Σ ledger: what stands on no invoice is what is owed and not invoiced, and what the book has as
+/// unbilled with what the next tick posts.
+fn compare_open(checker: &mut Checker, state: &State) -> Result<(), FocusError> {
+    let mut owed: BTreeMap<String, Amount> = BTreeMap::new();
     for lines in open_lines(state)? {
-        complete &= exported(&lines.period.to_string())
-            .is_some_and(|run| run.ledger.position == state.position().number());
-        let sum = open.entry(lines.tenant.to_string()).or_default();
+        let sum = owed.entry(lines.tenant.to_string()).or_default();
         for line in &lines.lines {
             *sum = sum.checked_add(line.exact_amount).ok_or(FocusError::TooLarge)?;
         }
     }
-    // Runs of an earlier position say what was open then.
-    if complete {
-        let accounts: Vec<String> = open.keys().chain(checker.open.keys()).cloned().collect();
-        for account in accounts {
-            let rows = checker.open.get(&account).copied().unwrap_or_default().amount();
-            let owed = open.get(&account).copied().unwrap_or_default();
-            if rows != Some(owed) {
-                checker.findings.add("E-2", || format!("{account}: open rows do not come to {owed}"));
-            }
+    let unposted = state.unposted(None);
+    for (id, tenant) in state.tenants() {
+        let account = Account::Unbilled(id.clone());
+        let more = unposted.get(&(account.clone(), tenant.currency)).copied().unwrap_or(Some(Amount::ZERO));
+        let book = state.book().balance(&account, tenant.currency);
+        let book = more.and_then(|more| book.checked_add(more));
+        let owed = owed.get(id.as_str()).copied().unwrap_or_default();
+        let rows = checker.open.get(id.as_str()).copied().unwrap_or_default().amount();
+        if rows != Some(owed) {
+            checker.findings.add("E-2", || format!("{id}: open rows come to {rows:?}, owed are {owed}"));
+        }
+        if rows != book {
+            checker
+                .findings
+                .add("E-3", || format!("{id}: open rows come to {rows:?}, the book has {book:?}"));
         }
     }
     Ok(())

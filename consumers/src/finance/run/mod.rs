@@ -16,6 +16,8 @@
 
 mod archive;
 mod manifest;
+#[cfg(test)]
+mod tests;
 
 pub use archive::{Archive, Draft, RunFile, Sealed};
 pub use manifest::{FileEntry, LedgerPoint, MANIFEST, Manifest, Measures, RunName, Subject};
