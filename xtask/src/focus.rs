@@ -48,8 +48,9 @@ pub(crate) fn validate() -> Result<(), Failure> {
         }
     }
     let [ledger, out] = [ledger, out].map(|path| path.to_string_lossy().into_owned());
-    let hourglass =
-        |args: &[&str]| cargo(["run", "--quiet", "--package", "hourglass", "--"]).args(args).output();
+    cargo(["build", "--package", "hourglass"]).run()?;
+    let program = target().join("debug").join("hourglass");
+    let hourglass = |args: &[&str]| Call::new(&program).args(args).output();
     hourglass(&["scenario", "run", SCENARIO, "--keep", &ledger])?;
     for format in ["csv", "parquet"] {
         hourglass(&["export", "focus", "--data", &ledger, "--out", &out, "--format", format])?;
