@@ -213,6 +213,7 @@ impl Checker {
         let category = row.text(Col::ChargeCategory).unwrap_or_default();
         let cost = |col| row.number(col);
         let billed = cost(Col::BilledCost);
+        let others = [Col::EffectiveCost, Col::ContractedCost, Col::ListCost];
         if cost(Col::PricingCurrencyEffectiveCost) != cost(Col::EffectiveCost) {
             self.finding("F-cost", "the effective cost differs between equal currencies");
         }
@@ -220,13 +221,8 @@ impl Checker {
             "Purchase" if cost(Col::EffectiveCost) != Some(0) => {
                 self.finding("F-cost", "a purchase has no effective cost: its hours have it");
             }
-            "Credit" | "Tax" | "Adjustment" => {
-                if [Col::EffectiveCost, Col::ContractedCost, Col::ListCost]
-                    .into_iter()
-                    .any(|col| cost(col) != billed)
-                {
-                    self.finding("F-cost", "what has no price costs what is billed");
-                }
+            "Credit" | "Tax" | "Adjustment" if others.into_iter().any(|col| cost(col) != billed) => {
+                self.finding("F-cost", "what has no price costs what is billed");
             }
             "Usage" if row.has(Col::CommitmentDiscountId) && billed != Some(0) => {
                 self.finding("F-cost", "what a commitment covers is billed with the commitment");

@@ -73,7 +73,7 @@ impl Documents {
             }
         }
         for OpenLines { tenant, period, lines } in open_lines(state)? {
-            let ix = documents.to_come(state, &tenant, period);
+            let ix = documents.coming(state, &tenant, period);
             if let Some(document) = ix.and_then(|ix| documents.all.get_mut(ix as usize)) {
                 document.open = lines;
             }
@@ -93,7 +93,7 @@ impl Documents {
     }
 
     /// The invoice to come of a billing period, made where there is none yet.
-    fn to_come(&mut self, state: &State, tenant: &TenantId, period: Month) -> Option<DocIx> {
+    fn coming(&mut self, state: &State, tenant: &TenantId, period: Month) -> Option<DocIx> {
         if let Some(ix) = self.of.get(tenant).and_then(|(_, to_come)| to_come.get(&period)) {
             return Some(*ix);
         }
@@ -132,7 +132,7 @@ impl Documents {
         }
         let closed = state.tenant(tenant)?.closed_until();
         let period = closed.map_or(period, |closed| period.max(closed.next()));
-        self.to_come(state, tenant, period)
+        self.coming(state, tenant, period)
     }
 
     pub(super) fn get(&self, ix: DocIx) -> Option<&Document> {

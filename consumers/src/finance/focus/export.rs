@@ -91,6 +91,9 @@ pub struct Totals {
     pub list: Amount,
 }
 
+/// What all rows come to, by billing period and currency.
+pub type AllTotals = BTreeMap<(Month, Currency), Totals>;
+
 /// The four costs of a row.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Costs {
@@ -144,15 +147,12 @@ impl<'a, S: Sink> Export<'a, S> {
     }
 
     /// Writes all rows. Gives back the sink, and what the rows came to.
-    pub fn run(
-        mut self,
-        progress: Progress<'_>,
-    ) -> Result<(S, BTreeMap<(Month, Currency), Totals>), FocusError> {
+    pub fn run(mut self, progress: Progress<'_>) -> Result<(S, AllTotals), FocusError> {
         self.charges(progress)?;
         self.unwritten()?;
         self.unused(progress)?;
         self.invoices(progress)?;
-        self.to_come()?;
+        self.drafts()?;
         Ok((self.sink, self.totals))
     }
 

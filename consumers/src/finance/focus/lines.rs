@@ -47,7 +47,7 @@ impl<S: Sink> Export<'_, S> {
     }
 
     /// The rows of the invoices to come.
-    pub(super) fn to_come(&mut self) -> Result<(), FocusError> {
+    pub(super) fn drafts(&mut self) -> Result<(), FocusError> {
         let wanted = &self.wanted;
         let open = self.documents.iter().filter(|(_, it)| it.number.is_none() && wanted.has(it.period));
         let open: Vec<(DocIx, Vec<InvoiceLine>)> = open.map(|(ix, it)| (ix, it.open.clone())).collect();

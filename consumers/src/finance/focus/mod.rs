@@ -36,7 +36,7 @@ mod verify;
 
 pub use check::{Checker, FINDINGS_MAX, Finding, Findings, InvoiceSums, Sum};
 pub use columns::{COST_AND_USAGE, ChargeKind};
-pub use export::{Export, FocusError, Progress, Sink, Totals, Wanted};
+pub use export::{AllTotals, Export, FocusError, Progress, Sink, Totals, Wanted};
 pub use runs::{Order, ledger_point, write_runs};
 pub use verify::{Verified, audit, verify_runs};
 

@@ -160,7 +160,7 @@ fn against_ledger(checker: &mut Checker, manifests: &[&Manifest], state: &State)
     // Runs of an earlier position say what was open then, and cannot be compared with what is open now.
     let of_now = |run: &&Manifest| run.ledger.position == state.position().number();
     let mut open = open_lines(state)?.into_iter().map(|it| it.period.to_string());
-    let complete = open.all(|period| exported(&period).is_some_and(|run| of_now(run)));
+    let complete = open.all(|period| exported(&period).is_some_and(&of_now));
     if complete && manifests.iter().any(of_now) {
         compare_open(checker, state)?;
     }

@@ -94,7 +94,7 @@ fn one_at_a_time_and_what_a_dead_one_left_behind_is_no_run() {
     assert!(!root.path().join(".staging").exists());
     // A directory without a manifest is no run either.
     fs::create_dir_all(root.path().join("BILLING_PERIOD=2026-01/run=000000000099-ffff")).unwrap();
-    write(&archive, 7, "one", true);
+    let _sealed = write(&archive, 7, "one", true);
     assert_eq!(Archive::read(root.path()).newest_of_all().unwrap().len(), 1);
 }
 
