@@ -141,7 +141,7 @@ fn raw_parquet(file: &Path) -> f64 {
                     reader.read_records(rows, Some(&mut levels), None, &mut values).expect("values");
                     Chunk::Integers(values, levels)
                 }
-                _ => panic!("a column of a type that exports do not have"),
+                _ => unreachable!("a column of a type that exports do not have"),
             }
         })
         .collect();
@@ -163,7 +163,7 @@ fn raw_parquet(file: &Path) -> f64 {
                 (ColumnWriter::Int64ColumnWriter(writer), Chunk::Integers(values, defined)) => {
                     writer.write_batch(values, levels(defined).as_deref(), None).expect("values");
                 }
-                _ => panic!("another type than was read"),
+                _ => unreachable!("another type than was read"),
             }
             column.close().expect("a column");
         }
