@@ -155,7 +155,7 @@ fn main() -> ExitCode {
         Command::Bid(args) => market::bids::run(args, &settings, format),
         Command::Market(args) => market::clears::run(args, &settings, format),
         Command::Key(args) => key::run(args, &settings, format),
-        Command::Export(args) => export::run(args, &settings),
+        Command::Export(args) => export::run(args, &settings, format),
         Command::Verify(args) => verify::run(args, &settings, format),
         Command::Doctor(args) => doctor::run(args, &settings, format),
         Command::Completion { shell } => {

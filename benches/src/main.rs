@@ -19,6 +19,7 @@
 //! | `welfare` | welfare beside the exact optimum, on random books: one thread | HiGHS, on the same books |
 //! | `successor` | from the end of a victim's notice to its successor RUNNING in the log, less the cloud's own times: cell, driver and simulated cloud over gRPC | notice, stop and boot |
 //! | `backtest` | a month of 100,000 jobs on 2,048 GPUs, in virtual time: one thread | – |
+//! | `export` | the FOCUS export of a month of 1,400 instances from SQLite, to Parquet and to CSV; the most memory that it takes | the parquet and the csv crate alone, on the same values |
 //! | `recovery` | folding a log of 10,000,000 records: cold, and from a snapshot | decoding the same batches with prost |
 
 #![expect(clippy::float_arithmetic, reason = "figures are not money")]
@@ -31,6 +32,7 @@
 
 mod backtest;
 mod embedded;
+mod export;
 mod figure;
 mod market;
 mod memory;
@@ -49,7 +51,7 @@ fn main() {
     let names: Vec<&str> = args.iter().map(String::as_str).filter(|arg| !arg.starts_with("--")).collect();
     type Bench = (&'static str, fn(bool) -> Vec<Figure>);
     // Memory comes first: later, what the others have freed would be used again unseen.
-    let benches: [Bench; 13] = [
+    let benches: [Bench; 14] = [
         ("memory", memory::run),
         ("metering", metering::run),
         ("pricing", pricing::run),
@@ -60,6 +62,7 @@ fn main() {
         ("backtest", backtest::run),
         ("admission", production::admission),
         ("embedded", embedded::run),
+        ("export", export::run),
         ("serve", production::serve),
         ("latency", production::latency),
         ("restart", production::restart),
@@ -67,7 +70,7 @@ fn main() {
     let known = |name: &&str| *name == "recovery" || benches.iter().any(|(bench, _)| bench == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
         eprintln!(
-            "no benchmark is called {unknown:?}: choose among metering, pricing, quota, market, welfare, successor, backtest, admission, embedded, recovery, memory, serve, latency and restart"
+            "no benchmark is called {unknown:?}: choose among metering, pricing, quota, market, welfare, successor, backtest, admission, embedded, recovery, export, memory, serve, latency and restart"
         );
         std::process::exit(2);
     }

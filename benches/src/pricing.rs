@@ -117,6 +117,29 @@ fn cut_pieces(quick: bool) -> Figure {
 /// A state in which so many instances, of one tenant or of all, reported each hour of a month, by reports
 /// of a day. Lines are written as they close.
 fn month_of(instances: usize, only: Option<usize>, mut also: impl FnMut(Instant, &Recorded)) -> State {
+    month(instances, only, |state, at, recorded| {
+        let _answer = apply(state, at, recorded, &mut NoRows).expect("an event");
+        also(at, recorded);
+    })
+}
+
+/// The same of all tenants, with the rows of each event.
+pub(crate) fn month_with_rows(
+    instances: usize,
+    mut also: impl FnMut(Instant, &Recorded, EventRows),
+) -> State {
+    month(instances, None, |state, at, recorded| {
+        let mut rows = EventRows::default();
+        let _answer = apply(state, at, recorded, &mut rows).expect("an event");
+        also(at, recorded, rows);
+    })
+}
+
+fn month(
+    instances: usize,
+    only: Option<usize>,
+    mut happens: impl FnMut(&mut State, Instant, &Recorded),
+) -> State {
     let mut state = State::empty();
     for mut command in set_up_at(opens_at(), instances, |_| None) {
         if let (Some(only), Command::RegisterInstance(registration)) = (only, &mut command) {
@@ -124,8 +147,7 @@ fn month_of(instances: usize, only: Option<usize>, mut also: impl FnMut(Instant,
         }
         let request = Request { command: &command, key: None, now: opens_at(), chain_hash: log::genesis() };
         if let Ok(Decision::Happens(recorded)) = decide(&state, &request) {
-            let _answer = apply(&mut state, opens_at(), &recorded, &mut NoRows).expect("an event");
-            also(opens_at(), &recorded);
+            happens(&mut state, opens_at(), &recorded);
         }
     }
     for day in 0..30_i64 {
@@ -145,13 +167,11 @@ fn month_of(instances: usize, only: Option<usize>, mut also: impl FnMut(Instant,
             let batch = v1::UsageBatch { agent_id: "agent-1".to_owned(), epoch: 1, first_seq: 0, records };
             let batch = UsageBatch::parse(batch.encode_to_vec().into()).expect("a batch");
             let recorded = Recorded { key: None, event: Event::UsageAccepted(batch) };
-            let _answer = apply(&mut state, now, &recorded, &mut NoRows).expect("an event");
-            also(now, &recorded);
+            happens(&mut state, now, &recorded);
         }
         let tick = Recorded { key: None, event: Event::Ticked };
         loop {
-            let _answer = apply(&mut state, now, &tick, &mut NoRows).expect("an event");
-            also(now, &tick);
+            happens(&mut state, now, &tick);
             if !state.has_lines_to_write() {
                 break;
             }
@@ -255,17 +275,17 @@ fn rerate(quick: bool) -> Figure {
     }
 }
 
-/// Writes events into a store, with no rows: what is asked here is computed from the log.
-struct Writer<'a> {
+/// Writes events into a store, with no rows where what is asked is computed from the log.
+pub(crate) struct Writer<'a> {
     store: &'a mut dyn Store,
     head: hourglass_ledger::store::Head,
-    waiting: Vec<StoredEvent>,
+    waiting: Vec<(StoredEvent, EventRows)>,
     chain: blake3::Hash,
     position: Position,
 }
 
 impl<'a> Writer<'a> {
-    fn new(store: &'a mut dyn Store) -> Self {
+    pub(crate) fn new(store: &'a mut dyn Store) -> Self {
         let holder = "bench".to_owned();
         let acquire = Acquire { holder, now: INSTANT_MIN, lease_until: INSTANT_MIN, holder_is_gone: true };
         let head = store.acquire(&acquire).expect("a writer");
@@ -273,17 +293,21 @@ impl<'a> Writer<'a> {
     }
 
     fn write(&mut self, at: Instant, recorded: &Recorded) {
+        self.write_with_rows(at, recorded, EventRows::default());
+    }
+
+    pub(crate) fn write_with_rows(&mut self, at: Instant, recorded: &Recorded, rows: EventRows) {
         self.position = self.position.next();
         let event = StoredEvent::chain(&self.chain, self.position, self.head.epoch, at, recorded);
         self.chain = event.hash;
-        self.waiting.push(event);
+        self.waiting.push((event, rows));
         if self.waiting.len() == EVENTS_A_COMMIT {
             self.flush();
         }
     }
 
-    fn flush(&mut self) {
-        let events = std::mem::take(&mut self.waiting);
+    pub(crate) fn flush(&mut self) {
+        let (events, rows): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().unzip();
         let Some(last) = events.last() else { return };
         let (position, hash) = (last.position, last.hash);
         let commit = Commit {
@@ -291,7 +315,7 @@ impl<'a> Writer<'a> {
             after: self.head.position,
             after_hash: self.head.hash,
             lease_until: INSTANT_MIN,
-            rows: events.iter().map(|_| EventRows::default()).collect(),
+            rows,
             events,
             cursors: Vec::new(),
         };

@@ -28,19 +28,27 @@ enum Action {
     Run {
         /// What happens
         file: PathBuf,
+        /// Keep the ledger in this directory, which must be new, for other commands to read with --data
+        #[arg(long, value_name = "DIR")]
+        keep: Option<PathBuf>,
     },
 }
 
 /// Runs the command.
 pub fn run(args: Args, format: Format) -> Result<(), Failure> {
-    let Action::Run { file } = args.action;
+    let Action::Run { file, keep } = args.action;
     let scenario = parse(&read(&file)?).map_err(|faults| {
         let faults: Vec<String> = faults.iter().map(|fault| format!("{}:{fault}", file.display())).collect();
         Failure::Usage(faults.join("\n"))
     })?;
-    let ledger = tempfile::tempdir()?;
+    let scratch = tempfile::tempdir()?;
+    let ledger = keep.as_deref().unwrap_or(scratch.path());
+    if keep.is_some() {
+        let wrong = |error| Failure::Usage(format!("{}: {error}: name a new directory", ledger.display()));
+        std::fs::create_dir(ledger).map_err(wrong)?;
+    }
     let clock = Arc::new(VirtualClock::default());
-    let cell = wire::start_scratch_cell(ledger.path(), clock.clone())?;
+    let cell = wire::start_scratch_cell(ledger, clock.clone())?;
     let handle = cell.handle();
     let played = play(&scenario, &handle, &clock, &mut Direct(handle.clone()));
     let summed = played.map_err(failure).and_then(|played| {
@@ -50,7 +58,7 @@ pub fn run(args: Args, format: Format) -> Result<(), Failure> {
     cell.close();
     let summed: Report = summed?;
     answer(format, &summed, Report::to_text)?;
-    check_invariants(ledger.path())?;
+    check_invariants(ledger)?;
     match summed.expectations.failed.len() {
         0 => Ok(()),
         1 => Err(Failure::Unsound("one thing is not as the file says".to_owned())),

@@ -4,6 +4,7 @@
 //! Progress goes to stderr and the tests come last, so that the end of the output is their result.
 
 mod contract;
+mod focus;
 mod highs;
 mod layering;
 mod run;
@@ -23,6 +24,8 @@ Usage: cargo xtask COMMAND
                                the crash test: processes die at random, nothing may be lost
   contract [ARGS]              ask a running cell whatever its OpenAPI document allows, and more (schemathesis)
   bench [ARGS]                 the benchmarks, built for release
+  focus                        hand our FOCUS exports to the validator of the FinOps Foundation (needs the
+                               network once, and Python 3.12 or newer)
   fuzz TARGET [--seconds N]    run one fuzz target for N seconds (60 unless told)
 ";
 
@@ -58,6 +61,7 @@ fn dispatch(args: &[&str]) -> Result<(), Failure> {
         ["test", "--", extra @ ..] => test(extra),
         ["chaos", extra @ ..] => chaos(&Chaos::parse(extra)?),
         ["contract", extra @ ..] => contract::check(extra),
+        ["focus"] => focus::validate(),
         ["bench", extra @ ..] => bench(extra),
         ["fuzz", target] => fuzz(target, FUZZ_SECONDS),
         ["fuzz", target, "--seconds", seconds] => fuzz(target, parse_seconds(seconds)?),
@@ -181,6 +185,7 @@ mod tests {
         check("ci now");
         check("test unit");
         check("fuzz");
+        check("focus 1.2");
         check("fuzz --seconds");
         check("fuzz --help");
         check("fuzz coverage --seconds");

@@ -46,6 +46,12 @@ impl Call {
         self
     }
 
+    /// Runs it in another folder.
+    pub(crate) fn within(mut self, folder: &str) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
     /// Runs it with our own streams.
     pub(crate) fn run(mut self) -> Result<(), Failure> {
         let shown = self.shown();

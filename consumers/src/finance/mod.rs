@@ -1,4 +1,7 @@
 //! Finance exports: the book as accountants' own tools read it, and invoices as people do.
 
+pub mod columnar;
+pub mod focus;
 pub mod invoice;
 pub mod journal;
+pub mod run;

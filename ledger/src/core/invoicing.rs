@@ -335,6 +335,44 @@ pub fn due(state: &State, now: Instant) -> Vec<(TenantId, Month)> {
     due
 }
 
+/// What a tenant owes and no invoice holds yet, as the lines that it will be billed with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenLines {
+    /// Whose.
+    pub tenant: TenantId,
+    /// The billing period on whose invoice they will stand: their own, or the one after the last that is
+    /// closed.
+    pub period: Month,
+    /// In the order of an invoice, with nothing rounded.
+    pub lines: Vec<InvoiceLine>,
+}
+
+/// What no invoice holds yet, of all tenants, by tenant and billing period, as things are now.
+///
+/// With the invoices that are not void it makes all that is owed: each item is on exactly one of them.
+pub fn open_lines(state: &State) -> Result<Vec<OpenLines>, Rejection> {
+    let everything = Month::containing(hourglass_units::INSTANT_MIN);
+    let mut found = Vec::new();
+    for (id, tenant) in &state.tenants {
+        let reach = Reach::all(&state.calendars, id, state.now);
+        let open = items(state.ground(), id, tenant, reach, &[])
+            .and_then(|items| differences(tenant, everything, &items, |posted| posted.invoiced))
+            .map_err(|_| Rejection::AmountOverflow)?;
+        let next = tenant.closed_until().map(Month::next);
+        let mut periods: BTreeMap<Month, Vec<InvoiceLine>> = BTreeMap::new();
+        for (key, item) in open {
+            let period = next.map_or(key.period, |next| key.period.max(next));
+            let line = line(state, id, tenant, period, key, item);
+            periods.entry(period).or_default().extend(line);
+        }
+        for (period, mut lines) in periods {
+            lines.sort_by(|a, b| sort_key(a).cmp(&sort_key(b)));
+            found.push(OpenLines { tenant: id.clone(), period, lines });
+        }
+    }
+    Ok(found)
+}
+
 /// What no invoice holds of a tenant that is not settled.
 fn unsettled_keys(state: &State, id: &TenantId, tenant: &Tenant, now: Instant) -> Vec<ItemKey> {
     let reach = Reach::all(&state.calendars, id, now);

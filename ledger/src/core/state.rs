@@ -175,6 +175,11 @@ impl FinalisedInvoice {
         self.kind == InvoiceKind::Invoice && self.status != InvoiceStatus::Void
     }
 
+    /// Σ of its lines before rounding.
+    pub fn exact_total(&self) -> Amount {
+        self.exact_total
+    }
+
     /// What is still to be paid; below zero what is owed to the tenant.
     pub fn open(&self) -> Amount {
         match self.status {

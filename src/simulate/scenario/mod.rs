@@ -8,6 +8,8 @@
 mod check;
 mod expect;
 mod expect_quota;
+#[cfg(test)]
+mod exported;
 mod lex;
 mod market;
 pub mod parse;

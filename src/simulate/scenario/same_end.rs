@@ -408,7 +408,7 @@ fn quota_of(state: &State) -> Value {
 }
 
 /// Every file of `tests/scenarios`, with its name.
-fn files() -> Vec<(String, String)> {
+pub(super) fn files() -> Vec<(String, String)> {
     let folder = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("tests/scenarios");
     let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<(String, String)> = paths

@@ -1,5 +1,7 @@
 //! `hourglass export`: the books for other systems.
 
+mod focus;
+
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -8,7 +10,7 @@ use hourglass_consumers::finance::journal::{self, JournalError};
 
 use crate::config::Resolved;
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, Format};
 use crate::wire;
 
 /// Write the books for other systems.
@@ -22,6 +24,10 @@ pub struct Args {
 enum What {
     /// The journal: every movement of the book
     Journal(JournalArgs),
+    /// Cost and usage as the FinOps community reads it (FOCUS), a run for each billing period
+    Focus(focus::Args),
+    /// Check every identity of exported runs, with exact decimals
+    Check(focus::CheckArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -52,8 +58,16 @@ enum By {
 }
 
 /// Runs the command.
-pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
-    let What::Journal(JournalArgs { format: JournalFormat::Hledger, by, out }) = args.what;
+pub fn run(args: Args, settings: &Resolved, answer: Format) -> Result<(), Failure> {
+    match args.what {
+        What::Journal(args) => journal(args, settings),
+        What::Focus(args) => focus::run(args, settings, answer),
+        What::Check(args) => focus::check(&args, settings, answer),
+    }
+}
+
+fn journal(args: JournalArgs, settings: &Resolved) -> Result<(), Failure> {
+    let JournalArgs { format: JournalFormat::Hledger, by, out } = args;
     let detail = match by {
         By::Day => journal::Detail::Day,
         By::Transfer => journal::Detail::Transfer,
