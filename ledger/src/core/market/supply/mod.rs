@@ -30,6 +30,7 @@ use super::{Market, Pool};
 use crate::core::Inconsistent;
 use crate::core::state::State;
 
+pub use account::{SPANS_MAX, TooManySpans};
 pub(crate) use decide::{check_reservation, decide};
 pub use seats::Seat;
 pub(crate) use seats::{
