@@ -14,6 +14,7 @@ use super::metrics::{Exposer, Metrics};
 use super::problem::Problem;
 use super::rate::Rates;
 use crate::auth::Authenticator;
+use crate::planning::PLANS_MAX;
 use crate::usage::Name;
 
 /// Shared by all requests.
@@ -27,6 +28,7 @@ struct Shared {
     metrics: Metrics,
     exposers: Vec<Arc<Exposer>>,
     permits: Semaphore,
+    plans: Arc<Semaphore>,
     requests: AtomicU64,
 }
 
@@ -39,6 +41,7 @@ impl App {
             metrics: Metrics::new(),
             exposers,
             permits: Semaphore::new(REQUESTS_MAX),
+            plans: Arc::new(Semaphore::new(PLANS_MAX)),
             requests: AtomicU64::new(0),
         }))
     }
@@ -70,6 +73,11 @@ impl App {
 
     pub(super) fn permits(&self) -> &Semaphore {
         &self.0.permits
+    }
+
+    /// Of questions that take long to compute.
+    pub(super) fn plans(&self) -> &Arc<Semaphore> {
+        &self.0.plans
     }
 
     /// Unique among all writers of the log: each has its epoch.

@@ -15,6 +15,7 @@
 //! * GPU-time and money are exact. Floats are in `forecast::model` alone, and touch neither.
 //! * The same question as of the same position has the same answer: what is drawn is drawn from a fixed seed.
 
+pub mod advice;
 pub mod clearings;
 pub mod forecast;
 pub mod series;

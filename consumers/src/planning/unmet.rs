@@ -13,12 +13,12 @@ use hourglass_capacity::auction::{Bid, BidOutcome, Reason, Refusal, Short};
 use hourglass_capacity::pool::PoolName;
 use hourglass_ledger::core::{Position, State};
 use hourglass_ledger::store::Reader;
-use hourglass_units::{Interval, Price};
+use hourglass_units::{Instant, Interval, Price};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::clearings::{CLEARINGS_MAX, Clearings};
-use super::{PlanError, Pools, Range, hours, mean, whole};
+use super::{PlanError, Pools, Range, Step, hours, mean, past, whole};
 use crate::billing::report::AsOf;
 
 /// Most rows of an answer.
@@ -57,6 +57,14 @@ pub struct WaitingRow {
 }
 
 impl UnmetQuestion {
+    /// The time that is asked for: all of it is one step where none is named.
+    pub fn range(start: Instant, end: Instant, step: Option<Step>, now: Instant) -> Result<Range, PlanError> {
+        match step {
+            Some(step) => Range::new(start, end, step, now),
+            None => Ok(Range { within: past(start, end, now)?, step: Step::Day }),
+        }
+    }
+
     /// Reads what the state knows.
     pub fn new(
         state: &State,

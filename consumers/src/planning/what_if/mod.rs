@@ -19,6 +19,7 @@ use utoipa::ToSchema;
 pub use outcome::{Difference, OutcomeRow, WhatIfReport, WhatIfRow};
 
 use self::outcome::Sums;
+pub(super) use self::outcome::amount;
 use self::rerun::{Effect, Rerun};
 use super::clearings::Clearings;
 use super::{PlanError, past};
@@ -160,7 +161,6 @@ pub struct WhatIf {
 impl WhatIf {
     /// Checks a question.
     pub fn new(state: &State, draft: WhatIfDraft) -> Result<Self, PlanError> {
-        let within = past(draft.start, draft.end, state.now())?;
         let count = draft.changes.len();
         if count > CHANGES_MAX {
             return Err(PlanError::Invalid(format!("{count} changes: a question has at most {CHANGES_MAX}")));
@@ -170,6 +170,7 @@ impl WhatIf {
                 return Err(PlanError::PoolUnknown { pool: change.pool().clone() });
             }
         }
+        let within = past(draft.start, draft.end, state.now())?;
         let effects = draft.changes.iter().map(|change| Ok((change.pool().clone(), change.effect()?)));
         let effects = effects.collect::<Result<_, PlanError>>()?;
         let currencies = state.market().pools().map(|(name, pool)| (name.clone(), pool.terms.currency));
@@ -183,12 +184,30 @@ impl WhatIf {
     }
 }
 
+/// What changes cost spot in a pool, in nano-currency an hour times milliseconds.
+pub(super) fn loss(
+    reader: &dyn Reader,
+    question: &WhatIf,
+    pool: &PoolName,
+    goes_on: impl FnMut(Instant) -> bool,
+) -> Result<i128, PlanError> {
+    Ok(sums(reader, question, goes_on)?.loss(pool))
+}
+
 /// Runs the clearings again. `goes_on` hears where it is, and says whether to go on.
 pub fn what_if(
     reader: &dyn Reader,
     question: &WhatIf,
-    mut goes_on: impl FnMut(Instant) -> bool,
+    goes_on: impl FnMut(Instant) -> bool,
 ) -> Result<WhatIfReport, PlanError> {
+    sums(reader, question, goes_on)?.report(question)
+}
+
+fn sums(
+    reader: &dyn Reader,
+    question: &WhatIf,
+    mut goes_on: impl FnMut(Instant) -> bool,
+) -> Result<Sums, PlanError> {
     let until = Position::new(question.as_of.position);
     let mut rerun = Rerun::default();
     let mut sums = Sums::default();
@@ -209,5 +228,5 @@ pub fn what_if(
             return Err(PlanError::GivenUp);
         }
     }
-    sums.report(question)
+    Ok(sums)
 }
