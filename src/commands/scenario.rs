@@ -28,19 +28,26 @@ enum Action {
     Run {
         /// What happens
         file: PathBuf,
+        /// Keep the ledger in this directory, which holds none yet; HOURGLASS_DATA then names it to other commands
+        #[arg(long, value_name = "DIRECTORY")]
+        keep: Option<PathBuf>,
     },
 }
 
 /// Runs the command.
 pub fn run(args: Args, format: Format) -> Result<(), Failure> {
-    let Action::Run { file } = args.action;
+    let Action::Run { file, keep } = args.action;
     let scenario = parse(&read(&file)?).map_err(|faults| {
         let faults: Vec<String> = faults.iter().map(|fault| format!("{}:{fault}", file.display())).collect();
         Failure::Usage(faults.join("\n"))
     })?;
-    let ledger = tempfile::tempdir()?;
+    let scratch = tempfile::tempdir()?;
+    let ledger = match &keep {
+        None => scratch.path(),
+        Some(directory) => empty(directory)?,
+    };
     let clock = Arc::new(VirtualClock::default());
-    let cell = wire::start_scratch_cell(ledger.path(), clock.clone())?;
+    let cell = wire::start_scratch_cell(ledger, clock.clone())?;
     let handle = cell.handle();
     let played = play(&scenario, &handle, &clock, &mut Direct(handle.clone()));
     let summed = played.map_err(failure).and_then(|played| {
@@ -50,11 +57,23 @@ pub fn run(args: Args, format: Format) -> Result<(), Failure> {
     cell.close();
     let summed: Report = summed?;
     answer(format, &summed, Report::to_text)?;
-    check_invariants(ledger.path())?;
+    check_invariants(ledger)?;
     match summed.expectations.failed.len() {
         0 => Ok(()),
         1 => Err(Failure::Unsound("one thing is not as the file says".to_owned())),
         count => Err(Failure::Unsound(format!("{count} things are not as the file says"))),
+    }
+}
+
+/// A directory in which nothing is yet: it is made where it is not there.
+fn empty(directory: &Path) -> Result<&Path, Failure> {
+    std::fs::create_dir_all(directory)?;
+    match std::fs::read_dir(directory)?.next() {
+        None => Ok(directory),
+        Some(_) => {
+            let says = "something is in it already: name an empty directory to keep the ledger in";
+            Err(Failure::Usage(format!("{}: {says}", directory.display())))
+        }
     }
 }
 

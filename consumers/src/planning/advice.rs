@@ -91,14 +91,20 @@ impl AdviceQuestion {
         let look_back = within.milliseconds().min(LOOK_BACK_DAYS.saturating_mul(Step::Day.milliseconds()));
         let begun = pool.stock().owned().next_change(hourglass_units::INSTANT_MIN);
         let start = now.saturating_add_ms(look_back.saturating_neg()).max(begun.unwrap_or(now));
-        let past = Interval::between(start, now).map(|past| Self::past(state, &draft, past)).transpose()?;
+        let past =
+            Interval::between(start, now).map(|past| Self::in_the_past(state, &draft, past)).transpose()?;
         let forecast = Self::forecast(state, &draft, within);
         let as_of = AsOf::of(state);
         Ok(Self { as_of, draft, currency, list_price, shortage, fits_until, past, forecast, within })
     }
 
+    /// The past that is asked.
+    pub fn past(&self) -> Option<Interval> {
+        self.past.as_ref().map(|(what_if, _)| what_if.within())
+    }
+
     /// The same reservation in the past.
-    fn past(state: &State, draft: &AdviceDraft, past: Interval) -> Result<(WhatIf, Taken), PlanError> {
+    fn in_the_past(state: &State, draft: &AdviceDraft, past: Interval) -> Result<(WhatIf, Taken), PlanError> {
         let (start, end) = (past.start(), past.end());
         let (pool, gpus) = (draft.pool.clone(), draft.gpus);
         let sold = Change::SellReservation { pool: pool.clone(), gpus, from: start, until: end, price: None };
@@ -196,6 +202,32 @@ pub struct AdviceReport {
     /// Why there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_risk_because: Option<String>,
+}
+
+impl AdviceReport {
+    /// One row.
+    pub fn to_csv(&self) -> Vec<u8> {
+        let facts = [
+            ("pool", Some(self.question.pool.to_string())),
+            ("gpus", Some(self.question.gpus.to_string())),
+            ("from", Some(self.question.from.to_string())),
+            ("until", Some(self.question.until.to_string())),
+            ("price", self.question.price.map(|price| price.to_string())),
+            ("currency", Some(self.currency.clone())),
+            ("answer", Some(self.answer.as_str().to_owned())),
+            ("fits", Some(self.fits.to_string())),
+            ("largest_gpus", Some(self.largest_gpus.to_string())),
+            ("fits_until", self.fits_until.clone()),
+            ("earliest_start", self.earliest_start.clone()),
+            ("break_even_price", self.break_even_price.clone()),
+            ("spot_lost_per_gpu_hour", self.spot_lost_per_gpu_hour.clone()),
+            ("on_demand_lost_per_gpu_hour", self.on_demand_lost_per_gpu_hour.clone()),
+            ("stock_out_risk", self.stock_out_risk.clone()),
+        ];
+        let (head, row) =
+            facts.map(|(name, value)| (name.to_owned(), value.unwrap_or_default())).into_iter().unzip();
+        super::csv(head, std::iter::once(row))
+    }
 }
 
 /// What a reservation would have taken from others, by reserved GPU-hour.
