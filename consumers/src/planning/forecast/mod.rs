@@ -295,7 +295,7 @@ pub(crate) fn compute(
     let series: Vec<f64> = flexible.iter().map(|gpu_ms| gpus(*gpu_ms, step_ms)).collect();
     let seasons: &[usize] = match question.step {
         Step::Day => &[7],
-        _ if series.len() >= 2 * 168 => &[24, 168],
+        _ if series.len() >= 3 * 168 => &[24, 168],
         _ => &[24],
     };
     let horizon = question.ahead.len();

@@ -5,7 +5,7 @@
 //! * **MSTL + ETS**: the seasons (a day, a week) are taken out by locally weighted regression, what remains is
 //!   continued by exponential smoothing with additive errors (whether it has a trend, damped or not, by AICc), and the
 //!   seasons are put back. Both by the crates `augurs-mstl` and `augurs-ets`.
-//! * **Seasonal naive**: the same as one season before.
+//! * **Seasonal naive**: the same as one season before, the longest one.
 //!
 //! The past is asked by rolling origin: the series is cut at several instants, continued from each, and compared with
 //! what came. The intervals of a model say too little where its parameters are unsure, so they are widened until they
@@ -82,7 +82,8 @@ struct Widening {
 /// Continues a series by its seasons, the shortest first. `None` where it is shorter than two of them and a little,
 /// so that there would be no past to ask.
 pub(super) fn continued(series: &[f64], seasons: &[usize], horizon: usize) -> Option<Continued> {
-    let season = *seasons.first()?;
+    // Cuts leave two of the longest season before them: a method is judged by what it will know.
+    let season = *seasons.last()?;
     let origins = origins(series.len(), season, horizon)?;
     let mut found: Option<(Method, Backtest, Widening)> = None;
     let naive_mae = judge(series, seasons, &origins, Method::SeasonalNaive)?.0.mae;
@@ -149,7 +150,7 @@ struct Origins {
 fn origins(length: usize, season: usize, horizon: usize) -> Option<Origins> {
     let least = season.checked_mul(2)?.checked_add(1)?.max(12);
     let spare = length.checked_sub(least)?;
-    let steps = horizon.min(spare / 2).min(season.saturating_mul(4)).max(1);
+    let steps = horizon.min(spare / 2).min(season.saturating_mul(2).max(28)).max(1);
     let room = spare.checked_sub(steps)?;
     let count = (room / steps.div_ceil(2)).saturating_add(1).min(ORIGINS_MAX);
     let stride = room.checked_div(count.saturating_sub(1)).unwrap_or(0).min(steps.div_ceil(2)).max(1);
@@ -194,7 +195,7 @@ fn judge(
     let of_older = widening(&older);
     let held = |z: f64| newer.iter().filter(|score| **score <= z).count() as f64 / newer.len().max(1) as f64;
     let mae = mean(all.iter().map(|(error, _)| *error));
-    let scale = seasonal_change(series, *seasons.first()?);
+    let scale = seasonal_change(series, *seasons.last()?);
     let backtest = Backtest {
         origins: cuts.len(),
         steps: *steps,
@@ -241,7 +242,7 @@ fn seasonal_change(series: &[f64], season: usize) -> f64 {
 fn predict(series: &[f64], seasons: &[usize], horizon: usize, method: Method) -> Option<Prediction> {
     match method {
         Method::MstlEts => by_decomposition(series, seasons, horizon),
-        Method::SeasonalNaive => naive(series, *seasons.first()?, horizon),
+        Method::SeasonalNaive => naive(series, *seasons.last()?, horizon),
     }
 }
 
