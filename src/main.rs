@@ -22,9 +22,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, backtest, balance, compute_sim, credit, demo, doctor, estimate, explain, export, instance,
-    invoice, key, ledger, market, metering, nats, price, quarantine, quota, replay, reserve, scenario, serve,
-    spend, tax, up, usage, verify,
+    agent, backtest, balance, capacity, compute_sim, credit, demo, doctor, estimate, explain, export,
+    instance, invoice, key, ledger, market, metering, nats, price, quarantine, quota, replay, reserve,
+    scenario, serve, spend, tax, up, usage, verify,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -107,6 +107,8 @@ enum Command {
     Bid(market::bids::Args),
     /// The spot market: clear it, read and replay receipts, ask why
     Market(market::clears::Args),
+    /// Plan capacity: series, unmet demand, forecasts, what-if, advice about reservations
+    Capacity(capacity::Args),
     /// API keys: create, list, revoke
     Key(key::Args),
     /// Write the books for other systems
@@ -154,6 +156,7 @@ fn main() -> ExitCode {
         Command::Pool(args) => market::pools::run(args, &settings, format),
         Command::Bid(args) => market::bids::run(args, &settings, format),
         Command::Market(args) => market::clears::run(args, &settings, format),
+        Command::Capacity(args) => capacity::run(args, &settings, format),
         Command::Key(args) => key::run(args, &settings, format),
         Command::Export(args) => export::run(args, &settings, format),
         Command::Verify(args) => verify::run(args, &settings, format),

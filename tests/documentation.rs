@@ -29,6 +29,7 @@ fn the_examples_of_the_documentation_run() {
         "docs/scenarios.md",
         "docs/backtest.md",
         "docs/billing-api.md",
+        "docs/capacity-planning.md",
         "docs/operating/embedded.md",
         "docs/operating/billing.md",
         "docs/operating/compute-sim.md",

@@ -327,13 +327,30 @@ impl Calendar {
             return Err(Refusal::TooMany);
         }
         let own = Steps::sum(before.map(|it| (it.interval, it.gpus)));
-        let (within, asked) = (wanted.interval, wanted.gpus);
-        let mut short = self.obtainable(capacity, &own, within).filter(|(_, there)| *there < asked);
-        let Some((part, there)) = short.next() else { return Ok(()) };
+        match self.short_of(capacity, &own, wanted.interval, wanted.gpus) {
+            Some(shortage) => Err(Refusal::Shortage { name: name.clone(), shortage }),
+            None => Ok(()),
+        }
+    }
+
+    /// What a new reservation would lack; nothing where it fits.
+    pub fn shortage(&self, capacity: &Steps, within: Interval, asked: u64) -> Option<Shortage> {
+        self.short_of(capacity, &Steps::default(), within, asked)
+    }
+
+    /// The latest end with which a new reservation would fit that starts with an interval; none where it does not fit at its start. It is the end of the interval at most.
+    pub fn fits_until(&self, capacity: &Steps, within: Interval, asked: u64) -> Option<Instant> {
+        let parts = side_by_side([capacity, &self.promised], within);
+        let fitting = parts.take_while(|(_, [there, promised])| there.saturating_sub(*promised) >= asked);
+        fitting.last().map(|(part, _)| part.end())
+    }
+
+    fn short_of(&self, capacity: &Steps, own: &Steps, within: Interval, asked: u64) -> Option<Shortage> {
+        let mut short = self.obtainable(capacity, own, within).filter(|(_, there)| *there < asked);
+        let (part, there) = short.next()?;
         let fits = short.map(|(_, there)| there).fold(there, u64::min);
-        let earliest_start = self.earliest_start(capacity, &own, within, asked);
-        let shortage = Shortage { asked, within, first: part.start(), there, fits, earliest_start };
-        Err(Refusal::Shortage { name: name.clone(), shortage })
+        let earliest_start = self.earliest_start(capacity, own, within, asked);
+        Some(Shortage { asked, within, first: part.start(), there, fits, earliest_start })
     }
 
     /// Puts a reservation in, in place of one of the same name, without a question: what [`Self::check`] said

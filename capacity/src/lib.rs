@@ -8,6 +8,7 @@
 //! * [`nodes::Nodes`] is what a pool has: nodes, and what the cloud gives. Over time it is a
 //!   [`steps::Steps`], and so is what is promised.
 //! * [`calendar::Calendar`] holds reservations, and refuses those that do not fit, with what would.
+//! * [`series`] says where the GPU-time of a pool went, step by step.
 //! * [`supply::Pool`] says what is left for spot, term by term; whether on-demand may start; and whose GPUs
 //!   spot ran on.
 //! * [`lifecycle::Lifecycle`] is the life of an instance and the calls to the cloud that it takes;
@@ -32,5 +33,6 @@ pub mod cooldown;
 pub mod lifecycle;
 pub mod nodes;
 pub mod pool;
+pub mod series;
 pub mod steps;
 pub mod supply;

@@ -9,6 +9,7 @@
 //! * [`auth`] says who asks, and what each role may do.
 //! * [`billing`] holds the reports that HTTP and the command line share.
 //! * [`compute`] brings units of spot bids up and down through the compute API.
+//! * [`planning`] says what pools had, what was wanted of them, and what comes next.
 //! * [`finance`] writes the book in the formats of accountants' tools.
 //!
 //! # What it guarantees
@@ -36,6 +37,7 @@ pub mod finance;
 pub mod grpc;
 pub mod market;
 pub mod nats;
+pub mod planning;
 pub mod quota;
 mod refusal;
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use hourglass_capacity::auction::reserve::{Point, ReserveDraft, ReservePolicy, Shape};
 use hourglass_capacity::calendar::{Allowance, ReservationName};
 use hourglass_capacity::nodes::{Node, NodeState};
+use hourglass_capacity::series::{Usage, usage as usage_of};
 use hourglass_capacity::supply::{Claim, Offer};
 use hourglass_ledger::core::market::{CapacitySource, MarketCommand, PoolTerms, SupplyCommand, Trigger};
 use hourglass_ledger::core::quotas::{Cause, Target};
@@ -508,6 +509,21 @@ impl World {
         let owned = 24 * u64::try_from(since.milliseconds()).unwrap();
         assert_eq!(parts.iter().sum::<u64>() + split.idle, owned);
         assert!(split.spot > 0 && split.idle < owned, "{split:?}");
+        // C-2 in every step, and all steps are the account.
+        let mut spans = Vec::new();
+        self.core.state.spans_of_pool(&POOL.parse().unwrap(), since, &mut spans).unwrap().unwrap();
+        let mut sum = Usage::default();
+        for (_, step) in usage_of(&spans, since, 7 * MINUTE) {
+            assert!(step.is_whole(), "{step:?}");
+            sum = sum.plus(&step);
+        }
+        // A node that fails takes its GPUs at once, and what runs there stops a little later: the account sets that
+        // off against what is idle elsewhere, the steps show it.
+        let idle = sum.free + sum.reserved_idle - sum.over;
+        let found = [sum.reserved_used, sum.on_demand, sum.spot + sum.lent, sum.down, sum.owned, idle];
+        let account =
+            [split.reserved, split.on_demand, split.spot, split.excluded, owned, split.idle].map(u128::from);
+        assert_eq!(found, account);
         assert_eq!(verify_core(&self.core).findings, []);
     }
 

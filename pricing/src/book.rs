@@ -181,6 +181,11 @@ impl PriceBook {
         PriceTimeline::from_sorted(layers.into_spans().map(Paid::into_step).collect())
     }
 
+    /// What the list says that a SKU costs at an instant, contracts left aside.
+    pub fn list_price(&self, currency: Currency, sku: &Sku, at: Instant) -> Option<Price> {
+        self.listed(currency, sku)?.at(at).map(|step| step.price)
+    }
+
     /// The prices of a spot pool, where it has any: they go before the list from their first on.
     pub fn spot(&self, pool: &SpotPool) -> Option<&SpotPrices> {
         self.spot.get(pool)

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod backtest;
 pub mod balance;
+pub mod capacity;
 mod change;
 pub mod compute_sim;
 pub mod credit;

@@ -28,8 +28,8 @@ enum Action {
     Run {
         /// What happens
         file: PathBuf,
-        /// Keep the ledger in this directory, which must be new, for other commands to read with --data
-        #[arg(long, value_name = "DIR")]
+        /// Keep the ledger in this directory, which holds none yet; HOURGLASS_DATA then names it to other commands
+        #[arg(long, value_name = "DIRECTORY")]
         keep: Option<PathBuf>,
     },
 }
@@ -42,11 +42,10 @@ pub fn run(args: Args, format: Format) -> Result<(), Failure> {
         Failure::Usage(faults.join("\n"))
     })?;
     let scratch = tempfile::tempdir()?;
-    let ledger = keep.as_deref().unwrap_or(scratch.path());
-    if keep.is_some() {
-        let wrong = |error| Failure::Usage(format!("{}: {error}: name a new directory", ledger.display()));
-        std::fs::create_dir(ledger).map_err(wrong)?;
-    }
+    let ledger = match &keep {
+        None => scratch.path(),
+        Some(directory) => empty(directory)?,
+    };
     let clock = Arc::new(VirtualClock::default());
     let cell = wire::start_scratch_cell(ledger, clock.clone())?;
     let handle = cell.handle();
@@ -63,6 +62,18 @@ pub fn run(args: Args, format: Format) -> Result<(), Failure> {
         0 => Ok(()),
         1 => Err(Failure::Unsound("one thing is not as the file says".to_owned())),
         count => Err(Failure::Unsound(format!("{count} things are not as the file says"))),
+    }
+}
+
+/// A directory in which nothing is yet: it is made where it is not there.
+fn empty(directory: &Path) -> Result<&Path, Failure> {
+    std::fs::create_dir_all(directory)?;
+    match std::fs::read_dir(directory)?.next() {
+        None => Ok(directory),
+        Some(_) => {
+            let says = "something is in it already: name an empty directory to keep the ledger in";
+            Err(Failure::Usage(format!("{}: {says}", directory.display())))
+        }
     }
 }
 

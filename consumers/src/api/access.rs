@@ -15,17 +15,25 @@ use crate::auth::roles::{Permission, Reach};
 use crate::auth::{Denied, Principal};
 
 use Permission::{
-    IngestUsage, ManageKeys, ManageOwnKeys, ReadBids, ReadBooks, ReadContracts, ReadInstances, ReadLedger,
-    ReadMarket, ReadMetrics, ReadQuarantine, ReadQuotas, ReadRateCards, ReadReservations, ReadSupply,
-    ReadTenants, ReadUsage, RequestQuotas, RerateOpen, VoidUsage, WriteBids, WriteCaps, WriteCredits,
-    WriteHolds, WriteInstances, WriteInvoices, WriteLabels, WriteLoans, WriteMarket, WritePrices,
-    WriteQuarantine, WriteQuotas, WriteReservations, WriteTax, WriteTenants,
+    IngestUsage, ManageKeys, ManageOwnKeys, PlanCapacity, ReadBids, ReadBooks, ReadContracts, ReadInstances,
+    ReadLedger, ReadMarket, ReadMetrics, ReadQuarantine, ReadQuotas, ReadRateCards, ReadReservations,
+    ReadSupply, ReadTenants, ReadUsage, RequestQuotas, RerateOpen, VoidUsage, WriteBids, WriteCaps,
+    WriteCredits, WriteHolds, WriteInstances, WriteInvoices, WriteLabels, WriteLoans, WriteMarket,
+    WritePrices, WriteQuarantine, WriteQuotas, WriteReservations, WriteTax, WriteTenants,
 };
 
 /// Method, path and the permission that both need. An action such as `:start` is part of the path.
 #[rustfmt::skip]
 pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET",  "/metrics",                                                        ReadMetrics),
+    ("GET",  "/v1/capacity/forecast",                                           PlanCapacity),
+    ("GET",  "/v1/capacity/series",                                             PlanCapacity),
+    ("GET",  "/v1/capacity/unmet",                                              PlanCapacity),
+    ("GET",  "/v1/capacity/{platform}/{fabric}/forecast",                       PlanCapacity),
+    ("GET",  "/v1/capacity/{platform}/{fabric}/series",                         PlanCapacity),
+    ("GET",  "/v1/capacity/{platform}/{fabric}/unmet",                          PlanCapacity),
+    ("POST", "/v1/capacity:advise",                                             PlanCapacity),
+    ("POST", "/v1/capacity:what-if",                                            PlanCapacity),
     ("GET",  "/v1/clears",                                                      ReadMarket),
     ("GET",  "/v1/clears/{clear}",                                              ReadMarket),
     ("POST", "/v1/estimates",                                                   ReadRateCards),

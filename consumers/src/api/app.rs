@@ -16,6 +16,7 @@ use super::problem::Problem;
 use super::rate::Rates;
 use crate::auth::Authenticator;
 use crate::billing::usage::DayCube;
+use crate::planning::PLANS_MAX;
 use crate::usage::Name;
 
 /// Most charge rows that a request for usage folds in before it is answered.
@@ -35,6 +36,7 @@ struct Shared {
     exposers: Vec<Arc<Exposer>>,
     permits: Semaphore,
     usage: Arc<RwLock<DayCube>>,
+    plans: Arc<Semaphore>,
     requests: AtomicU64,
 }
 
@@ -48,6 +50,7 @@ impl App {
             exposers,
             permits: Semaphore::new(REQUESTS_MAX),
             usage: Arc::default(),
+            plans: Arc::new(Semaphore::new(PLANS_MAX)),
             requests: AtomicU64::new(0),
         }))
     }
@@ -79,6 +82,11 @@ impl App {
 
     pub(super) fn permits(&self) -> &Semaphore {
         &self.0.permits
+    }
+
+    /// Of questions that take long to compute.
+    pub(super) fn plans(&self) -> &Arc<Semaphore> {
+        &self.0.plans
     }
 
     /// Unique among all writers of the log: each has its epoch.

@@ -55,6 +55,7 @@ use crate::auth::roles::{Permission, Reach, holders};
         (name = "quotas", description = "Limits, spend caps, requests for more, and what has to stop."),
         (name = "holds", description = "What is held of quota, and leased to checkers far away."),
         (name = "market", description = "Spot: pools and their prices, bids, clearings and their receipts."),
+        (name = "capacity", description = "What pools had, what was wanted of them, and what comes next."),
         (name = "usage", description = "Usage in, and reports of it."),
         (name = "ledger", description = "Balances, rows and the log."),
         (name = "invoices", description = "Invoices."),

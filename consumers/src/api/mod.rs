@@ -22,6 +22,7 @@
 
 mod access;
 mod app;
+mod capacity;
 mod credits;
 mod document;
 mod done;
@@ -207,6 +208,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(invoices::life::issue_credit_note))
         .merge(described_quotas())
         .merge(described_market())
+        .merge(described_capacity())
         .routes(routes!(keys::create_key, keys::list_keys))
         .routes(routes!(keys::get_key))
         .routes(routes!(tenant_keys::create_tenant_key, tenant_keys::list_tenant_keys))
@@ -260,6 +262,19 @@ fn described_market() -> OpenApiRouter<App> {
         .routes(routes!(market::bids::place_bid, market::bids::list_bids))
         .routes(routes!(market::bids::get_bid))
         .routes(routes!(market::bids::explain_bid))
+}
+
+/// Those of capacity planning.
+fn described_capacity() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(capacity::get_all_series))
+        .routes(routes!(capacity::get_series))
+        .routes(routes!(capacity::get_all_unmet))
+        .routes(routes!(capacity::get_unmet))
+        .routes(routes!(capacity::get_all_forecast))
+        .routes(routes!(capacity::get_forecast))
+        .routes(routes!(capacity::ask_what_if))
+        .routes(routes!(capacity::ask_advice))
 }
 
 /// A handler that panics fails its own request only.

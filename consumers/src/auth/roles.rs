@@ -80,6 +80,8 @@ pub(crate) enum Permission {
     ReadMarket,
     /// What pools have promised and to whom it went, in sum.
     ReadSupply,
+    /// What pools had over time, unmet demand, forecasts, what-if and advice.
+    PlanCapacity,
     /// Pools, their nodes, the margin, and clearing.
     WriteMarket,
     /// Bids.
@@ -103,7 +105,7 @@ pub(crate) enum Permission {
 type Line = (Permission, &'static str, Scope, [Reach; 7]);
 
 #[rustfmt::skip]
-const TABLE: [Line; 36] = {
+const TABLE: [Line; 37] = {
     use Permission as P;
     use Scope::{Ingest, Keys, Metrics, Read, Write};
     [
@@ -136,6 +138,7 @@ const TABLE: [Line; 36] = {
     (P::WriteHolds,        "holds.write",         Write,   [No,  No,  No,  No,  All, All, No ]),
     (P::ReadMarket,        "market.read",         Read,    [All, All, All, All, All, All, No ]),
     (P::ReadSupply,        "supply.read",         Read,    [No,  All, All, All, All, All, No ]),
+    (P::PlanCapacity,      "capacity.plan",       Read,    [No,  All, All, All, No,  All, No ]),
     (P::WriteMarket,       "market.write",        Write,   [No,  No,  No,  No,  No,  All, No ]),
     (P::ReadBids,          "bids.read",           Read,    [Own, No,  All, All, No,  All, No ]),
     (P::WriteBids,         "bids.write",          Write,   [Own, No,  All, No,  No,  All, No ]),

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use hourglass_ledger::core::{Account, State};
 use hourglass_units::{Amount, Currency, TenantId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// The log position that an answer holds for.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AsOf {
     /// The log position.
     pub position: u64,

@@ -45,11 +45,11 @@ pub(in crate::api) struct PriceQuery {
 }
 
 /// The pool of a path, which names no region: a cell has one.
-pub(super) fn named(state: &Ledger, platform: Platform, fabric: Fabric) -> Result<PoolName, Problem> {
+pub(in crate::api) fn named(state: &Ledger, platform: Platform, fabric: Fabric) -> Result<PoolName, Problem> {
     pool_name(state, platform, fabric).ok_or_else(|| Rejection::CellNotOpen.into())
 }
 
-pub(super) fn unknown(pool: PoolName) -> Problem {
+pub(in crate::api) fn unknown(pool: PoolName) -> Problem {
     Rejection::from(MarketRejection::PoolUnknown { pool }).into()
 }
 

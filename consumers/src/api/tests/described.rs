@@ -8,12 +8,18 @@ use serde_json::Value;
 
 use crate::testing::{request, with_server};
 
-const ROUTES: [&str; 127] = [
+const ROUTES: [&str; 135] = [
     "DELETE /v1/pools/{platform}/{fabric}/nodes/{node}",
     "DELETE /v1/tenants/{tenant}/spend-caps",
     "GET /healthz",
     "GET /metrics",
     "GET /readyz",
+    "GET /v1/capacity/forecast",
+    "GET /v1/capacity/series",
+    "GET /v1/capacity/unmet",
+    "GET /v1/capacity/{platform}/{fabric}/forecast",
+    "GET /v1/capacity/{platform}/{fabric}/series",
+    "GET /v1/capacity/{platform}/{fabric}/unmet",
     "GET /v1/clears",
     "GET /v1/clears/{clear}",
     "GET /v1/keys",
@@ -77,6 +83,8 @@ const ROUTES: [&str; 127] = [
     "GET /v1/tenants/{tenant}/unused",
     "GET /v1/tenants/{tenant}/usage",
     "GET /v1/usage",
+    "POST /v1/capacity:advise",
+    "POST /v1/capacity:what-if",
     "POST /v1/estimates",
     "POST /v1/keys",
     "POST /v1/keys/{key}:revoke",
@@ -227,7 +235,7 @@ fn every_example_can_be_read() {
                 assert!(!unread, "{method} {path}: {}", answer.text());
             }
         }
-        assert_eq!(seen, 22, "an example is missing, or there is a new one");
+        assert_eq!(seen, 24, "an example is missing, or there is a new one");
     });
 }
 

@@ -2,6 +2,7 @@
 
 mod access;
 mod billing;
+mod capacity;
 mod commerce;
 mod customers;
 mod described;

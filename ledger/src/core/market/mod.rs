@@ -45,7 +45,7 @@ pub(crate) use supply::{
     Lending, YIELD_CREDIT_PREFIX, admit_waiting, check_place, check_reservation, check_seat, check_yields,
     follow, is_waiting, pass, place, reserve, starts,
 };
-pub use supply::{Seat, Stock};
+pub use supply::{SPANS_MAX, Seat, Stock, TooManySpans};
 
 /// The shortest notice, in milliseconds: what runs is asked to end, and killed so long after that.
 pub const NOTICE_MS_MIN: i64 = 60_000;

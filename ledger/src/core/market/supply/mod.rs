@@ -30,6 +30,7 @@ use super::{Market, Pool};
 use crate::core::Inconsistent;
 use crate::core::state::State;
 
+pub use account::{SPANS_MAX, TooManySpans};
 pub(crate) use decide::{check_reservation, decide};
 pub use seats::Seat;
 pub(crate) use seats::{
@@ -219,8 +220,8 @@ impl Pool {
         self.ask(at, spot, |pool, policy| pool.admit_on_demand(policy, gpus))
     }
 
-    /// What reservations may be promised of.
-    fn for_reservations(&self, at: Instant) -> Steps {
+    /// What reservations may be promised of, from an instant on.
+    pub fn for_reservations(&self, at: Instant) -> Steps {
         self.ask(at, &Steps::default(), |pool, policy| pool.for_reservations(policy))
     }
 

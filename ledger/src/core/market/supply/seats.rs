@@ -388,6 +388,14 @@ impl Market {
         ix.is_some_and(|ix| self.seatless.contains(&ix))
     }
 
+    /// Instances that wait for their GPUs in a pool, and how many GPUs those are.
+    pub fn waiting_in(&self, pool: &PoolName) -> (u64, u64) {
+        let seats = self.seatless.iter().filter_map(|ix| self.seats.get(ix)).filter(|it| it.pool == *pool);
+        seats.fold((0, 0), |(instances, gpus): (u64, u64), seat| {
+            (instances.saturating_add(1), gpus.saturating_add(seat.gpus))
+        })
+    }
+
     /// Whether an instance is counted inside a reservation.
     pub fn is_inside_reservation(&self, state: &State, instance: &hourglass_units::InstanceId) -> bool {
         let seat = state.instances.find(instance.as_str()).and_then(|ix| self.seats.get(&ix));
