@@ -52,7 +52,7 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
     let mut serve = Serve {
         http,
         grpc: Some(args.grpc.unwrap_or(settings.grpc)),
-        api: ApiConfig { operator_token: token, exposers, oidc: settings.oidc.clone() },
+        api: ApiConfig { operator_token: token, exposers, oidc: settings.oidc.clone(), webhooks: None },
         clockwork: Some(Clockwork {
             every: settings.cell.tick,
             market_every: settings.cell.market_tick,

@@ -39,8 +39,8 @@ mod time;
 pub use coverage::{Coverage, Pieces};
 pub use currency::{Currency, UnknownCurrency};
 pub use ids::{
-    AgentId, BidId, CloudId, CreditId, Fabric, GroupId, ID_LENGTH_MAX, IdError, InstanceId, NodeId,
-    OperationId, Platform, ProjectId, RateCardName, Region, ReservationId, TenantId,
+    AgentId, BidId, BudgetId, CloudId, CreditId, Fabric, GroupId, ID_LENGTH_MAX, IdError, InstanceId, NodeId,
+    OperationId, Platform, ProjectId, RateCardName, Region, ReservationId, TenantId, WebhookId,
 };
 pub use money::{
     Amount, GPU_MILLISECONDS_MAX, Money, MoneyError, PRICE_FRACTION_DIGITS, PRICE_NANOS_MAX, Price, Quantity,

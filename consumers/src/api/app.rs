@@ -14,6 +14,7 @@ use super::metrics::{Exposer, Metrics};
 use super::problem::Problem;
 use super::rate::Rates;
 use crate::auth::Authenticator;
+use crate::hooks::Hooks;
 use crate::usage::Name;
 
 /// Shared by all requests.
@@ -28,10 +29,16 @@ struct Shared {
     exposers: Vec<Arc<Exposer>>,
     permits: Semaphore,
     requests: AtomicU64,
+    webhooks: Option<Arc<Hooks>>,
 }
 
 impl App {
-    pub(super) fn new(cell: CellHandle, authenticator: Authenticator, exposers: Vec<Arc<Exposer>>) -> Self {
+    pub(super) fn new(
+        cell: CellHandle,
+        authenticator: Authenticator,
+        exposers: Vec<Arc<Exposer>>,
+        webhooks: Option<Arc<Hooks>>,
+    ) -> Self {
         Self(Arc::new(Shared {
             cell,
             authenticator,
@@ -40,11 +47,17 @@ impl App {
             exposers,
             permits: Semaphore::new(REQUESTS_MAX),
             requests: AtomicU64::new(0),
+            webhooks,
         }))
     }
 
     pub(super) fn cell(&self) -> &CellHandle {
         &self.0.cell
+    }
+
+    /// What webhooks need, where this process has it.
+    pub(super) fn hooks(&self) -> Option<&Arc<Hooks>> {
+        self.0.webhooks.as_ref()
     }
 
     pub(super) fn status(&self) -> &CellStatus {

@@ -20,6 +20,7 @@ use super::invoice::Invoice;
 use super::market::MarketEvent;
 use super::quotas::QuotaEvent;
 use super::usage::UsageBatch;
+use super::webhooks::WebhookEvent;
 
 /// The rules of a cell, fixed when it opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,6 +205,8 @@ pub enum Event {
     Quota(QuotaEvent),
     /// Something about the market.
     Market(MarketEvent),
+    /// Something about who is told by webhook.
+    Webhook(Box<WebhookEvent>),
 }
 
 /// Bytes in the log that are no event.
@@ -246,6 +249,7 @@ impl Event {
             Self::InvoiceVoided { .. } => EventKind::InvoiceVoided,
             Self::Quota(event) => event.kind(),
             Self::Market(event) => event.kind(),
+            Self::Webhook(event) => event.kind(),
         }
     }
 }
@@ -317,11 +321,19 @@ pub enum EventKind {
     TenantSuspended = 62,
     /// [`super::market::MarketEvent::Resumed`]
     TenantResumed = 63,
+    BudgetSet = 69,
+    WebhookCreated = 70,
+    WebhookUpdated = 71,
+    WebhookSecretRotated = 72,
+    WebhookDeleted = 73,
+    WebhookTested = 74,
+    WebhookRedeliveryAsked = 75,
+    WebhookJudged = 76,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 54] = [
+    pub const ALL: [Self; 62] = [
         Self::CellOpened,
         Self::TenantOpened,
         Self::RateCardPublished,
@@ -376,6 +388,14 @@ impl EventKind {
         Self::CapacityRead,
         Self::TenantSuspended,
         Self::TenantResumed,
+        Self::BudgetSet,
+        Self::WebhookCreated,
+        Self::WebhookUpdated,
+        Self::WebhookSecretRotated,
+        Self::WebhookDeleted,
+        Self::WebhookTested,
+        Self::WebhookRedeliveryAsked,
+        Self::WebhookJudged,
     ];
 
     /// The number in the log.
@@ -445,6 +465,14 @@ impl EventKind {
             Self::CapacityRead => "capacity_read",
             Self::TenantSuspended => "tenant_suspended",
             Self::TenantResumed => "tenant_resumed",
+            Self::BudgetSet => "budget_set",
+            Self::WebhookCreated => "webhook_created",
+            Self::WebhookUpdated => "webhook_updated",
+            Self::WebhookSecretRotated => "webhook_secret_rotated",
+            Self::WebhookDeleted => "webhook_deleted",
+            Self::WebhookTested => "webhook_tested",
+            Self::WebhookRedeliveryAsked => "webhook_redelivery_asked",
+            Self::WebhookJudged => "webhook_judged",
         }
     }
 }

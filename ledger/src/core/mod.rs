@@ -47,6 +47,7 @@ pub(crate) mod tests;
 mod tick;
 pub mod usage;
 mod watermark;
+pub mod webhooks;
 mod wire;
 
 pub use apply::apply;

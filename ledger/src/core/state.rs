@@ -34,6 +34,7 @@ use super::quotas::Quotas;
 use super::reservations::{Held, Reservations};
 use super::sla::Incidents;
 use super::watermark::Received;
+use super::webhooks::Webhooks;
 
 /// The fold of the log up to a position.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +66,7 @@ pub struct State {
     pub(crate) credentials: Credentials,
     pub(crate) quotas: Quotas,
     pub(crate) market: Market,
+    pub(crate) webhooks: Webhooks,
 }
 
 /// Whose books these are.
@@ -262,6 +264,7 @@ impl State {
             credentials: Credentials::default(),
             quotas: Quotas::default(),
             market: Market::default(),
+            webhooks: Webhooks::default(),
         }
     }
 
@@ -293,6 +296,11 @@ impl State {
     /// Pools and bids.
     pub fn market(&self) -> &Market {
         &self.market
+    }
+
+    /// Who is told by webhook.
+    pub fn webhooks(&self) -> &Webhooks {
+        &self.webhooks
     }
 
     /// Every rate card and contract.

@@ -68,7 +68,8 @@ fn request(
         | Command::Tick
         | Command::QuarantineUsage { .. }
         | Command::CreateKey(_)
-        | Command::RevokeKey { .. } => return None,
+        | Command::RevokeKey { .. }
+        | Command::Webhook(_) => return None,
         Command::Quota(command) => return of_quota(command, owner_of),
         Command::Market(command) => return of_market(command),
         command => of_tenant_or_list(command)?,

@@ -93,7 +93,7 @@ fn every_route_is_in_the_table_and_what_is_not_is_open_to_nobody() {
         listed.sort_by(|a, b| (&a.1, &a.0).cmp(&(&b.1, &b.0)));
         assert_eq!(described, listed);
 
-        let app = App::new(server.cell.clone(), Authenticator::new(&ApiConfig::default()), Vec::new());
+        let app = App::new(server.cell.clone(), Authenticator::new(&ApiConfig::default()), Vec::new(), None);
         let forgotten = Router::new()
             .route("/v1/forgotten", get(|| async { "secrets" }))
             .route("/v1/forgotten/{it}", post(|| async { "done" }))
