@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::endpoint::{Endpoint, Message, Verdict};
 use super::history::{Attempt, Delivery};
-use super::post::{Letter, Outcome};
+use super::post::{Letter, Outcome, Post};
 use super::sign::{MessageKey, body, signature};
 use super::{Hooks, TEST_TYPE};
 use crate::feed::{FeedError, NOT_BY_WEBHOOK, Notice, notices_of};
@@ -170,7 +170,7 @@ impl Deliverer {
         };
         let mut next = Some(ended);
         while let Some(ended) = next {
-            // An attempt that panicked is none: its place in the count is lost with it, so it must not.
+            // Whatever happens in it, an attempt ends by itself.
             if let Ok(ended) = ended {
                 self.ended(ended).await?;
             }
@@ -355,7 +355,7 @@ impl Deliverer {
             self.attempts.spawn_blocking(move || {
                 let began = std::time::Instant::now();
                 let outcome = match letter {
-                    Ok(letter) => post.send(&letter),
+                    Ok(letter) => sent(&post, &letter),
                     Err(what) => Outcome::Failed { status: None, what, retry_after_ms: None },
                 };
                 let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -473,6 +473,16 @@ impl InFlight {
             }
         }
     }
+}
+
+/// Sends a letter. A panic in it is a failed attempt: what counts attempts must not lose one.
+fn sent(post: &Post, letter: &Letter) -> Outcome {
+    let attempt = std::panic::AssertUnwindSafe(|| post.send(letter));
+    std::panic::catch_unwind(attempt).unwrap_or_else(|_| Outcome::Failed {
+        status: None,
+        what: "the request failed".to_owned(),
+        retry_after_ms: None,
+    })
 }
 
 /// The cursor of an endpoint. Slots are given again, so cursors are not more than endpoints ever were at once.

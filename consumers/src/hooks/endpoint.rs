@@ -150,6 +150,11 @@ impl Endpoint {
         Some((*place, pending.message.clone()))
     }
 
+    /// What was under way is not any more. An attempt of an earlier turn as the writer can end in this one.
+    fn landed(&mut self, place: MessageKey) {
+        self.in_flight.take_if(|under_way| *under_way == place);
+    }
+
     /// Whether its last attempts failed.
     pub(super) fn is_failing(&self) -> bool {
         self.failing_since.is_some() || matches!(self.webhook.status, WebhookStatus::Failing { .. })
@@ -157,7 +162,7 @@ impl Endpoint {
 
     /// What was under way was taken.
     pub(super) fn succeeded(&mut self, place: MessageKey) -> Verdict {
-        self.in_flight = None;
+        self.landed(place);
         self.pending.remove(&place);
         (self.failing_since, self.not_before) = (None, None);
         self.is_dirty = true;
@@ -175,7 +180,7 @@ impl Endpoint {
         now: Instant,
         seed: &[u8],
     ) -> Verdict {
-        self.in_flight = None;
+        self.landed(place);
         let since = *self.failing_since.get_or_insert(now);
         if let Some(ms) = retry_after_ms {
             self.not_before = Some(now.saturating_add_ms(ms));
@@ -199,7 +204,7 @@ impl Endpoint {
 
     /// The endpoint said that it is gone.
     pub(super) fn gone(&mut self, place: MessageKey) -> Verdict {
-        self.in_flight = None;
+        self.landed(place);
         self.pending.remove(&place);
         Verdict { outcome: "given_up", next: None, judgement: Some(Judgement::Gone) }
     }

@@ -251,6 +251,52 @@ fn no_tenant_is_told_of_another() {
     });
 }
 
+/// What a tick and its review found goes out: once for each threshold.
+#[test]
+fn a_budget_that_is_reached_is_told() {
+    let receiver = Receiver::start(|_| Answer::status(200));
+    with_receivers(&[&receiver], async |server| {
+        server.with_customers().await;
+        made(&server, ACME, "money", &receiver.url("/"), &["hourglass.budget.alert.v1"]).await;
+        let budget = json!({"amount": "23.6", "currency": "USD", "thresholds": ["50", "100"],
+            "forecast_thresholds": ["100"]});
+        let headers = [("content-type", "application/json")];
+        let path = "/v1/tenants/acme/budgets/all";
+        let put = request("PUT", path, &headers, budget.to_string().into());
+        server.send(put).await.expect(StatusCode::OK);
+        let _running = delivering(&server);
+        // 8 GPUs for half an hour at 2.95, and then for the other half.
+        for (seq, start, end) in [(0, "00:30:00", "01:00:00"), (1, "01:00:00", "01:30:00")] {
+            let record =
+                crate::testing::record(&format!("2026-01-01T{start}Z"), &format!("2026-01-01T{end}Z"));
+            let batch = json!({"agent_id": "node-1", "epoch": 1, "first_seq": seq, "records": [record]});
+            server.post("/v1/usage:ingest", batch).await.expect(StatusCode::OK);
+            for _ in 0..2 {
+                server.tick().await;
+                let review = hourglass_ledger::core::quotas::QuotaCommand::Review;
+                let _nothing_due = server.cell.submit(hourglass_ledger::core::Command::from(review)).await;
+            }
+        }
+        let told = taken(&receiver, 2).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let said: Vec<Value> =
+            receiver.taken().iter().map(|it| serde_json::from_str(&it.body).unwrap()).collect();
+        let said: Vec<String> = said
+            .iter()
+            .map(|it| {
+                format!("{} {} {}", it["data"]["basis"], it["data"]["threshold_percent"], it["data"]["spent"])
+            })
+            .collect();
+        assert_eq!(
+            (told.len(), said),
+            (2, vec![r#""actual" "50" "11.8""#.to_owned(), r#""actual" "100" "23.6""#.to_owned()])
+        );
+        let shown = server.get(path).await.expect(StatusCode::OK).json();
+        assert_eq!((&shown["spent"], shown["crossed"].as_array().unwrap().len()), (&json!("23.6"), 2));
+        assert!(shown["projected"].is_null(), "the first day says nothing of a month");
+    });
+}
+
 #[test]
 fn a_slow_endpoint_holds_up_nobody() {
     let slow = Receiver::start(|_| Answer { delay: Duration::from_secs(60), ..Answer::status(200) });

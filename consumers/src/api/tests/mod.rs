@@ -13,3 +13,4 @@ mod market;
 mod quarantine;
 mod quotas;
 mod rerating;
+mod webhooks;
