@@ -44,6 +44,16 @@ pub(crate) struct Server {
     pub(crate) hooks: Arc<Hooks>,
 }
 
+/// What time it really is: for whoever checks by the clock whether a signature is of now.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "libraries that verify read the clock, so what they verify is of now"
+)]
+pub(crate) fn wall_clock() -> Instant {
+    let since_epoch = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+    Instant::from_unix_ms(i64::try_from(since_epoch).unwrap()).unwrap()
+}
+
 /// What webhooks need: a key of its own, and nowhere to go but public addresses.
 pub(crate) fn hooks() -> Arc<Hooks> {
     let key = WebhookKey::parse(&WebhookKey::draw().unwrap()).unwrap();

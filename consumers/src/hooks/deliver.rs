@@ -353,7 +353,7 @@ impl Deliverer {
             let slot = (endpoint.webhook.slot, endpoint.webhook.since);
             let (post, whose) = (self.hooks.post.clone(), whose.clone());
             self.attempts.spawn_blocking(move || {
-                let began = std::time::Instant::now();
+                let began = tokio::time::Instant::now();
                 let outcome = match letter {
                     Ok(letter) => sent(&post, &letter),
                     Err(what) => Outcome::Failed { status: None, what, retry_after_ms: None },

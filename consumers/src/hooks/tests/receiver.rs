@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -30,12 +29,13 @@ impl Taken {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) head: String,
-    pub(crate) delay: Duration,
+    /// Never: the connection stays open until the sender hangs up.
+    pub(crate) is_silent: bool,
 }
 
 impl Answer {
     pub(crate) fn status(status: u16) -> Self {
-        Self { status, head: String::new(), delay: Duration::ZERO }
+        Self { status, head: String::new(), is_silent: false }
     }
 }
 
@@ -139,7 +139,10 @@ fn serve(stream: impl Stream, into: &Mutex<Vec<Taken>>, says: &Mutex<Says>) {
         into.lock().unwrap().push(taken);
         answer
     };
-    std::thread::sleep(answer.delay);
+    if answer.is_silent {
+        let _hung_up = reader.read_to_end(&mut Vec::new());
+        return;
+    }
     let text = format!(
         "HTTP/1.1 {} X\r\n{}content-length: 2\r\nconnection: close\r\n\r\nok",
         answer.status, answer.head
