@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod driving;
 mod failure;
+mod hooking;
 mod output;
 mod serving;
 mod simulate;
@@ -22,9 +23,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, backtest, balance, capacity, compute_sim, credit, demo, doctor, estimate, explain, export,
+    agent, backtest, balance, budget, capacity, compute_sim, credit, demo, doctor, estimate, explain, export,
     instance, invoice, key, ledger, market, metering, nats, price, quarantine, quota, replay, reserve,
-    scenario, serve, spend, tax, up, usage, verify,
+    scenario, serve, spend, tax, up, usage, verify, webhook,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -109,6 +110,10 @@ enum Command {
     Market(market::clears::Args),
     /// Plan capacity: series, unmet demand, forecasts, what-if, advice about reservations
     Capacity(capacity::Args),
+    /// Budgets: set, list, remove
+    Budget(budget::Args),
+    /// Who is told what, by webhook: create, list, test, deliveries, redeliver
+    Webhook(webhook::Args),
     /// API keys: create, list, revoke
     Key(key::Args),
     /// Write the books for other systems
@@ -157,6 +162,8 @@ fn main() -> ExitCode {
         Command::Bid(args) => market::bids::run(args, &settings, format),
         Command::Market(args) => market::clears::run(args, &settings, format),
         Command::Capacity(args) => capacity::run(args, &settings, format),
+        Command::Budget(args) => budget::run(args, &settings, format),
+        Command::Webhook(args) => webhook::run(args, &settings, format),
         Command::Key(args) => key::run(args, &settings, format),
         Command::Export(args) => export::run(args, &settings, format),
         Command::Verify(args) => verify::run(args, &settings, format),

@@ -37,12 +37,15 @@ fn the_examples_of_the_documentation_run() {
         "docs/operating/market.md",
         "docs/operating/quota.md",
         "docs/operating/production.md",
+        "docs/operating/webhooks.md",
     ];
     for document in documents {
         let text = std::fs::read_to_string(root().join(document)).unwrap();
-        // The documentation names one port; here it is whichever is free.
+        // The documentation names ports; here they are whichever are free.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let commands = commands(&text.replace("18437", &free.to_string()));
+        let second = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let text = text.replace("18437", &free.to_string()).replace("18438", &second.to_string());
+        let commands = commands(&text);
         assert!(!commands.is_empty(), "{document} shows nothing to run");
         let data = tempfile::tempdir().unwrap();
         let binaries = std::path::Path::new(env!("CARGO_BIN_EXE_hourglass")).parent().unwrap();

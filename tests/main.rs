@@ -22,3 +22,4 @@ mod replay;
 mod scenarios;
 mod support;
 mod telemetry;
+mod webhooks;

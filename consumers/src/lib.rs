@@ -35,6 +35,7 @@ pub mod compute;
 pub mod feed;
 pub mod finance;
 pub mod grpc;
+pub mod hooks;
 pub mod market;
 pub mod nats;
 pub mod planning;

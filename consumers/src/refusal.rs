@@ -240,6 +240,7 @@ pub(crate) const fn quota_code(rejection: &QuotaRejection) -> Code {
     match rejection {
         Q::NodeUnknown { .. }
         | Q::CapUnknown { .. }
+        | Q::BudgetUnknown { .. }
         | Q::LeaseUnknown { .. }
         | Q::RequestUnknown { .. }
         | Q::Hold(HoldError::Unknown { .. }) => Code::NotFound,
@@ -249,6 +250,7 @@ pub(crate) const fn quota_code(rejection: &QuotaRejection) -> Code {
         | Q::HoldsFull
         | Q::LeasesFull
         | Q::NodesFull
+        | Q::BudgetsFull
         | Q::ResourcesFull
         | Q::RequestsFull => Code::ResourceExhausted,
         Q::GroupExists { .. } => Code::AlreadyExists,
@@ -264,6 +266,7 @@ pub(crate) const fn quota_code(rejection: &QuotaRejection) -> Code {
         | Q::LimitsInvalid(_)
         | Q::TtlOutOfRange
         | Q::Cap(_)
+        | Q::BudgetInvalid(_)
         | Q::RequestInvalid(_)
         | Q::TextInvalid
         | Q::RulesInvalid

@@ -18,6 +18,7 @@ use tower::ServiceExt;
 
 use crate::api::{ApiConfig, router};
 use crate::auth::{KeyDraft, draw_key};
+use crate::hooks::{Guard, Hooks, WebhookKey};
 
 /// The operator's token of a guarded server.
 pub(crate) const OPERATOR_TOKEN: &str = "the operator's own token";
@@ -40,6 +41,23 @@ pub(crate) struct Server {
     pub(crate) router: Router,
     pub(crate) cell: CellHandle,
     pub(crate) clock: Arc<TestClock>,
+    pub(crate) hooks: Arc<Hooks>,
+}
+
+/// What time it really is: for whoever checks by the clock whether a signature is of now.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "libraries that verify read the clock, so what they verify is of now"
+)]
+pub(crate) fn wall_clock() -> Instant {
+    let since_epoch = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+    Instant::from_unix_ms(i64::try_from(since_epoch).unwrap()).unwrap()
+}
+
+/// What webhooks need: a key of its own, and nowhere to go but public addresses.
+pub(crate) fn hooks() -> Arc<Hooks> {
+    let key = WebhookKey::parse(&WebhookKey::draw().unwrap()).unwrap();
+    Arc::new(Hooks::new(key, Guard::default()))
 }
 
 pub(crate) struct Reply {
@@ -79,7 +97,9 @@ pub(crate) fn with_cell<F: Future<Output = ()>>(
     // A store that fails may fail this too: then the test says so.
     let _opened = handle.submit_blocking(open);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let server = Server { router: router(handle.clone(), config), cell: handle, clock };
+    let mut config = config;
+    let hooks = Arc::clone(config.webhooks.get_or_insert_with(hooks));
+    let server = Server { router: router(handle.clone(), config), cell: handle, clock, hooks };
     runtime.block_on(test(server));
     drop(runtime);
     cell.close();
@@ -133,7 +153,8 @@ impl Server {
     /// From now on only who has a credential is let in: the operator's token is [`OPERATOR_TOKEN`].
     pub(crate) fn guarded(self) -> Self {
         let operator_token = Some(OPERATOR_TOKEN.to_owned());
-        let config = ApiConfig { operator_token, ..ApiConfig::default() };
+        let webhooks = Some(Arc::clone(&self.hooks));
+        let config = ApiConfig { operator_token, webhooks, ..ApiConfig::default() };
         Self { router: router(self.cell.clone(), config), ..self }
     }
 

@@ -23,3 +23,4 @@ mod standby;
 mod supply;
 mod support;
 mod tamper;
+mod told;

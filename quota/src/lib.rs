@@ -7,7 +7,7 @@
 //!   [`tree::Tree::fit`] decides about a whole vector on the whole way up to the tenant.
 //! * [`hold::Holds`] are what is taken for a time: committed, released, or expired by an event.
 //! * [`lease::Leases`] are slices of a limit for checkers far away; [`holder::Holder`] is their side.
-//! * [`cap::Cap`] is a limit in money.
+//! * [`cap::Cap`] is a limit in money, [`budget`] says when somebody is told of it.
 //! * [`request::Rules`] answer requests for more.
 //!
 //! # Invariants
@@ -30,6 +30,7 @@
 //! It preempts nothing: [`tree::Tree::overdrawn`] and [`tree::Tree::draining`] say how much has to go, the
 //! core says what goes.
 
+pub mod budget;
 pub mod cap;
 pub mod denial;
 pub mod hold;

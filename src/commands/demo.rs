@@ -14,6 +14,7 @@ use crate::clockwork::Clockwork;
 use crate::config::Resolved;
 use crate::driving::{self, Cloud, ComputeArgs, Simulator};
 use crate::failure::Failure;
+use crate::hooking;
 use crate::output::{Format, answer};
 use crate::serving::{self, Serve, Task};
 use crate::simulate::driver::Pace;
@@ -101,7 +102,9 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
     let is_simulated = simulator.is_some();
     let url = section.url.clone();
     let watch = simulator.as_mut().map(Simulator::watch);
-    let tasks = [driving::task(&section, &mut serve.api)?, run].into_iter().chain(watch).collect();
+    let webhooks = settings.webhooks.open(Some(data))?.map(|hooks| hooking::task(hooks, &mut serve.api));
+    let tasks = [driving::task(&section, &mut serve.api)?, run];
+    let tasks = tasks.into_iter().chain(watch).chain(webhooks).collect();
     serving::serve(cell, serve, tasks, |http, _| {
         welcome(http, data, &url, is_simulated);
     })?;

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod backtest;
 pub mod balance;
 pub mod capacity;
+pub mod budget;
 mod change;
 pub mod compute_sim;
 pub mod credit;
@@ -31,6 +32,7 @@ pub mod tax;
 pub mod up;
 pub mod usage;
 pub mod verify;
+pub mod webhook;
 
 use std::path::Path;
 

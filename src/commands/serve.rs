@@ -16,6 +16,7 @@ use crate::config::Resolved;
 use crate::config::production::FinaliseInvoices;
 use crate::driving::{self, Cloud, ComputeArgs};
 use crate::failure::Failure;
+use crate::hooking;
 use crate::serving::{self, Serve, Task};
 use crate::transport::Transport;
 use crate::wire;
@@ -52,7 +53,7 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
     let mut serve = Serve {
         http,
         grpc: Some(args.grpc.unwrap_or(settings.grpc)),
-        api: ApiConfig { operator_token: token, exposers, oidc: settings.oidc.clone() },
+        api: ApiConfig { operator_token: token, exposers, oidc: settings.oidc.clone(), webhooks: None },
         clockwork: Some(Clockwork {
             every: settings.cell.tick,
             market_every: settings.cell.market_tick,
@@ -61,6 +62,7 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
         over: None,
     };
     serve.check_exposure()?;
+    let webhooks = settings.webhooks.open(None)?.map(|hooks| hooking::task(hooks, &mut serve.api));
     let driven = match args.compute.cloud(settings.compute.as_ref()) {
         None => None,
         Some(Cloud::At(section)) => Some(*section),
@@ -79,6 +81,7 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
     if let Some(transport) = transport {
         tasks.push(Box::new(move |cell, stopped| Box::pin(transport.run(cell, stopped))));
     }
+    tasks.extend(webhooks);
     if let Some(section) = driven {
         tasks.push(driving::task(&section, &mut serve.api)?);
     }

@@ -13,6 +13,7 @@ use crate::clockwork::Clockwork;
 use crate::config::Resolved;
 use crate::driving::{self, Cloud, ComputeArgs, Simulator};
 use crate::failure::Failure;
+use crate::hooking;
 use crate::output::log_progress;
 use crate::serving::{self, Serve};
 use crate::wire;
@@ -70,6 +71,8 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
         over: None,
     };
     serve.check_exposure()?;
+    let webhooks = settings.webhooks.open(Some(&settings.data))?;
+    let webhooks = webhooks.map(|hooks| hooking::task(hooks, &mut serve.api));
     let asked = args.region.as_deref().unwrap_or(&settings.region);
     let asked: Region = asked.parse().map_err(|error| Failure::Usage(format!("--region: {error}")))?;
     let cell = wire::start_cell(&settings.data, log_progress("recovering the ledger"))?;
@@ -103,7 +106,7 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
     let driver = driven.map(|section| driving::task(&section, &mut serve.api)).transpose()?;
     let cloud = simulator.as_ref().map(|simulator| simulator.url().to_owned());
     let watch = simulator.as_mut().map(Simulator::watch);
-    serving::serve(cell, serve, driver.into_iter().chain(watch).collect(), |http, grpc| {
+    serving::serve(cell, serve, driver.into_iter().chain(watch).chain(webhooks).collect(), |http, grpc| {
         eprintln!("hourglass is up; the ledger is in {data}");
         eprintln!("  HTTP     http://{http}   (browse http://{http}/docs)");
         if let Some(grpc) = grpc {

@@ -3,6 +3,7 @@
 pub mod compute;
 mod oidc;
 pub mod production;
+pub mod webhooks;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use crate::failure::Failure;
 use compute::ComputeSection;
 use oidc::OidcSection;
 use production::{CellSection, NatsSection, PostgresSection};
+use webhooks::WebhookSection;
 
 use hourglass_consumers::auth::Oidc;
 use hourglass_ledger::store::postgres::PostgresOptions;
@@ -51,6 +53,8 @@ struct SettingsFile {
     cell: CellSection,
     oidc: Option<OidcSection>,
     compute: Option<ComputeSection>,
+    #[serde(default)]
+    webhooks: WebhookSection,
 }
 
 /// Settings that hold.
@@ -78,6 +82,8 @@ pub struct Resolved {
     pub oidc: Option<Oidc>,
     /// Where units of spot bids run.
     pub compute: Option<ComputeSection>,
+    /// Who may be told by webhook, and under which key.
+    pub webhooks: WebhookSection,
 }
 
 /// Reads a file that the command line or the settings name.
@@ -110,6 +116,7 @@ impl Settings {
             nats: file.nats,
             cell: file.cell,
             compute: file.compute,
+            webhooks: file.webhooks,
             oidc: file.oidc.map(OidcSection::open).transpose()?,
             data,
             data_was_named,
@@ -134,7 +141,7 @@ mod tests {
         assert_eq!(example.region.as_deref(), Some("eu-north1"));
         // What is commented out is understood too, and changes nothing where it is a default.
         let setting = |line: &str| {
-            if let "# [oidc]" | "# [compute]" = line {
+            if let "# [oidc]" | "# [compute]" | "# [webhooks]" = line {
                 return line.strip_prefix("# ").map(str::to_owned);
             }
             let (name, value) = line.strip_prefix("# ")?.split_once(" = ")?;

@@ -202,6 +202,14 @@ id! {
     CreditId, "credit id"
 }
 id! {
+    /// A budget, unique in its tenant.
+    BudgetId, "budget id"
+}
+id! {
+    /// An endpoint that is told by webhook, unique in its tenant.
+    WebhookId, "webhook id"
+}
+id! {
     /// A machine with GPUs, as its operator names it.
     NodeId, "node id"
 }

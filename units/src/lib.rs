@@ -41,8 +41,8 @@ mod time;
 pub use coverage::{Coverage, Pieces};
 pub use currency::{Currency, UnknownCurrency};
 pub use ids::{
-    AgentId, BidId, CloudId, CreditId, Fabric, GroupId, ID_LENGTH_MAX, IdError, InstanceId, NodeId,
-    OperationId, Platform, ProjectId, RateCardName, Region, ReservationId, TenantId,
+    AgentId, BidId, BudgetId, CloudId, CreditId, Fabric, GroupId, ID_LENGTH_MAX, IdError, InstanceId, NodeId,
+    OperationId, Platform, ProjectId, RateCardName, Region, ReservationId, TenantId, WebhookId,
 };
 pub use labels::{LABEL_LENGTH_MAX, LABELS_MAX, LabelError, Labels, is_label_key};
 pub use money::{

@@ -17,9 +17,9 @@ use crate::auth::{Denied, Principal};
 use Permission::{
     IngestUsage, ManageKeys, ManageOwnKeys, PlanCapacity, ReadBids, ReadBooks, ReadContracts, ReadInstances,
     ReadLedger, ReadMarket, ReadMetrics, ReadQuarantine, ReadQuotas, ReadRateCards, ReadReservations,
-    ReadSupply, ReadTenants, ReadUsage, RequestQuotas, RerateOpen, VoidUsage, WriteBids, WriteCaps,
+    ReadSupply, ReadTenants, ReadUsage, ReadWebhooks, RequestQuotas, RerateOpen, VoidUsage, WriteBids, WriteCaps,
     WriteCredits, WriteHolds, WriteInstances, WriteInvoices, WriteLabels, WriteLoans, WriteMarket,
-    WritePrices, WriteQuarantine, WriteQuotas, WriteReservations, WriteTax, WriteTenants,
+    WritePrices, WriteQuarantine, WriteQuotas, WriteReservations, WriteTax, WriteTenants, WriteWebhooks,
 };
 
 /// Method, path and the permission that both need. An action such as `:start` is part of the path.
@@ -86,6 +86,10 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET",  "/v1/tenants/{tenant}/bids/{bid}/why",                             ReadBids),
     ("POST", "/v1/tenants/{tenant}/bids/{bid}:cancel",                          WriteBids),
     ("POST", "/v1/tenants/{tenant}/bids/{bid}:update",                          WriteBids),
+    ("GET", "/v1/tenants/{tenant}/budgets",                                        ReadQuotas),
+    ("GET", "/v1/tenants/{tenant}/budgets/{budget}",                               ReadQuotas),
+    ("PUT", "/v1/tenants/{tenant}/budgets/{budget}",                               WriteCaps),
+    ("DELETE", "/v1/tenants/{tenant}/budgets/{budget}",                            WriteCaps),
     ("GET",  "/v1/tenants/{tenant}/charges",                                    ReadBooks),
     ("GET",  "/v1/tenants/{tenant}/commitments",                                ReadContracts),
     ("POST", "/v1/tenants/{tenant}/contracts",                                  WritePrices),
@@ -156,8 +160,26 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET",  "/v1/tenants/{tenant}/transfers",                                  ReadBooks),
     ("GET",  "/v1/tenants/{tenant}/unused",                                     ReadUsage),
     ("GET",  "/v1/tenants/{tenant}/usage",                                      ReadUsage),
+    ("POST", "/v1/tenants/{tenant}/webhooks",                                    WriteWebhooks),
+    ("GET", "/v1/tenants/{tenant}/webhooks",                                       ReadWebhooks),
+    ("GET", "/v1/tenants/{tenant}/webhooks/{webhook}",                             ReadWebhooks),
+    ("PUT", "/v1/tenants/{tenant}/webhooks/{webhook}",                             WriteWebhooks),
+    ("DELETE", "/v1/tenants/{tenant}/webhooks/{webhook}",                          WriteWebhooks),
+    ("GET", "/v1/tenants/{tenant}/webhooks/{webhook}/deliveries",                  ReadWebhooks),
+    ("POST", "/v1/tenants/{tenant}/webhooks/{webhook}/deliveries/{delivery}:redeliver",WriteWebhooks),
+    ("POST", "/v1/tenants/{tenant}/webhooks/{webhook}:rotate-secret",            WriteWebhooks),
+    ("POST", "/v1/tenants/{tenant}/webhooks/{webhook}:test",                     WriteWebhooks),
     ("GET",  "/v1/usage",                                                       ReadUsage),
     ("POST", "/v1/usage:ingest",                                                IngestUsage),
+    ("POST", "/v1/webhooks",                                                     WriteWebhooks),
+    ("GET", "/v1/webhooks",                                                        ReadWebhooks),
+    ("GET", "/v1/webhooks/{webhook}",                                              ReadWebhooks),
+    ("PUT", "/v1/webhooks/{webhook}",                                              WriteWebhooks),
+    ("DELETE", "/v1/webhooks/{webhook}",                                           WriteWebhooks),
+    ("GET", "/v1/webhooks/{webhook}/deliveries",                                   ReadWebhooks),
+    ("POST", "/v1/webhooks/{webhook}/deliveries/{delivery}:redeliver",           WriteWebhooks),
+    ("POST", "/v1/webhooks/{webhook}:rotate-secret",                             WriteWebhooks),
+    ("POST", "/v1/webhooks/{webhook}:test",                                      WriteWebhooks),
 ];
 
 /// Whether a path tells nothing about anyone: probes and the documentation.

@@ -17,6 +17,7 @@ use super::rate::Rates;
 use crate::auth::Authenticator;
 use crate::billing::usage::DayCube;
 use crate::planning::PLANS_MAX;
+use crate::hooks::Hooks;
 use crate::usage::Name;
 
 /// Most charge rows that a request for usage folds in before it is answered.
@@ -38,10 +39,16 @@ struct Shared {
     usage: Arc<RwLock<DayCube>>,
     plans: Arc<Semaphore>,
     requests: AtomicU64,
+    webhooks: Option<Arc<Hooks>>,
 }
 
 impl App {
-    pub(super) fn new(cell: CellHandle, authenticator: Authenticator, exposers: Vec<Arc<Exposer>>) -> Self {
+    pub(super) fn new(
+        cell: CellHandle,
+        authenticator: Authenticator,
+        exposers: Vec<Arc<Exposer>>,
+        webhooks: Option<Arc<Hooks>>,
+    ) -> Self {
         Self(Arc::new(Shared {
             cell,
             authenticator,
@@ -52,11 +59,17 @@ impl App {
             usage: Arc::default(),
             plans: Arc::new(Semaphore::new(PLANS_MAX)),
             requests: AtomicU64::new(0),
+            webhooks,
         }))
     }
 
     pub(super) fn cell(&self) -> &CellHandle {
         &self.0.cell
+    }
+
+    /// What webhooks need, where this process has it.
+    pub(super) fn hooks(&self) -> Option<&Arc<Hooks>> {
+        self.0.webhooks.as_ref()
     }
 
     pub(super) fn status(&self) -> &CellStatus {

@@ -25,6 +25,10 @@ use super::reservations::{
 };
 use super::tenant_keys::__path_revoke_tenant_key;
 use super::tenants::{__path_resume_tenant, __path_suspend_tenant};
+use super::webhooks::cell::{
+    __path_redeliver_cell_message, __path_rotate_cell_secret, __path_test_cell_webhook,
+};
+use super::webhooks::tenant::{__path_redeliver_message, __path_rotate_secret, __path_test_webhook};
 
 use crate::auth::roles::{Permission, Reach, holders};
 
@@ -44,6 +48,7 @@ use crate::auth::roles::{Permission, Reach, holders};
         lend_reservation, withdraw_loan, pay_invoice, void_invoice,
         revoke_key, revoke_tenant_key, replay_quarantine, place_project, commit_hold, release_hold, renew_hold, resize_hold,
         refresh_lease, return_lease, decide_request, update_bid, cancel_bid,
+        rotate_secret, test_webhook, redeliver_message, rotate_cell_secret, test_cell_webhook, redeliver_cell_message,
     ),
     components(schemas(ProblemDocument)),
     tags(
@@ -59,6 +64,8 @@ use crate::auth::roles::{Permission, Reach, holders};
         (name = "usage", description = "Usage in, and reports of it."),
         (name = "ledger", description = "Balances, rows and the log."),
         (name = "invoices", description = "Invoices."),
+        (name = "budgets", description = "What is to be spent, and who is told when it is."),
+        (name = "webhooks", description = "What happens, sent to where a customer or the operator says: Standard Webhooks."),
         (name = "keys", description = "API keys."),
         (name = "operation", description = "Probes and metrics."),
     ),

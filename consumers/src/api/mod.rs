@@ -23,6 +23,7 @@
 mod access;
 mod app;
 mod capacity;
+mod budgets;
 mod credits;
 mod document;
 mod done;
@@ -57,6 +58,7 @@ mod tenants;
 mod tests;
 mod timeline;
 mod usage;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -80,6 +82,7 @@ use app::App;
 use problem::Problem;
 
 use crate::auth::{Authenticator, Oidc};
+use crate::hooks::Hooks;
 
 pub use done::IDEMPOTENT_REPLAYED;
 pub use etag::ETAG_BYTES_MAX;
@@ -105,6 +108,8 @@ pub struct ApiConfig {
     pub exposers: Vec<Arc<Exposer>>,
     /// Whose JWTs are taken.
     pub oidc: Option<Oidc>,
+    /// What webhooks need; without it none can be made.
+    pub webhooks: Option<Arc<Hooks>>,
 }
 
 impl std::fmt::Debug for ApiConfig {
@@ -113,13 +118,14 @@ impl std::fmt::Debug for ApiConfig {
         f.debug_struct("ApiConfig")
             .field("operator_token", &self.operator_token.as_ref().map(|_| "…"))
             .field("oidc", &self.oidc)
+            .field("webhooks", &self.webhooks)
             .finish()
     }
 }
 
 /// Every route of a cell.
 pub fn router(cell: CellHandle, config: ApiConfig) -> Router {
-    routes_of(App::new(cell, Authenticator::new(&config), config.exposers))
+    routes_of(App::new(cell, Authenticator::new(&config), config.exposers, config.webhooks))
 }
 
 fn routes_of(app: App) -> Router {
@@ -146,6 +152,13 @@ fn routes_of(app: App) -> Router {
     let routes = routes.route("/v1/tenants/{tenant}/quota-requests/{request}", act);
     let act = post(market::bids::act_on_bid);
     let routes = routes.route("/v1/tenants/{tenant}/bids/{bid}", act);
+    let act = post(webhooks::tenant::act_on_webhook);
+    let routes = routes.route("/v1/tenants/{tenant}/webhooks/{webhook}", act);
+    let act = post(webhooks::tenant::act_on_delivery);
+    let routes = routes.route("/v1/tenants/{tenant}/webhooks/{webhook}/deliveries/{delivery}", act);
+    let routes = routes.route("/v1/webhooks/{webhook}", post(webhooks::cell::act_on_cell_webhook));
+    let act = post(webhooks::cell::act_on_cell_delivery);
+    let routes = routes.route("/v1/webhooks/{webhook}/deliveries/{delivery}", act);
     let documentation = SwaggerUi::new("/docs").url("/openapi.json", document::completed(document));
     layered(Router::from(documentation).merge(routes.with_state(app.clone())), app)
 }
@@ -209,6 +222,7 @@ fn described() -> OpenApiRouter<App> {
         .merge(described_quotas())
         .merge(described_market())
         .merge(described_capacity())
+        .merge(described_webhooks())
         .routes(routes!(keys::create_key, keys::list_keys))
         .routes(routes!(keys::get_key))
         .routes(routes!(tenant_keys::create_tenant_key, tenant_keys::list_tenant_keys))
@@ -242,6 +256,20 @@ fn described_quotas() -> OpenApiRouter<App> {
         .routes(routes!(quotas::operation::last_drift))
         .routes(routes!(quotas::operation::list_preemptions))
         .merge(listing)
+}
+
+/// Those of budgets and webhooks.
+fn described_webhooks() -> OpenApiRouter<App> {
+    use webhooks::{cell, tenant};
+    OpenApiRouter::new()
+        .routes(routes!(budgets::list_budgets))
+        .routes(routes!(budgets::get_budget, budgets::set_budget, budgets::remove_budget))
+        .routes(routes!(tenant::create_webhook, tenant::list_webhooks))
+        .routes(routes!(tenant::get_webhook, tenant::update_webhook, tenant::delete_webhook))
+        .routes(routes!(tenant::list_deliveries))
+        .routes(routes!(cell::create_cell_webhook, cell::list_cell_webhooks))
+        .routes(routes!(cell::get_cell_webhook, cell::update_cell_webhook, cell::delete_cell_webhook))
+        .routes(routes!(cell::list_cell_deliveries))
 }
 
 /// Those of the market.
@@ -289,7 +317,7 @@ pub async fn serve_http(
     config: ApiConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let app = App::new(cell, Authenticator::new(&config), config.exposers);
+    let app = App::new(cell, Authenticator::new(&config), config.exposers, config.webhooks);
     let follower = tokio::spawn(app.clone().follow_usage());
     let served = axum::serve(listener, routes_of(app)).with_graceful_shutdown(shutdown).await;
     follower.abort();

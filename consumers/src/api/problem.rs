@@ -193,7 +193,9 @@ impl From<Rejection> for Problem {
             | R::InstanceUnknown { .. }
             | R::ReservationUnknown { .. }
             | R::InvoiceUnknown { .. }
-            | R::KeyUnknown { .. } => StatusCode::NOT_FOUND,
+            | R::KeyUnknown { .. }
+            | R::WebhookUnknown { .. }
+            | R::MessageUnknown { .. } => StatusCode::NOT_FOUND,
             R::CellAlreadyOpen { .. }
             | R::IdempotencyKeyReused { .. }
             | R::TenantExists { .. }
@@ -226,6 +228,10 @@ impl From<Rejection> for Problem {
             | R::RerateIntoClosed { .. }
             | R::KeyExists { .. }
             | R::KeysFull
+            | R::WebhookExists { .. }
+            | R::WebhooksFull
+            | R::WebhookDisabled { .. }
+            | R::WebhookChanged { .. }
             | R::KeyRevoked { .. } => StatusCode::CONFLICT,
             R::PolicyInvalid(_)
             | R::TextInvalid { .. }
@@ -234,6 +240,7 @@ impl From<Rejection> for Problem {
             | R::InTheFuture { .. }
             | R::TooOld { .. }
             | R::KeyGrantInvalid(_)
+            | R::WebhookInvalid(_)
             | R::Calendar(_)
             | R::Reservation(_)
             | R::CreditInvalid { .. }

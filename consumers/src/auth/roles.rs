@@ -66,13 +66,13 @@ pub(crate) enum Permission {
     WriteTax,
     /// Finalising invoices, their payments, taking them back, credit notes.
     WriteInvoices,
-    /// Limits, use, spend caps and requests for more.
+    /// Limits, use, spend caps, budgets and requests for more.
     ReadQuotas,
     /// Setting limits, groups and rules, and deciding about requests.
     WriteQuotas,
     /// Asking for more.
     RequestQuotas,
-    /// Setting spend caps.
+    /// Setting spend caps and budgets.
     WriteCaps,
     /// Holds and leases, and the comparison with what the compute API runs.
     WriteHolds,
@@ -92,6 +92,10 @@ pub(crate) enum Permission {
     WriteLoans,
     /// The log's head and digest.
     ReadLedger,
+    /// Webhooks, and what became of their messages.
+    ReadWebhooks,
+    /// Making and changing them, rotating their secrets, sending messages again.
+    WriteWebhooks,
     /// API keys: list, create, revoke.
     ManageKeys,
     /// The keys of a customer: list, create, revoke.
@@ -105,7 +109,7 @@ pub(crate) enum Permission {
 type Line = (Permission, &'static str, Scope, [Reach; 7]);
 
 #[rustfmt::skip]
-const TABLE: [Line; 37] = {
+const TABLE: [Line; 39] = {
     use Permission as P;
     use Scope::{Ingest, Keys, Metrics, Read, Write};
     [
@@ -144,6 +148,8 @@ const TABLE: [Line; 37] = {
     (P::WriteBids,         "bids.write",          Write,   [Own, No,  All, No,  No,  All, No ]),
     (P::WriteLoans,        "loans.write",         Write,   [Own, No,  No,  No,  No,  All, No ]),
     (P::ReadLedger,        "ledger.read",         Read,    [No,  All, No,  No,  No,  All, No ]),
+    (P::ReadWebhooks,      "webhooks.read",       Read,    [Own, No,  No,  No,  No,  All, No ]),
+    (P::WriteWebhooks,     "webhooks.write",      Write,   [Own, No,  No,  No,  No,  All, No ]),
     (P::ManageKeys,        "keys.manage",         Keys,    [No,  No,  No,  No,  No,  All, No ]),
     (P::ManageOwnKeys,     "tenant_keys.manage",  Keys,    [Own, No,  No,  No,  No,  All, No ]),
     (P::ReadMetrics,       "metrics.read",        Metrics, [No,  No,  No,  No,  No,  All, No ]),

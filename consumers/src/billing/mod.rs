@@ -1,6 +1,7 @@
 //! Reports on usage, balances and what is sold, as pure functions: HTTP and the command line give the
 //! same ones.
 
+pub mod budgets;
 pub mod credits;
 pub mod explain;
 pub mod invoices;

@@ -28,7 +28,9 @@ use tokio::time::MissedTickBehavior;
 
 use crate::billing::market::ClearError;
 use crate::nats::{Ensured, Nats, StreamError, StreamLimits, chain, ensure_stream, feed_stream};
-use notice::{Draft, Notice};
+use notice::Draft;
+
+pub(crate) use notice::{NOT_BY_WEBHOOK, Notice};
 
 pub use notice::{EVENT_TYPES, ORIGINAL_BYTES_MAX, RECORDS_LISTED_MAX};
 pub use quota::DRIFT_LISTED_MAX;
@@ -90,7 +92,7 @@ pub struct FeedStatus {
 
 /// Why a stretch of the log was not published.
 #[derive(Debug, thiserror::Error)]
-enum FeedError {
+pub(crate) enum FeedError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -277,13 +279,7 @@ impl Publisher {
     async fn tell(&self, drafts: Vec<Draft>) -> Result<(), FeedError> {
         let mut drafts = drafts.into_iter().peekable();
         while drafts.peek().is_some() {
-            let (mut portion, mut lookups) = (Vec::new(), 0_usize);
-            while let Some(draft) = drafts
-                .next_if(|draft| portion.is_empty() || lookups.saturating_add(draft.lookups()) <= LOOKUPS_MAX)
-            {
-                lookups = lookups.saturating_add(draft.lookups());
-                portion.push(draft);
-            }
+            let portion = portion(&mut drafts);
             let subjects = self.options.subjects.clone();
             let told = self.cell.read(move |state| {
                 portion.into_iter().flat_map(|draft| draft.notices(state, &subjects)).collect::<Vec<_>>()
@@ -340,6 +336,37 @@ impl Publisher {
         self.place = Some(Place { saved: place.done, ..place });
         Ok(())
     }
+}
+
+/// What others are told of some events, of that what is wanted: for whoever tells it in another way.
+pub(crate) async fn notices_of(
+    cell: &CellHandle,
+    events: Vec<StoredEvent>,
+    (policy, subjects): (Policy, &Subjects),
+    is_wanted: impl Fn(&Notice) -> bool,
+) -> Result<Vec<Notice>, FeedError> {
+    let mut drafts = drafts(Arc::clone(cell.reader()), events, policy).await?.into_iter().peekable();
+    let mut wanted = Vec::new();
+    while drafts.peek().is_some() {
+        let (portion, subjects) = (portion(&mut drafts), subjects.clone());
+        let told = cell.read(move |state| {
+            portion.into_iter().flat_map(|draft| draft.notices(state, &subjects)).collect::<Vec<_>>()
+        });
+        wanted.extend(told.await?.into_iter().filter(&is_wanted));
+    }
+    Ok(wanted)
+}
+
+/// So many drafts that their look-ups do not hold up the cell.
+fn portion(drafts: &mut std::iter::Peekable<std::vec::IntoIter<Draft>>) -> Vec<Draft> {
+    let (mut portion, mut lookups) = (Vec::new(), 0_usize);
+    while let Some(draft) =
+        drafts.next_if(|draft| portion.is_empty() || lookups.saturating_add(draft.lookups()) <= LOOKUPS_MAX)
+    {
+        lookups = lookups.saturating_add(draft.lookups());
+        portion.push(draft);
+    }
+    portion
 }
 
 /// Reads events where it holds up nobody: most are usage, and have to be unpacked.

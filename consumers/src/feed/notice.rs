@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use hourglass_ledger::core::market::{MarketEvent, Stop};
 use hourglass_ledger::core::quotas::QuotaEvent;
 use hourglass_ledger::core::usage::UsageBatch;
+use hourglass_ledger::core::webhooks::{Judgement, WebhookChange, WebhookEvent};
 use hourglass_ledger::core::{Event, EventError, EventKind, Policy, Position, Recorded, State};
 use hourglass_ledger::log::StoredEvent;
 use hourglass_proto::subjects::Subjects;
@@ -18,7 +19,9 @@ use prost::bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::market::{self, Clearing, SPOT_PRICE};
-use super::quota::{self, PREEMPTION_ORDERED, QUOTA_DRIFT, QUOTA_UNHELD, REQUEST_DECIDED, SPEND_ALERT};
+use super::quota::{
+    self, BUDGET_ALERT, PREEMPTION_ORDERED, QUOTA_DRIFT, QUOTA_UNHELD, REQUEST_DECIDED, SPEND_ALERT,
+};
 use crate::market::ticks::Seen;
 use crate::usage::Format;
 use crate::usage::quarantine::agent_of_content_type;
@@ -34,9 +37,11 @@ const INSTANCE_STOPPED: &str = "hourglass.instance.stopped.v1";
 const INVOICE_FINALISED: &str = "hourglass.invoice.finalised.v1";
 const USAGE_LATE: &str = "hourglass.usage.late.v1";
 const USAGE_QUARANTINED: &str = "hourglass.usage.quarantined.v1";
+const WEBHOOK_FAILING: &str = "hourglass.webhook.failing.v1";
+const WEBHOOK_DISABLED: &str = "hourglass.webhook.disabled.v1";
 
 /// The CloudEvents types of all that is published.
-pub const EVENT_TYPES: [&str; 12] = [
+pub const EVENT_TYPES: [&str; 15] = [
     INSTANCE_REGISTERED,
     INSTANCE_STARTED,
     INSTANCE_STOPPED,
@@ -49,20 +54,26 @@ pub const EVENT_TYPES: [&str; 12] = [
     QUOTA_DRIFT,
     REQUEST_DECIDED,
     SPOT_PRICE,
+    BUDGET_ALERT,
+    WEBHOOK_FAILING,
+    WEBHOOK_DISABLED,
 ];
+
+/// What is told to nobody by webhook: a price feed is read, not sent.
+pub(crate) const NOT_BY_WEBHOOK: &str = SPOT_PRICE;
 
 /// One message to publish.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Notice {
+pub(crate) struct Notice {
     /// The log position, and the line where an event can give several: names the message for ever.
-    pub(super) id: String,
-    pub(super) subject: String,
+    pub(crate) id: String,
+    pub(crate) subject: String,
     /// The CloudEvents type.
-    pub(super) kind: &'static str,
+    pub(crate) kind: &'static str,
     /// What it is about: the CloudEvents subject.
-    pub(super) about: String,
-    pub(super) at: Instant,
-    pub(super) data: Value,
+    pub(crate) about: String,
+    pub(crate) at: Instant,
+    pub(crate) data: Value,
 }
 
 /// What an event says by itself.
@@ -136,6 +147,7 @@ impl Draft {
                     | EventKind::BidUpdated
                     | EventKind::BidCancelled
                     | EventKind::MarketCleared
+                    | EventKind::WebhookJudged
             )
         );
         if !told {
@@ -166,7 +178,10 @@ impl Draft {
         match &self.what {
             What::Event(_) => 1,
             What::Quota(event) => match &**event {
-                QuotaEvent::Reviewed(review) => review.alerts.len().saturating_add(review.unheld.len()),
+                QuotaEvent::Reviewed(review) => {
+                    let told = [review.alerts.len(), review.unheld.len(), review.budgets.len()];
+                    told.into_iter().fold(0, usize::saturating_add)
+                }
                 _ => 1,
             },
             What::Cleared(clearing) => clearing.lookups(),
@@ -262,8 +277,30 @@ fn of_event(event: Event, position: u64, state: &State, subjects: &Subjects) -> 
             });
             (subjects.quarantine(), USAGE_QUARANTINED, position.to_string(), data)
         }
+        Event::Webhook(event) => return of_webhook(&event, position, subjects),
         _ => return None,
     })
+}
+
+/// That an endpoint takes nothing, or is not tried any more.
+fn of_webhook(event: &WebhookEvent, position: u64, subjects: &Subjects) -> Option<Told> {
+    let WebhookChange::Judged { judgement } = &event.change else { return None };
+    let (kind, cause, since, reason) = match judgement {
+        Judgement::Failing { since, reason } => (WEBHOOK_FAILING, None, Some(since), Some(reason)),
+        Judgement::GivenUp { reason } => (WEBHOOK_DISABLED, Some("failures"), None, Some(reason)),
+        Judgement::Gone => (WEBHOOK_DISABLED, Some("gone"), None, None),
+        Judgement::Recovered => return None,
+    };
+    let resource = match &event.owner {
+        Some(tenant) => format!("/v1/tenants/{tenant}/webhooks/{}", event.webhook),
+        None => format!("/v1/webhooks/{}", event.webhook),
+    };
+    let data = json!({
+        "position": position, "tenant": event.owner, "webhook": event.webhook, "cause": cause,
+        "since": since.map(ToString::to_string), "reason": reason, "resource": resource,
+    });
+    let whose = event.owner.as_ref().map_or(quota::OF_THE_CELL, TenantId::as_str);
+    Some((subjects.alerts(whose), kind, event.webhook.to_string(), data))
 }
 
 fn resource(position: u64) -> String {

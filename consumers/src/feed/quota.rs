@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hourglass_ledger::core::State;
-use hourglass_ledger::core::quotas::{CapAlert, Drift, Preemption, QuotaEvent, Target};
+use hourglass_ledger::core::quotas::{BudgetAlert, CapAlert, Drift, Preemption, QuotaEvent, Target};
 use hourglass_proto::subjects::Subjects;
 use hourglass_quota::RequestId;
 use hourglass_units::TenantId;
@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 use super::notice::Told;
 
 pub(super) const SPEND_ALERT: &str = "hourglass.spend.alert.v1";
+pub(super) const BUDGET_ALERT: &str = "hourglass.budget.alert.v1";
 pub(super) const PREEMPTION_ORDERED: &str = "hourglass.preemption.ordered.v1";
 pub(super) const QUOTA_UNHELD: &str = "hourglass.quota.unheld.v1";
 pub(super) const QUOTA_DRIFT: &str = "hourglass.quota.drift.v1";
 pub(super) const REQUEST_DECIDED: &str = "hourglass.quota.request.decided.v1";
 
 /// In place of a tenant, where nobody knows whose something is: no tenant's id begins so.
-const OF_THE_CELL: &str = "_cell";
+pub(super) const OF_THE_CELL: &str = "_cell";
 /// Most differences that one message lists.
 pub const DRIFT_LISTED_MAX: usize = 1_000;
 
@@ -36,7 +37,8 @@ pub(super) fn told(event: &QuotaEvent, position: u64, state: &State, subjects: &
                 });
                 Some((subjects.alerts(view.tenant().as_str()), QUOTA_UNHELD, instance.to_string(), data))
             });
-            alerts.chain(preempted).chain(unheld).collect()
+            let budgets = review.budgets.iter().map(|alert| of_budget(alert, position, state, subjects));
+            alerts.chain(preempted).chain(unheld).chain(budgets).collect()
         }
         QuotaEvent::Reconciled { drift, .. } => of_drift(drift, position, subjects),
         // Named by the event's own position, where rules decided at once.
@@ -59,6 +61,19 @@ fn of_alert(alert: &CapAlert, position: u64, state: &State, subjects: &Subjects)
         "held": alert.exposed.to_string(), "exhausted": alert.exhausted,
     });
     (subjects.alerts(alert.tenant.as_str()), SPEND_ALERT, alert.tenant.to_string(), data)
+}
+
+fn of_budget(alert: &BudgetAlert, position: u64, state: &State, subjects: &Subjects) -> Told {
+    let BudgetAlert { tenant, budget, period, basis, threshold, amount, spent, projected } = alert;
+    let currency = state.tenant(tenant).map(|tenant| tenant.currency.code());
+    let data = json!({
+        "position": position, "tenant": tenant, "budget": budget, "period": period.to_string(),
+        "basis": basis.as_str(), "threshold_percent": threshold.to_string(), "currency": currency,
+        "amount": amount.to_string(), "spent": spent.to_string(),
+        "projected": projected.map(|it| it.to_string()),
+        "resource": format!("/v1/tenants/{tenant}/budgets/{budget}"),
+    });
+    (subjects.alerts(tenant.as_str()), BUDGET_ALERT, format!("{tenant}/{budget}"), data)
 }
 
 fn of_preemption(it: &Preemption, position: u64, subjects: &Subjects) -> Told {

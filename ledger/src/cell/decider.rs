@@ -120,8 +120,8 @@ impl Decider {
                 Work::Read(read) => batch.releases.extend(read(Ok(&loaded.state))),
                 Work::Advance(consumer, to, answer) => {
                     let cursors = &mut batch.commit.cursors;
-                    cursors.retain(|(of, _)| of != consumer);
-                    cursors.push((consumer.to_owned(), to));
+                    cursors.retain(|(of, _)| *of != consumer);
+                    cursors.push((consumer.into_owned(), to));
                     batch.releases.push(Box::new(move |done| drop(answer.send(done.map_err(Clone::clone)))));
                 }
                 Work::Command(submission, answer) => {

@@ -24,6 +24,7 @@ mod decider;
 mod standby;
 mod status;
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -195,7 +196,7 @@ enum Work {
     Command(Box<Submission>, oneshot::Sender<Result<Outcome, CellError>>),
     Read(ReadWork),
     /// A consumer has done its work up to a position.
-    Advance(&'static str, Position, oneshot::Sender<Result<(), CellError>>),
+    Advance(Cow<'static, str>, Position, oneshot::Sender<Result<(), CellError>>),
     /// Nothing was committed for a while: the lease must not end.
     Renew,
     Close,
@@ -454,9 +455,13 @@ impl CellHandle {
 
     /// Keeps up to which position a consumer has done its work. It is part of the next commit, so a
     /// writer that was deposed cannot move it; read it back with [`Reader::cursor`].
-    pub async fn advance_cursor(&self, consumer: &'static str, to: Position) -> Result<(), CellError> {
+    pub async fn advance_cursor(
+        &self,
+        consumer: impl Into<Cow<'static, str>>,
+        to: Position,
+    ) -> Result<(), CellError> {
         let (answer, done) = oneshot::channel();
-        self.queue.send(Work::Advance(consumer, to, answer)).await.map_err(|_| CellError::Closed)?;
+        self.queue.send(Work::Advance(consumer.into(), to, answer)).await.map_err(|_| CellError::Closed)?;
         done.await.map_err(|_| CellError::Closed)?
     }
 

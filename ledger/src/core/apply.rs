@@ -21,6 +21,7 @@ use super::state::{Cell, FirstAnswer, State, Tenant};
 use super::tick::tick;
 use super::timeline::{self, LifeStep, Noted};
 use super::usage::UsageBatch;
+use super::webhooks;
 
 /// Folds one event into the state and writes the rows that follow from it.
 ///
@@ -182,6 +183,7 @@ fn happen(
         }
         Event::Quota(event) => return quotas::apply(state, position, at, event),
         Event::Market(event) => return market::apply(state, position, at, event),
+        Event::Webhook(event) => webhooks::apply(&mut state.webhooks, position, at, event)?,
         Event::KeyRevoked { id } => {
             if !state.credentials.revoke(id, at) {
                 return Err(Inconsistent::new("the revocation of a key that does not hold"));

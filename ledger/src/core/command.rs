@@ -21,6 +21,7 @@ use super::event::Policy;
 use super::market::MarketCommand;
 use super::quotas::QuotaCommand;
 use super::usage::{ContractBreach, UsageBatch};
+use super::webhooks::WebhookCommand;
 
 /// Most characters of a tenant's display name or of a cause of a stop.
 pub const TEXT_LENGTH_MAX: usize = 256;
@@ -203,6 +204,14 @@ pub enum Command {
     Quota(Box<QuotaCommand>),
     /// Something about the market.
     Market(Box<MarketCommand>),
+    /// Something about who is told by webhook.
+    Webhook(Box<WebhookCommand>),
+}
+
+impl From<WebhookCommand> for Command {
+    fn from(command: WebhookCommand) -> Self {
+        Self::Webhook(Box::new(command))
+    }
 }
 
 impl From<MarketCommand> for Command {

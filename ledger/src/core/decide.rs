@@ -30,6 +30,7 @@ use super::rejection::Rejection;
 use super::rerating;
 use super::state::{Cell, FinalisedInvoice, InstanceView, InvoiceStatus, State, Tenant};
 use super::usage::{INSTANCE_GPUS_MAX, UsageBatch};
+use super::webhooks;
 
 /// A command and its circumstances.
 #[derive(Debug)]
@@ -85,6 +86,9 @@ pub fn decide(state: &State, request: &Request<'_>) -> Result<Decision, Rejectio
         (Some(cell), Command::Market(command)) => {
             Event::Market(market::decide(state, cell, command, request.now)?)
         }
+        (Some(_), Command::Webhook(command)) => {
+            Event::Webhook(Box::new(webhooks::decide(state, command, request.now)?))
+        }
         (Some(cell), command) => in_open_cell(state, cell, command, request)?,
     };
     Ok(Decision::Happens(Recorded { key, event }))
@@ -99,7 +103,7 @@ fn in_open_cell(
     let now = request.now;
     Ok(match command {
         // Answered above.
-        Command::OpenCell { .. } | Command::Quota(_) | Command::Market(_) => {
+        Command::OpenCell { .. } | Command::Quota(_) | Command::Market(_) | Command::Webhook(_) => {
             return Err(Rejection::CellAlreadyOpen { region: cell.region.clone() });
         }
         Command::OpenTenant { tenant, currency, display_name } => {
@@ -641,6 +645,7 @@ fn digest(command: &Command) -> [u8; 16] {
         Command::RevokeKey { id } => add(&encoded(&("revoke_key", id))),
         Command::Quota(command) => add(&encoded(command)),
         Command::Market(command) => add(&encoded(command)),
+        Command::Webhook(command) => add(&encoded(&("webhook", command))),
     }
     first_16(&hasher.finalize())
 }

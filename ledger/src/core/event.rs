@@ -21,6 +21,7 @@ use super::invoice::Invoice;
 use super::market::MarketEvent;
 use super::quotas::QuotaEvent;
 use super::usage::UsageBatch;
+use super::webhooks::WebhookEvent;
 
 /// The rules of a cell, fixed when it opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,6 +213,8 @@ pub enum Event {
     Quota(QuotaEvent),
     /// Something about the market.
     Market(MarketEvent),
+    /// Something about who is told by webhook.
+    Webhook(Box<WebhookEvent>),
 }
 
 /// Bytes in the log that are no event.
@@ -255,6 +258,7 @@ impl Event {
             Self::InvoiceVoided { .. } => EventKind::InvoiceVoided,
             Self::Quota(event) => event.kind(),
             Self::Market(event) => event.kind(),
+            Self::Webhook(event) => event.kind(),
         }
     }
 }
@@ -327,12 +331,20 @@ pub enum EventKind {
     /// [`super::market::MarketEvent::Resumed`]
     TenantResumed = 63,
     /// [`Event::InstanceLabelled`]
-    InstanceLabelled = 70,
+    InstanceLabelled = 80,
+    BudgetSet = 69,
+    WebhookCreated = 70,
+    WebhookUpdated = 71,
+    WebhookSecretRotated = 72,
+    WebhookDeleted = 73,
+    WebhookTested = 74,
+    WebhookRedeliveryAsked = 75,
+    WebhookJudged = 76,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 55] = [
+    pub const ALL: [Self; 63] = [
         Self::CellOpened,
         Self::TenantOpened,
         Self::RateCardPublished,
@@ -388,6 +400,14 @@ impl EventKind {
         Self::TenantSuspended,
         Self::TenantResumed,
         Self::InstanceLabelled,
+        Self::BudgetSet,
+        Self::WebhookCreated,
+        Self::WebhookUpdated,
+        Self::WebhookSecretRotated,
+        Self::WebhookDeleted,
+        Self::WebhookTested,
+        Self::WebhookRedeliveryAsked,
+        Self::WebhookJudged,
     ];
 
     /// The number in the log.
@@ -458,6 +478,14 @@ impl EventKind {
             Self::TenantSuspended => "tenant_suspended",
             Self::TenantResumed => "tenant_resumed",
             Self::InstanceLabelled => "instance_labelled",
+            Self::BudgetSet => "budget_set",
+            Self::WebhookCreated => "webhook_created",
+            Self::WebhookUpdated => "webhook_updated",
+            Self::WebhookSecretRotated => "webhook_secret_rotated",
+            Self::WebhookDeleted => "webhook_deleted",
+            Self::WebhookTested => "webhook_tested",
+            Self::WebhookRedeliveryAsked => "webhook_redelivery_asked",
+            Self::WebhookJudged => "webhook_judged",
         }
     }
 }

@@ -258,6 +258,61 @@ pub(crate) fn charged(
     amounts.try_fold(Amount::ZERO, |sum, amount| sum.checked_add(amount)).ok_or(OutOfRange)
 }
 
+/// A part of a tenant's charges. Absent means any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Part<'a> {
+    /// Of which project.
+    pub(crate) project: Option<&'a ProjectId>,
+    /// On which platform.
+    pub(crate) platform: Option<&'a Platform>,
+    /// Sold how.
+    pub(crate) model: Option<PurchaseModel>,
+}
+
+/// All that settlement says of a tenant's period and of those that bear on it, as of an instant: for
+/// sums of many parts.
+pub(crate) fn items_of(
+    state: &State,
+    id: &TenantId,
+    period: Month,
+    as_of: Instant,
+) -> Result<BTreeMap<ItemKey, Item>, OutOfRange> {
+    let Some(tenant) = state.tenants.get(id) else { return Ok(BTreeMap::new()) };
+    let from = Outlook::new(state, id, None, SpendWindow::Period(period)).drawn_since(period);
+    let reach = Reach::from(from, &state.calendars, id, as_of);
+    items(state.ground(), id, tenant, reach, &[])
+}
+
+/// What of a period's items is a charge of a part.
+pub(crate) fn sum_of(
+    state: &State,
+    items: &BTreeMap<ItemKey, Item>,
+    period: Month,
+    part: Part<'_>,
+) -> Result<Amount, OutOfRange> {
+    let counts = |key: &ItemKey| key.period == period && is_charge_of_part(state, part, key.source);
+    let mut amounts = items.iter().filter(|(key, _)| counts(key)).map(|(_, item)| item.amount);
+    amounts.try_fold(Amount::ZERO, |sum, amount| sum.checked_add(amount)).ok_or(OutOfRange)
+}
+
+/// Whether an item is a charge of a part of the tenant.
+fn is_charge_of_part(state: &State, part: Part<'_>, source: Source) -> bool {
+    let Part { platform, model, .. } = part;
+    let (of_platform, of_model) = match source {
+        Source::Usage { group, .. } => {
+            let sku = state.groups.get(group).map(|group| &group.sku);
+            (sku.map(|sku| &sku.platform), sku.map(|sku| sku.model))
+        }
+        Source::Fee { reservation } => {
+            let held = state.reservations.get(reservation);
+            (held.map(|held| &held.reservation.draft().platform), Some(PurchaseModel::Reserved))
+        }
+        _ => (None, None),
+    };
+    let fits = (platform.is_none() || of_platform == platform) && (model.is_none() || of_model == model);
+    fits && is_charge_of(state, part.project, source)
+}
+
 /// Whether an item is a charge of the tenant, or of one of its projects.
 fn is_charge_of(state: &State, project: Option<&ProjectId>, source: Source) -> bool {
     let of = match source {

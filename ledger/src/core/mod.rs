@@ -49,6 +49,7 @@ mod tick;
 mod timeline;
 pub mod usage;
 mod watermark;
+pub mod webhooks;
 mod wire;
 
 pub use apply::apply;

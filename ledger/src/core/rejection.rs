@@ -7,7 +7,7 @@ use hourglass_pricing::{CardError, PriceBookError, Sku};
 use hourglass_quota::hold::HoldError;
 use hourglass_units::{
     Amount, CreditId, Currency, InstanceId, Instant, Interval, Month, Platform, Region, ReservationId,
-    TenantId,
+    TenantId, WebhookId,
 };
 
 use super::command::{Position, QUARANTINE_BYTES_MAX, SUSPENSE_INSTANCES_MAX, TEXT_LENGTH_MAX};
@@ -16,6 +16,7 @@ use super::credits::CREDITS_MAX;
 use super::market::MarketRejection;
 use super::modes::MODE_CHANGES_MAX;
 use super::quotas::QuotaRejection;
+use super::webhooks::{WEBHOOKS_A_TENANT_MAX, WEBHOOKS_MAX};
 
 /// Why a command was refused. Nothing was written. Variants stand in order of precedence: where
 /// several apply, the first is answered.
@@ -415,6 +416,46 @@ pub enum Rejection {
         /// Its end.
         until: Instant,
     },
+    /// An endpoint that makes no sense.
+    #[error("{0}")]
+    WebhookInvalid(&'static str),
+    /// The endpoint exists.
+    #[error("there is a webhook {webhook} already")]
+    WebhookExists {
+        /// Which.
+        webhook: WebhookId,
+    },
+    /// Too many endpoints.
+    #[error(
+        "an owner has at most {WEBHOOKS_A_TENANT_MAX} webhooks, and a cell {WEBHOOKS_MAX}: delete one, or let one endpoint take more types"
+    )]
+    WebhooksFull,
+    /// No such endpoint.
+    #[error("there is no webhook {webhook}")]
+    WebhookUnknown {
+        /// Which.
+        webhook: WebhookId,
+    },
+    /// It is told nothing.
+    #[error("webhook {webhook} is disabled: enable it first")]
+    WebhookDisabled {
+        /// Which.
+        webhook: WebhookId,
+    },
+    /// Its owner changed it in the meantime.
+    #[error("webhook {webhook} was changed meanwhile")]
+    WebhookChanged {
+        /// Which.
+        webhook: WebhookId,
+    },
+    /// No such message.
+    #[error("there is no message {line} of position {position}")]
+    MessageUnknown {
+        /// Of which event.
+        position: u64,
+        /// Which of its messages.
+        line: u32,
+    },
     /// Something about quota.
     #[error(transparent)]
     Quota(#[from] QuotaRejection),
@@ -491,6 +532,13 @@ impl Rejection {
             Self::RerateIntoClosed { .. } => "rerate_into_closed",
             Self::PlanInvalid(_) => "plan_invalid",
             Self::PlanTooLong { .. } => "plan_too_long",
+            Self::WebhookInvalid(_) => "webhook_invalid",
+            Self::WebhookExists { .. } => "webhook_exists",
+            Self::WebhooksFull => "webhooks_full",
+            Self::WebhookUnknown { .. } => "webhook_unknown",
+            Self::WebhookDisabled { .. } => "webhook_disabled",
+            Self::WebhookChanged { .. } => "webhook_changed",
+            Self::MessageUnknown { .. } => "message_unknown",
             Self::Quota(rejection) => rejection.code(),
             Self::Market(rejection) => rejection.code(),
             Self::AmountOverflow => "amount_overflow",

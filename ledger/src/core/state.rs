@@ -35,6 +35,7 @@ use super::reservations::{Held, Reservations};
 use super::sla::Incidents;
 use super::timeline::Noted;
 use super::watermark::Received;
+use super::webhooks::Webhooks;
 
 /// The fold of the log up to a position.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +72,7 @@ pub struct State {
     /// The steps that the event being folded makes; empty between events.
     #[serde(skip)]
     pub(crate) noted: Vec<Noted>,
+    pub(crate) webhooks: Webhooks,
 }
 
 /// Whose books these are.
@@ -276,6 +278,7 @@ impl State {
             market: Market::default(),
             labels: BTreeMap::new(),
             noted: Vec::new(),
+            webhooks: Webhooks::default(),
         }
     }
 
@@ -307,6 +310,11 @@ impl State {
     /// Pools and bids.
     pub fn market(&self) -> &Market {
         &self.market
+    }
+
+    /// Who is told by webhook.
+    pub fn webhooks(&self) -> &Webhooks {
+        &self.webhooks
     }
 
     /// Every rate card and contract.

@@ -243,6 +243,26 @@ impl ParsePrice for str {
     }
 }
 
+/// A budget with a threshold that was reached, and a webhook with two secrets.
+fn who_is_told(bench: &mut Bench) {
+    let draft = r#"{"description": "", "amount": "0.01", "project": null, "platform": null, "model": null,
+        "thresholds": ["50"], "forecast_thresholds": ["100"]}"#;
+    let draft = Some(serde_json::from_str(draft).unwrap());
+    let (tenant, budget) = ("acme".parse().unwrap(), "all".parse().unwrap());
+    bench.run(super::quotas::QuotaCommand::SetBudget { tenant, budget, draft }.into()).unwrap();
+    bench.run(super::quotas::QuotaCommand::Review.into()).unwrap();
+    let draft = r#"{"url": "https://example.com/", "description": "", "events": ["*"], "enabled": true}"#;
+    let draft = serde_json::from_str(draft).unwrap();
+    let secret = |text: &str| super::webhooks::SealedSecret::new(text.to_owned()).unwrap();
+    for action in [
+        super::webhooks::WebhookAction::Create { draft, secret: secret("first") },
+        super::webhooks::WebhookAction::Rotate { secret: secret("second"), overlap_ms: 1_000 },
+    ] {
+        let (owner, webhook) = (Some("acme".parse().unwrap()), "billing".parse().unwrap());
+        bench.run(super::webhooks::WebhookCommand { owner, webhook, action }.into()).unwrap();
+    }
+}
+
 /// A state in which every part holds something, and its snapshot.
 pub(crate) fn a_state_of_everything() -> (State, crate::snapshot::Snapshot) {
     let mut bench = Bench::new();
@@ -262,6 +282,7 @@ pub(crate) fn a_state_of_everything() -> (State, crate::snapshot::Snapshot) {
     bench.run(Command::LabelInstance { instance: "i-1".parse().unwrap(), labels }).unwrap();
     bench.run(Command::CreateKey(customer_key("a1b2c3d4e5f6"))).unwrap();
     bench.run(Command::RevokeKey { id: "a1b2c3d4e5f6".parse().unwrap() }).unwrap();
+    who_is_told(&mut bench);
     let snapshot = crate::snapshot::Snapshot::of(&bench.state, &crate::log::genesis()).unwrap();
     (bench.state, snapshot)
 }

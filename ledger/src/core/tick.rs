@@ -46,6 +46,7 @@ pub(crate) fn tick(
     quotas::reservations_ended(state, at)?;
     quotas::adopt(state)?;
     quotas::review_figures(state, at)?;
+    quotas::review_budgets(state, at)?;
     market::pass(&mut state.market, at);
     let used = write_lines(state, at, rows)?;
     write_unused(state, at, used, rows)

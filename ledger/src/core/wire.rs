@@ -194,6 +194,7 @@ fn to_wire(event: &Event) -> wire::event::Kind {
             expires_at_ms: grant.expires_at.map(Instant::unix_ms),
         }),
         Event::Quota(event) => quota_to_wire(event),
+        Event::Webhook(event) => Kind::WebhookChanged(wire::WebhookChanged { change: json(event) }),
         Event::Market(MarketEvent::Cleared(it)) => {
             Kind::MarketCleared(wire::MarketCleared { clearing: cleared_to_wire(it) })
         }
@@ -344,6 +345,7 @@ fn from_wire(kind: wire::event::Kind) -> Result<Event, EventError> {
         Kind::MarketCleared(it) => {
             Event::Market(MarketEvent::Cleared(Box::new(cleared_from_wire(&it.clearing)?)))
         }
+        Kind::WebhookChanged(it) => Event::Webhook(Box::new(from_json(&it.change)?)),
         Kind::KeyRevoked(it) => Event::KeyRevoked { id: id(&it.id)? },
     })
 }

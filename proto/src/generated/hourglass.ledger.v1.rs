@@ -9,7 +9,7 @@ pub struct Event {
     pub request_digest: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "event::Kind",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 50"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 50, 45"
     )]
     pub kind: ::core::option::Option<event::Kind>,
 }
@@ -77,6 +77,8 @@ pub mod event {
         MarketCleared(super::MarketCleared),
         #[prost(message, tag = "50")]
         InstanceLabelled(super::InstanceLabelled),
+        #[prost(message, tag = "45")]
+        WebhookChanged(super::WebhookChanged),
     }
 }
 impl ::prost::Name for Event {
@@ -783,6 +785,23 @@ impl ::prost::Name for MarketChanged {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/hourglass.ledger.v1.MarketChanged".into()
+    }
+}
+/// Who is told by webhook.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WebhookChanged {
+    /// As canonical JSON.
+    #[prost(bytes = "vec", tag = "1")]
+    pub change: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for WebhookChanged {
+    const NAME: &'static str = "WebhookChanged";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.WebhookChanged".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.WebhookChanged".into()
     }
 }
 /// All pools were cleared.

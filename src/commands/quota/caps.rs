@@ -69,7 +69,7 @@ fn period(text: &str) -> Result<CapPeriod, String> {
 }
 
 /// Reads a duration that the API takes in seconds.
-pub(super) fn whole_seconds(text: &str) -> Result<i64, String> {
+pub(in crate::commands) fn whole_seconds(text: &str) -> Result<i64, String> {
     match milliseconds(text)? {
         whole if whole.rem_euclid(1_000) == 0 => Ok(whole),
         _ => Err("give it in whole seconds".to_owned()),

@@ -21,6 +21,7 @@ use crate::output::{Format, answer, log_progress, table};
 use crate::wire;
 
 use act::{Act, Method};
+pub(super) use caps::whole_seconds;
 
 /// How much of what may run, and what it may cost.
 #[derive(Debug, clap::Args)]

@@ -68,7 +68,8 @@ fn request(
         | Command::Tick
         | Command::QuarantineUsage { .. }
         | Command::CreateKey(_)
-        | Command::RevokeKey { .. } => return None,
+        | Command::RevokeKey { .. }
+        | Command::Webhook(_) => return None,
         Command::Quota(command) => return of_quota(command, owner_of),
         Command::Market(command) => return of_market(command),
         command => of_tenant_or_list(command)?,
@@ -150,8 +151,8 @@ fn of_quota(command: &QuotaCommand, owner_of: impl Fn(Numbered) -> String) -> Op
             let body = json!({"listed_at": listed_at, "instances": instances});
             ("/v1/quotas:reconcile".to_owned(), body)
         }
-        // The server's own clock reviews.
-        QuotaCommand::Review => return None,
+        // The server's own clock reviews, and no step of a scenario sets a budget.
+        QuotaCommand::Review | QuotaCommand::SetBudget { .. } => return None,
     };
     Some(in_json("POST", path, &body))
 }

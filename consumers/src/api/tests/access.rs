@@ -65,6 +65,8 @@ fn every_role_is_answered_as_the_matrix_says() {
                 let path =
                     path.replace("{platform}", "h100").replace("{fabric}", "f-1").replace("{node}", "n-1");
                 let path = path.replace("{hour}", "2026-01-01T00:00:00Z").replace("{line}", "1");
+                let path = path.replace("{webhook}", "w-1").replace("{delivery}", "msg_eu_1_0");
+                let path = path.replace("{budget}", "b-1");
                 let path =
                     path.replace("{number}", "1").replace("{position}", "1").replace("{key}", "aaaaaaaaaaaa");
                 let answer = match credential.as_str() {
@@ -93,7 +95,7 @@ fn every_route_is_in_the_table_and_what_is_not_is_open_to_nobody() {
         listed.sort_by(|a, b| (&a.1, &a.0).cmp(&(&b.1, &b.0)));
         assert_eq!(described, listed);
 
-        let app = App::new(server.cell.clone(), Authenticator::new(&ApiConfig::default()), Vec::new());
+        let app = App::new(server.cell.clone(), Authenticator::new(&ApiConfig::default()), Vec::new(), None);
         let forgotten = Router::new()
             .route("/v1/forgotten", get(|| async { "secrets" }))
             .route("/v1/forgotten/{it}", post(|| async { "done" }))

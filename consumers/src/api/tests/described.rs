@@ -8,9 +8,12 @@ use serde_json::Value;
 
 use crate::testing::{request, with_server};
 
-const ROUTES: [&str; 135] = [
+const ROUTES: [&str; 157] = [
     "DELETE /v1/pools/{platform}/{fabric}/nodes/{node}",
+    "DELETE /v1/tenants/{tenant}/budgets/{budget}",
     "DELETE /v1/tenants/{tenant}/spend-caps",
+    "DELETE /v1/tenants/{tenant}/webhooks/{webhook}",
+    "DELETE /v1/webhooks/{webhook}",
     "GET /healthz",
     "GET /metrics",
     "GET /readyz",
@@ -50,6 +53,8 @@ const ROUTES: [&str; 135] = [
     "GET /v1/tenants/{tenant}/bids",
     "GET /v1/tenants/{tenant}/bids/{bid}",
     "GET /v1/tenants/{tenant}/bids/{bid}/why",
+    "GET /v1/tenants/{tenant}/budgets",
+    "GET /v1/tenants/{tenant}/budgets/{budget}",
     "GET /v1/tenants/{tenant}/charges",
     "GET /v1/tenants/{tenant}/commitments",
     "GET /v1/tenants/{tenant}/contracts",
@@ -82,7 +87,13 @@ const ROUTES: [&str; 135] = [
     "GET /v1/tenants/{tenant}/transfers",
     "GET /v1/tenants/{tenant}/unused",
     "GET /v1/tenants/{tenant}/usage",
+    "GET /v1/tenants/{tenant}/webhooks",
+    "GET /v1/tenants/{tenant}/webhooks/{webhook}",
+    "GET /v1/tenants/{tenant}/webhooks/{webhook}/deliveries",
     "GET /v1/usage",
+    "GET /v1/webhooks",
+    "GET /v1/webhooks/{webhook}",
+    "GET /v1/webhooks/{webhook}/deliveries",
     "POST /v1/capacity:advise",
     "POST /v1/capacity:what-if",
     "POST /v1/estimates",
@@ -135,15 +146,26 @@ const ROUTES: [&str; 135] = [
     "POST /v1/tenants/{tenant}/reservations/{reservation}:lend",
     "POST /v1/tenants/{tenant}/reservations/{reservation}:withdraw",
     "POST /v1/tenants/{tenant}/tax",
+    "POST /v1/tenants/{tenant}/webhooks",
+    "POST /v1/tenants/{tenant}/webhooks/{webhook}/deliveries/{delivery}:redeliver",
+    "POST /v1/tenants/{tenant}/webhooks/{webhook}:rotate-secret",
+    "POST /v1/tenants/{tenant}/webhooks/{webhook}:test",
     "POST /v1/tenants/{tenant}:resume",
     "POST /v1/tenants/{tenant}:suspend",
     "POST /v1/usage:ingest",
+    "POST /v1/webhooks",
+    "POST /v1/webhooks/{webhook}/deliveries/{delivery}:redeliver",
+    "POST /v1/webhooks/{webhook}:rotate-secret",
+    "POST /v1/webhooks/{webhook}:test",
     "PUT /v1/market/margin",
     "PUT /v1/pools/{platform}/{fabric}",
     "PUT /v1/pools/{platform}/{fabric}/nodes/{node}",
     "PUT /v1/quotas/rules",
+    "PUT /v1/tenants/{tenant}/budgets/{budget}",
     "PUT /v1/tenants/{tenant}/instances/{instance}/labels",
     "PUT /v1/tenants/{tenant}/spend-caps",
+    "PUT /v1/tenants/{tenant}/webhooks/{webhook}",
+    "PUT /v1/webhooks/{webhook}",
 ];
 
 #[test]
@@ -179,7 +201,10 @@ fn every_route_is_described_and_every_description_has_a_route() {
                     .replace("{request}", "1")
                     .replace("{project}", "ml")
                     .replace("{hour}", "2026-01-01T00:00:00Z")
-                    .replace("{line}", "1");
+                    .replace("{line}", "1")
+                    .replace("{webhook}", "w-1")
+                    .replace("{delivery}", "msg_eu_1_0")
+                    .replace("{budget}", "b-1");
                 let answer = server.send(request(&method.to_uppercase(), &filled, &[], Body::empty())).await;
                 let code = serde_json::from_slice(&answer.body)
                     .ok()
@@ -226,6 +251,7 @@ fn every_example_can_be_read() {
                 let filled =
                     filled.replace("{bid}", "b-1").replace("{platform}", "h100").replace("{instance}", "i-1");
                 let filled = filled.replace("{fabric}", "f-1").replace("{node}", "n-1");
+                let filled = filled.replace("{webhook}", "w-1").replace("{budget}", "b-1");
                 let filled =
                     ["{hold}", "{lease}", "{request}"].iter().fold(filled, |it, part| it.replace(part, "1"));
                 let headers = [("content-type", "application/json")];
@@ -235,7 +261,7 @@ fn every_example_can_be_read() {
                 assert!(!unread, "{method} {path}: {}", answer.text());
             }
         }
-        assert_eq!(seen, 24, "an example is missing, or there is a new one");
+        assert_eq!(seen, 31, "an example is missing, or there is a new one");
     });
 }
 

@@ -231,7 +231,7 @@ fn requests_have_ids_and_are_counted() {
 #[test]
 fn a_panic_fails_its_own_request_and_too_many_requests_are_told_to_come_back() {
     with_server(async |mut server| {
-        let app = App::new(server.cell.clone(), Authenticator::new(&ApiConfig::default()), Vec::new());
+        let app = App::new(server.cell.clone(), Authenticator::new(&ApiConfig::default()), Vec::new(), None);
         let panics = || async {
             if true {
                 panic!("a handler with a bug");

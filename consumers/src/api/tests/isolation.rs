@@ -8,13 +8,28 @@ use crate::api::access::ROUTES;
 use crate::testing::{Server, instance, key_of, record, with_server};
 
 /// What must never be in an answer to acme: ids that are beta's alone.
-const OF_BETA: [&str; 7] =
-    ["beta", "b-secret", "hidden-project", "b-reserved", "b-credit", "b-group", "b-bid"];
+const OF_BETA: [&str; 9] = [
+    "beta",
+    "b-secret",
+    "hidden-project",
+    "b-reserved",
+    "b-credit",
+    "b-group",
+    "b-bid",
+    "b-budget",
+    "b-hook",
+];
 /// What a customer can change itself, at its own tenant's paths.
-const OWN_CHANGES: [&str; 12] = [
+const OWN_CHANGES: [&str; 18] = [
     "/v1/tenants/{tenant}/instances/{instance}/labels",
     "/v1/tenants/{tenant}/keys",
     "/v1/tenants/{tenant}/keys/{key}:revoke",
+    "/v1/tenants/{tenant}/budgets/{budget}",
+    "/v1/tenants/{tenant}/webhooks",
+    "/v1/tenants/{tenant}/webhooks/{webhook}",
+    "/v1/tenants/{tenant}/webhooks/{webhook}:rotate-secret",
+    "/v1/tenants/{tenant}/webhooks/{webhook}:test",
+    "/v1/tenants/{tenant}/webhooks/{webhook}/deliveries/{delivery}:redeliver",
     "/v1/tenants/{tenant}/quota-requests",
     "/v1/tenants/{tenant}/spend-caps",
     "/v1/tenants/{tenant}/bids",
@@ -48,6 +63,17 @@ async fn quota_of_both(server: &Server) -> [[u64; 3]; 2] {
         let headers = [("content-type", "application/json")];
         let put = crate::testing::request("PUT", &path("spend-caps"), &headers, cap.to_string().into());
         server.send(put).await.expect(StatusCode::OK);
+        let budget = json!({"amount": "1", "currency": "USD", "thresholds": ["50"]}).to_string();
+        let put = crate::testing::request(
+            "PUT",
+            &path(&format!("budgets/{initial}-budget")),
+            &headers,
+            budget.into(),
+        );
+        server.send(put).await.expect(StatusCode::OK);
+        let hook = json!({"webhook": format!("{initial}-hook"), "events": ["*"],
+            "url": format!("https://{initial}-hook.example/")});
+        server.post(&path("webhooks"), hook).await.expect(StatusCode::CREATED);
         let item = json!({"resource": "compute.instance.gpu.h100", "class": "on_demand", "amount": 2});
         let hold = json!({"project": "ml", "items": [item], "ttl_seconds": 86_400});
         let made = server.post(&path("holds"), hold).await.expect(StatusCode::CREATED).json();
@@ -140,6 +166,11 @@ fn a_customer_sees_its_own_and_nothing_else() {
             "/v1/tenants/acme/bids",
             "/v1/tenants/acme/bids/a-bid",
             "/v1/tenants/acme/bids/a-bid/why",
+            "/v1/tenants/acme/budgets",
+            "/v1/tenants/acme/budgets/a-budget",
+            "/v1/tenants/acme/webhooks",
+            "/v1/tenants/acme/webhooks/a-hook",
+            "/v1/tenants/acme/webhooks/a-hook/deliveries",
             "/v1/tenants/acme/charges",
             "/v1/tenants/acme/commitments",
             "/v1/tenants/acme/instances/i-1/timeline",
@@ -181,6 +212,8 @@ fn a_customer_sees_its_own_and_nothing_else() {
             let route =
                 route.replace("{tenant}", "acme").replace("{instance}", "i-1").replace("{number}", "1");
             let route = route.replace("{bid}", "a-bid").replace("{key}", id_of(&key));
+            let route = route.replace("{bid}", "a-bid").replace("{budget}", "a-budget");
+            let route = route.replace("{webhook}", "a-hook");
             let route = route.replace("{reservation}", "a-reserved").replace("{line}", "1");
             let route = route.replace("{hour}", "2026-01-01T00:00:00Z").replace("{hold}", &hold.to_string());
             let route =
@@ -213,6 +246,9 @@ fn a_customer_sees_its_own_and_nothing_else() {
             "/v1/quarantine",
             "/v1/keys",
             "/v1/preemptions",
+            "/v1/webhooks",
+            "/v1/webhooks/x",
+            "/v1/webhooks/x/deliveries",
             "/v1/quota-requests",
             "/v1/quotas/drift",
             "/v1/quotas/rules",
@@ -239,6 +275,22 @@ fn a_customer_sees_its_own_and_nothing_else() {
             let path = format!("/v1/tenants/acme/bids/b-bid:{action}");
             let answer = server.send_with("POST", &path, &key, r#"{"limit": "9"}"#).await;
             answer.expect_problem(404, "bid_unknown");
+        }
+        // Nor its budgets and webhooks, under either path: to read, change, test or take away.
+        for (method, path, code) in [
+            ("GET", "budgets/b-budget", "budget_unknown"),
+            ("DELETE", "budgets/b-budget", "budget_unknown"),
+            ("GET", "webhooks/b-hook", "webhook_unknown"),
+            ("GET", "webhooks/b-hook/deliveries", "webhook_unknown"),
+            ("DELETE", "webhooks/b-hook", "webhook_unknown"),
+            ("POST", "webhooks/b-hook:test", "webhook_unknown"),
+            ("POST", "webhooks/b-hook:rotate-secret", "webhook_unknown"),
+            ("POST", "webhooks/b-hook/deliveries/msg_eu_1_0:redeliver", "webhook_unknown"),
+        ] {
+            let own = server.send_with(method, &format!("/v1/tenants/acme/{path}"), &key, "").await;
+            own.expect_problem(404, code);
+            let foreign = server.send_with(method, &format!("/v1/tenants/beta/{path}"), &key, "").await;
+            foreign.expect_problem(404, "tenant_unknown");
         }
         // What pools have promised, in sum, is not for customers.
         for path in ["supply", "nodes", "account?start=2026-01-01T00:00:00Z&end=2026-02-01T00:00:00Z"] {
@@ -385,7 +437,8 @@ fn no_spelling_of_a_path_leads_to_another_tenant() {
                 let path = path.replace("{reservation}", reservation).replace("{number}", "1");
                 let path = path.replace("{key}", "aaaaaaaaaaaa").replace("{position}", "1");
                 let path = path.replace("{hold}", "1").replace("{lease}", "1").replace("{request}", "1");
-                let path = path.replace("{project}", "ml");
+                let path = path.replace("{project}", "ml").replace("{webhook}", "x");
+                let path = path.replace("{delivery}", "msg_eu_1_0");
                 let body = json!({"at": "2026-02-05T00:00:00Z"}).to_string();
                 server.send_with(method, &path, &key, body).await.expect_problem(403, "forbidden");
             }

@@ -15,3 +15,4 @@ mod market;
 mod quarantine;
 mod quotas;
 mod rerating;
+mod webhooks;

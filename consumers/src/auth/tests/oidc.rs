@@ -131,7 +131,7 @@ impl Issuer {
 fn trusting(server: &Server, options: OidcOptions) -> Server {
     let config = ApiConfig { oidc: Some(Oidc::new(options).unwrap()), ..ApiConfig::default() };
     let (cell, clock) = (server.cell.clone(), Arc::clone(&server.clock));
-    Server { router: router(cell.clone(), config), cell, clock }
+    Server { router: router(cell.clone(), config), cell, clock, hooks: crate::testing::hooks() }
 }
 
 /// Seconds by the cell's clock.

@@ -8,7 +8,7 @@ use hourglass_units::{Amount, Instant, ResourceName, TenantId};
 
 use super::command::{QuotaEvent, Review, Target};
 use super::decide::intern;
-use super::{Quotas, Reconciliation, broken, budget};
+use super::{Quotas, Reconciliation, broken, budget, watched};
 use crate::core::Inconsistent;
 use crate::core::command::{Detail, Position};
 use crate::core::market;
@@ -59,6 +59,9 @@ pub(crate) fn apply(
                     }
                 }
             }
+        }
+        QuotaEvent::BudgetSet { tenant, budget, draft } => {
+            watched::set(state, tenant, budget, draft.as_ref(), at)?;
         }
         QuotaEvent::HoldTaken { tenant, project, items, expires_at, pending, burn } => {
             let node = NodeName::Project(tenant.clone(), project.clone());
@@ -273,6 +276,7 @@ fn reviewed(state: &mut State, review: &Review, position: u64, at: Instant) -> R
         cap.crossed = alert.crossed;
         cap.exhausted = alert.exhausted;
     }
+    watched::alerted(quotas, &review.budgets, position, at)?;
     for preemption in &review.preempted {
         if let Target::Instance(instance) = &preemption.target {
             state.noted.push(preemption.noted(instance));

@@ -2,12 +2,16 @@
 
 use std::fmt;
 
+use hourglass_quota::budget::Basis;
 use hourglass_quota::cap::{CapDraft, CapPeriod};
 use hourglass_quota::request::{Decided, Request, Rules};
 use hourglass_quota::{Bound, Class, HoldId, LeaseId, Limits, NodeName, RequestId};
-use hourglass_units::{Amount, GroupId, InstanceId, Instant, ProjectId, ResourceName, TenantId};
+use hourglass_units::{
+    Amount, BudgetId, GroupId, InstanceId, Instant, Month, Percent, ProjectId, ResourceName, TenantId,
+};
 use serde::{Deserialize, Serialize};
 
+use super::watched::BudgetDraft;
 use crate::core::event::EventKind;
 use crate::core::timeline::{LifeStep, Noted};
 
@@ -54,6 +58,15 @@ pub enum QuotaCommand {
         period: CapPeriod,
         /// How much.
         cap: Option<CapDraft>,
+    },
+    /// Sets a budget, or takes it away.
+    SetBudget {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        budget: BudgetId,
+        /// How much, of what.
+        draft: Option<BudgetDraft>,
     },
     /// Holds a vector of resources for a time, all of it or nothing.
     Reserve {
@@ -231,6 +244,15 @@ pub enum QuotaEvent {
         /// How much.
         cap: Option<CapDraft>,
     },
+    /// A budget changed.
+    BudgetSet {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        budget: BudgetId,
+        /// How much, of what.
+        draft: Option<BudgetDraft>,
+    },
     /// Something is held. The hold is named by the event's position.
     HoldTaken {
         /// For whom.
@@ -338,6 +360,7 @@ impl QuotaEvent {
             Self::ProjectPlaced { .. } => EventKind::QuotaProjectPlaced,
             Self::LimitsSet { .. } => EventKind::QuotaLimitsSet,
             Self::CapSet { .. } => EventKind::SpendCapSet,
+            Self::BudgetSet { .. } => EventKind::BudgetSet,
             Self::HoldTaken { .. } => EventKind::HoldTaken,
             Self::HoldCommitted { .. } => EventKind::HoldCommitted,
             Self::HoldReleased { .. } => EventKind::HoldReleased,
@@ -368,6 +391,9 @@ pub struct Review {
     pub preempted: Vec<Preemption>,
     /// Instances that run without a hold since the last review.
     pub unheld: Vec<InstanceId>,
+    /// Thresholds of budgets that were reached, each once a period.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub budgets: Vec<BudgetAlert>,
 }
 
 impl Review {
@@ -396,6 +422,27 @@ pub struct CapAlert {
     pub exposed: Amount,
     /// Whether what runs is told to stop because of it.
     pub exhausted: bool,
+}
+
+/// A threshold of a budget was reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetAlert {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Which budget.
+    pub budget: BudgetId,
+    /// In which billing period.
+    pub period: Month,
+    /// Whether what was charged reached it, or what the period will cost.
+    pub basis: Basis,
+    /// Which threshold.
+    pub threshold: Percent,
+    /// The budget.
+    pub amount: Amount,
+    /// What was charged.
+    pub spent: Amount,
+    /// What the period will cost if it goes on like this, where that can be said.
+    pub projected: Option<Amount>,
 }
 
 /// Why something is stopped by us. Exactly one stands on each preemption.

@@ -13,7 +13,7 @@ use hourglass_units::{Amount, GroupId, Instant, ProjectId, ResourceName, TenantI
 
 use super::command::{Ask, QuotaCommand, QuotaEvent};
 use super::rejection::{QuotaRejection, SpendDenied};
-use super::{Quotas, budget, class_of, review};
+use super::{Quotas, budget, class_of, review, watched};
 use crate::core::command::{Answer, Detail, Mode, Position, Registration};
 use crate::core::decide::find_tenant;
 use crate::core::market;
@@ -53,6 +53,9 @@ pub(crate) fn decide(state: &State, command: &QuotaCommand, now: Instant) -> Res
         }
         QuotaCommand::SetCap { tenant, project, period, cap } => {
             set_cap(state, tenant, project.as_ref(), *period, cap.as_ref())?
+        }
+        QuotaCommand::SetBudget { tenant, budget, draft } => {
+            watched::decide(state, tenant, budget, draft.as_ref())?
         }
         QuotaCommand::Reserve { tenant, project, items, ttl_ms } => {
             reserve(state, tenant, project, items, *ttl_ms, now)?

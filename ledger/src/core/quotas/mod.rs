@@ -15,6 +15,7 @@ mod decide;
 mod instances;
 mod rejection;
 mod review;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +25,7 @@ use hourglass_quota::lease::Leases;
 use hourglass_quota::request::{Request, RequestStatus, Rules};
 use hourglass_quota::tree::{KeyIx, NodeIx, Tree};
 use hourglass_quota::{Class, RequestId};
-use hourglass_units::{Instant, ProjectId, TenantId};
+use hourglass_units::{BudgetId, Instant, ProjectId, TenantId};
 use serde::{Deserialize, Serialize};
 
 use super::Inconsistent;
@@ -34,12 +35,15 @@ use super::metering::InstanceIx;
 pub(crate) use apply::apply;
 pub(crate) use budget::{burn_of_instance, review_figures};
 pub use command::{
-    Ask, CapAlert, Cause, Drift, DriftKind, Listed, Preemption, QuotaCommand, QuotaEvent, Review, Target,
+    Ask, BudgetAlert, CapAlert, Cause, Drift, DriftKind, Listed, Preemption, QuotaCommand, QuotaEvent,
+    Review, Target,
 };
 pub(crate) use decide::{Decided, admit_instance, admit_mode, class_for, decide};
 pub(crate) use instances::{adopt, change_class, register, release, reservations_ended, start};
 pub use rejection::{QuotaRejection, SpendDenied};
 pub use review::{QUOTA_NOTICE_MS, RECONCILE_GRACE_MS};
+pub(crate) use watched::review_budgets;
+pub use watched::{Budget, BudgetDraft, Crossing};
 
 /// Most instances of a listing.
 pub const LISTING_MAX: usize = 200_000;
@@ -61,6 +65,7 @@ pub struct Quotas {
     /// Those of them of which a review has told.
     pub(crate) told: BTreeSet<InstanceIx>,
     pub(crate) reconciled: Option<Reconciliation>,
+    pub(crate) budgets: BTreeMap<TenantId, BTreeMap<BudgetId, Budget>>,
 }
 
 /// The caps of a tenant, by project.
@@ -110,6 +115,16 @@ impl Quotas {
     pub fn caps_of(&self, tenant: &TenantId) -> impl Iterator<Item = (Option<&ProjectId>, CapPeriod, &Cap)> {
         let caps = self.caps.get(tenant).into_iter().flatten();
         caps.map(|((project, period), cap)| (project.as_ref(), *period, cap))
+    }
+
+    /// The budgets of a tenant.
+    pub fn budgets_of(&self, tenant: &TenantId) -> impl Iterator<Item = (&BudgetId, &Budget)> {
+        self.budgets.get(tenant).into_iter().flatten()
+    }
+
+    /// One of them.
+    pub fn budget(&self, tenant: &TenantId, budget: &BudgetId) -> Option<&Budget> {
+        self.budgets.get(tenant)?.get(budget)
     }
 
     /// Every request for more that is kept, in the order in which they came.

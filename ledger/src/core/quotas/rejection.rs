@@ -1,5 +1,6 @@
 //! Why something about quota is refused.
 
+use hourglass_quota::budget::BUDGETS_A_TENANT_MAX;
 use hourglass_quota::cap::{CapError, SpendDenial};
 use hourglass_quota::denial::Denial;
 use hourglass_quota::hold::{HOLDS_MAX, HoldError, ITEMS_MAX, TTL_MS_MAX, TTL_MS_MIN};
@@ -9,7 +10,7 @@ use hourglass_quota::request::{
 };
 use hourglass_quota::tree::{GROUP_DEPTH_MAX, NODES_MAX, RESOURCES_MAX};
 use hourglass_quota::{Bound, HoldId, LeaseId, NodeName, RequestId};
-use hourglass_units::{Currency, Instant};
+use hourglass_units::{BudgetId, Currency, Instant};
 
 /// A spend cap that leaves no room.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +109,18 @@ pub enum QuotaRejection {
         /// Of which tenant or project.
         node: NodeName,
     },
+    /// A budget that makes no sense.
+    #[error("{0}")]
+    BudgetInvalid(&'static str),
+    /// No such budget.
+    #[error("there is no budget {budget}")]
+    BudgetUnknown {
+        /// Which.
+        budget: BudgetId,
+    },
+    /// Too many budgets.
+    #[error("a customer has at most {BUDGETS_A_TENANT_MAX} budgets: remove one")]
+    BudgetsFull,
     /// No such lease.
     #[error("there is no lease {lease}: acquire one")]
     LeaseUnknown {
@@ -197,6 +210,9 @@ impl QuotaRejection {
             Self::CostUnbounded { .. } => "cost_unbounded",
             Self::Cap(_) => "cap_invalid",
             Self::CapUnknown { .. } => "cap_unknown",
+            Self::BudgetInvalid(_) => "budget_invalid",
+            Self::BudgetUnknown { .. } => "budget_unknown",
+            Self::BudgetsFull => "budgets_full",
             Self::LeaseUnknown { .. } => "lease_unknown",
             Self::LeaseInconsistent { .. } => "lease_inconsistent",
             Self::LeasesFull => "leases_full",

@@ -9,7 +9,7 @@ use hourglass_units::{InstanceId, Instant, ProjectId, TenantId};
 
 use super::command::{CapAlert, Cause, Drift, DriftKind, Listed, Preemption, Review, Target};
 use super::rejection::QuotaRejection;
-use super::{DRIFT_MAX, LISTING_MAX, budget};
+use super::{DRIFT_MAX, LISTING_MAX, budget, watched};
 use crate::core::metering::Instance;
 use crate::core::rejection::Rejection;
 use crate::core::state::State;
@@ -57,6 +57,7 @@ pub(super) fn review(state: &State, now: Instant) -> Result<Review, Rejection> {
         alerts,
         preempted: orders.chosen.into_values().collect(),
         unheld: unheld.filter_map(|ix| Some(state.instances.get(*ix)?.id.clone())).collect(),
+        budgets: watched::reached(quotas),
     })
 }
 
