@@ -28,19 +28,26 @@ enum Action {
     Run {
         /// What happens
         file: PathBuf,
+        /// Keep its ledger in this folder, which must be empty or not exist: `--data` names it to other commands
+        #[arg(long, value_name = "FOLDER")]
+        keep: Option<PathBuf>,
     },
 }
 
 /// Runs the command.
 pub fn run(args: Args, format: Format) -> Result<(), Failure> {
-    let Action::Run { file } = args.action;
+    let Action::Run { file, keep } = args.action;
     let scenario = parse(&read(&file)?).map_err(|faults| {
         let faults: Vec<String> = faults.iter().map(|fault| format!("{}:{fault}", file.display())).collect();
         Failure::Usage(faults.join("\n"))
     })?;
-    let ledger = tempfile::tempdir()?;
+    let temporary = tempfile::tempdir()?;
+    let ledger = match &keep {
+        Some(folder) => empty(folder)?,
+        None => temporary.path(),
+    };
     let clock = Arc::new(VirtualClock::default());
-    let cell = wire::start_scratch_cell(ledger.path(), clock.clone())?;
+    let cell = wire::start_scratch_cell(ledger, clock.clone())?;
     let handle = cell.handle();
     let played = play(&scenario, &handle, &clock, &mut Direct(handle.clone()));
     let summed = played.map_err(failure).and_then(|played| {
@@ -50,11 +57,21 @@ pub fn run(args: Args, format: Format) -> Result<(), Failure> {
     cell.close();
     let summed: Report = summed?;
     answer(format, &summed, Report::to_text)?;
-    check_invariants(ledger.path())?;
+    check_invariants(ledger)?;
     match summed.expectations.failed.len() {
         0 => Ok(()),
         1 => Err(Failure::Unsound("one thing is not as the file says".to_owned())),
         count => Err(Failure::Unsound(format!("{count} things are not as the file says"))),
+    }
+}
+
+/// A folder in which nothing is yet, so that no ledger is mixed up with another.
+fn empty(folder: &Path) -> Result<&Path, Failure> {
+    let wrong = |error: &dyn std::fmt::Display| Failure::Usage(format!("{}: {error}", folder.display()));
+    std::fs::create_dir_all(folder).map_err(|error| wrong(&error))?;
+    match std::fs::read_dir(folder).map_err(|error| wrong(&error))?.next() {
+        None => Ok(folder),
+        Some(_) => Err(wrong(&"it is not empty: name a new folder")),
     }
 }
 

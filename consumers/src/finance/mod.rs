@@ -2,3 +2,4 @@
 
 pub mod invoice;
 pub mod journal;
+pub mod span;
