@@ -226,6 +226,11 @@ impl From<Rejection> for Problem {
             | R::RerateIntoClosed { .. }
             | R::KeyExists { .. }
             | R::KeysFull
+            | R::MonthClosed { .. }
+            | R::MonthOutOfOrder { .. }
+            | R::MonthNotOver { .. }
+            | R::MonthUnsettled { .. }
+            | R::InvoicesMissing { .. }
             | R::KeyRevoked { .. } => StatusCode::CONFLICT,
             R::PolicyInvalid(_)
             | R::TextInvalid { .. }

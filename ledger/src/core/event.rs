@@ -18,6 +18,7 @@ use super::credentials::{KeyGrant, KeyId};
 use super::credits::Grant;
 use super::invoice::Invoice;
 use super::market::MarketEvent;
+use super::periods::PeriodClose;
 use super::quotas::QuotaEvent;
 use super::usage::UsageBatch;
 
@@ -193,6 +194,8 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// A month of the book was closed for good.
+    PeriodClosed(PeriodClose),
     /// Whoever knows a key may come in.
     KeyCreated(Box<KeyGrant>),
     /// A key holds no longer.
@@ -244,6 +247,7 @@ impl Event {
             Self::PricesRerated(_) => EventKind::PricesRerated,
             Self::PaymentRecorded { .. } => EventKind::PaymentRecorded,
             Self::InvoiceVoided { .. } => EventKind::InvoiceVoided,
+            Self::PeriodClosed(_) => EventKind::PeriodClosed,
             Self::Quota(event) => event.kind(),
             Self::Market(event) => event.kind(),
         }
@@ -317,11 +321,12 @@ pub enum EventKind {
     TenantSuspended = 62,
     /// [`super::market::MarketEvent::Resumed`]
     TenantResumed = 63,
+    PeriodClosed = 70,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 54] = [
+    pub const ALL: [Self; 55] = [
         Self::CellOpened,
         Self::TenantOpened,
         Self::RateCardPublished,
@@ -376,6 +381,7 @@ impl EventKind {
         Self::CapacityRead,
         Self::TenantSuspended,
         Self::TenantResumed,
+        Self::PeriodClosed,
     ];
 
     /// The number in the log.
@@ -445,6 +451,7 @@ impl EventKind {
             Self::CapacityRead => "capacity_read",
             Self::TenantSuspended => "tenant_suspended",
             Self::TenantResumed => "tenant_resumed",
+            Self::PeriodClosed => "period_closed",
         }
     }
 }

@@ -30,6 +30,7 @@ use super::metering::{
     account_suspense,
 };
 use super::modes::Modes;
+use super::periods::Periods;
 use super::quotas::Quotas;
 use super::reservations::{Held, Reservations};
 use super::sla::Incidents;
@@ -65,6 +66,7 @@ pub struct State {
     pub(crate) credentials: Credentials,
     pub(crate) quotas: Quotas,
     pub(crate) market: Market,
+    pub(crate) periods: Periods,
 }
 
 /// Whose books these are.
@@ -262,6 +264,7 @@ impl State {
             credentials: Credentials::default(),
             quotas: Quotas::default(),
             market: Market::default(),
+            periods: Periods::default(),
         }
     }
 

@@ -258,6 +258,8 @@ pub(crate) fn a_state_of_everything() -> (State, crate::snapshot::Snapshot) {
     what_is_sold_otherwise(&mut bench);
     let (tenant, period) = ("acme".parse().unwrap(), "2026-01".parse().unwrap());
     bench.run(Command::FinaliseInvoice { tenant, period }).unwrap();
+    bench.run(Command::Tick).unwrap();
+    bench.run(Command::ClosePeriod { month: period }).unwrap();
     bench.run(Command::CreateKey(customer_key("a1b2c3d4e5f6"))).unwrap();
     bench.run(Command::RevokeKey { id: "a1b2c3d4e5f6".parse().unwrap() }).unwrap();
     let snapshot = crate::snapshot::Snapshot::of(&bench.state, &crate::log::genesis()).unwrap();
