@@ -23,8 +23,8 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     agent, backtest, balance, compute_sim, credit, demo, doctor, estimate, explain, export, instance,
-    invoice, key, ledger, market, metering, nats, price, quarantine, quota, replay, reserve, scenario, serve,
-    tax, up, usage, verify,
+    invoice, key, ledger, market, metering, nats, period, price, quarantine, quota, replay, report, reserve,
+    scenario, serve, tax, up, usage, verify,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -107,6 +107,10 @@ enum Command {
     Market(market::clears::Args),
     /// API keys: create, list, revoke
     Key(key::Args),
+    /// Statements of the book: trial balance, deferred revenue, receivables, revenue, reconciliation
+    Report(report::Args),
+    /// The months of the book: list, close
+    Period(period::Args),
     /// Write the books for other systems
     Export(export::Args),
     /// Fold the whole log, check every invariant, rebuild the derived rows and compare
@@ -152,6 +156,8 @@ fn main() -> ExitCode {
         Command::Bid(args) => market::bids::run(args, &settings, format),
         Command::Market(args) => market::clears::run(args, &settings, format),
         Command::Key(args) => key::run(args, &settings, format),
+        Command::Report(args) => report::run(args, &settings, format),
+        Command::Period(args) => period::run(args, &settings, format),
         Command::Export(args) => export::run(args, &settings),
         Command::Verify(args) => verify::run(args, &settings, format),
         Command::Doctor(args) => doctor::run(args, &settings, format),

@@ -117,7 +117,7 @@ fn journal(args: JournalArgs, settings: &Resolved) -> Result<(), Failure> {
         span: booked.span(reader.as_ref(), state.position())?,
         continues,
         region: cell.region.clone(),
-        closed: None,
+        closed: state.periods().closed_until(),
     };
     let bar = output::progress("writing the journal");
     bar.set_length(journal.span.until.number());

@@ -42,6 +42,7 @@ mod problem;
 mod quarantine;
 mod quotas;
 mod rate;
+mod reports;
 mod rerates;
 mod reservations;
 pub(crate) mod schema;
@@ -122,6 +123,7 @@ pub fn router(cell: CellHandle, config: ApiConfig) -> Router {
     let routes = routes.route("/v1/tenants/{tenant}/reservations/{reservation}", act);
     let act = post(invoices::life::act_on_invoice);
     let routes = routes.route("/v1/tenants/{tenant}/invoices/{number}", act);
+    let routes = routes.route("/v1/periods/{period}", post(reports::act_on_period));
     let routes = routes.route("/v1/keys/{key}", post(keys::act_on_key));
     let routes = routes.route("/v1/quarantine/{position}", post(quarantine::act_on_quarantine));
     let act = post(quotas::act_on_project);
@@ -188,6 +190,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(invoices::life::invoice_status))
         .routes(routes!(explain::explain_invoice_line))
         .routes(routes!(invoices::life::issue_credit_note))
+        .merge(described_reports())
         .merge(described_quotas())
         .merge(described_market())
         .routes(routes!(keys::create_key, keys::list_keys))
@@ -195,6 +198,18 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
+}
+
+/// Those of finance.
+fn described_reports() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(reports::trial_balance))
+        .routes(routes!(reports::deferred_revenue))
+        .routes(routes!(reports::receivables_ageing))
+        .routes(routes!(reports::revenue))
+        .routes(routes!(reports::reconciliation))
+        .routes(routes!(reports::list_periods))
+        .routes(routes!(reports::get_period))
 }
 
 /// Those of quota.

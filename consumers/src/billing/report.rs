@@ -12,7 +12,7 @@ use std::str::FromStr;
 use hourglass_ledger::core::{Account, LineView, State};
 use hourglass_ledger::store::{self, ChargeFilter, Reader, StoreError, UsageSum};
 use hourglass_units::{Amount, Currency, HOUR_MILLISECONDS, Hour, Instant, Month, Price, Quantity, TenantId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// Milliseconds in a UTC day.
@@ -109,7 +109,7 @@ pub struct UsageQuery {
 }
 
 /// The log position that an answer holds for.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AsOf {
     /// The log position.
     pub position: u64,

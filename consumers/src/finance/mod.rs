@@ -2,4 +2,5 @@
 
 pub mod invoice;
 pub mod journal;
+pub mod reports;
 pub mod span;
