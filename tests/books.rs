@@ -192,3 +192,128 @@ fn the_table_is_balanced_by_id_and_the_same_each_time() {
         assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
     }
 }
+
+fn report(args: &[&str]) -> serde_json::Value {
+    hourglass(books(), &[&["report"], args, &["--json"]].concat()).json()
+}
+
+/// Balances as hledger finds them in the journal before a day.
+fn theirs_before(day: &str) -> Balances {
+    let folder = tempfile::tempdir().unwrap();
+    let file = journal(folder.path(), "hledger", &[]);
+    let args = ["-f", file.to_str().unwrap(), "bal", "-e", day, "-N", "--flat", "--layout", "bare"];
+    let table = accepted("hledger", &[&args[..], &["--output-format", "csv"]].concat());
+    let rows = table.lines().skip(1).map(|line| line.trim_matches('"').split("\",\"").collect::<Vec<_>>());
+    rows.map(|row| ((row[0].to_owned(), row[1].to_owned()), exact(row[2])))
+        .filter(|(_, balance)| *balance != 0)
+        .collect()
+}
+
+#[test]
+fn the_trial_balance_of_any_day_is_what_hledger_finds() {
+    for day in
+        ["2026-01-01", "2026-01-02", "2026-01-06", "2026-02-01", "2026-02-05", "2026-03-01", "2026-04-01"]
+    {
+        let trial = report(&["trial-balance", "--at", day]);
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        let rows = trial["rows"].as_array().unwrap().iter();
+        let found: Balances = rows
+            .map(|row| {
+                let balance = exact(row["debit"].as_str().unwrap()) - exact(row["credit"].as_str().unwrap());
+                ((text(&row["account"]), text(&row["currency"])), balance)
+            })
+            .collect();
+        assert_eq!(found, theirs_before(day), "{day}");
+        for total in trial["totals"].as_array().unwrap() {
+            assert_eq!(total["debit"], total["credit"], "{day}");
+        }
+    }
+}
+
+#[test]
+fn every_statement_adds_up_to_the_book() {
+    for at in [
+        &[][..],
+        &["--at", "2026-01-20T12:34:56Z"],
+        &["--at", "2026-02-01"],
+        &["--at", "2026-02-04T01:00:00Z"],
+    ] {
+        let deferred = report(&[&["deferred-revenue"], at].concat());
+        assert_eq!(deferred["totals"].as_array().unwrap().len(), 2, "{at:?}");
+        for total in deferred["totals"].as_array().unwrap() {
+            assert_eq!(total["difference"], "0", "{at:?}: {total}");
+        }
+        for row in deferred["rows"].as_array().unwrap() {
+            let sum = |name: &str| exact(row[name].as_str().unwrap());
+            assert_eq!(
+                sum("opening") + sum("added") - sum("booked") - sum("scheduled"),
+                sum("closing"),
+                "{row}"
+            );
+        }
+        // In the end all of it is earned.
+        for reservation in ["r-2", "r-3"] {
+            let last =
+                deferred["rows"].as_array().unwrap().iter().rfind(|row| row["reservation"] == reservation);
+            assert_eq!(last.unwrap()["closing"], "0", "{at:?}");
+        }
+        let ageing = report(&[&["receivables-ageing"], at].concat());
+        for row in ageing["rows"].as_array().unwrap() {
+            assert_eq!(row["difference"], "0", "{at:?}: {row}");
+        }
+    }
+    // What was left when January ended is what the book held then.
+    let held = theirs_before("2026-02-01");
+    let deferred = report(&["deferred-revenue"]);
+    for row in deferred["rows"].as_array().unwrap().iter().filter(|row| row["month"] == "2026-01") {
+        let account = format!("liabilities:deferred:{}", row["tenant"].as_str().unwrap());
+        assert_eq!(exact(row["closing"].as_str().unwrap()), -held[&(account, "USD".to_owned())], "{row}");
+    }
+    // Revenue of all months is the income of the book.
+    let mut income = BTreeMap::new();
+    for row in report(&["revenue", "--by", "month,tenant"])["rows"].as_array().unwrap() {
+        *income.entry(row["currency"].as_str().unwrap().to_owned()).or_insert(0) -=
+            exact(row["amount"].as_str().unwrap());
+    }
+    let mut book = BTreeMap::new();
+    for ((_, currency), balance) in
+        ours().into_iter().filter(|((account, _), _)| account.starts_with("income:"))
+    {
+        *book.entry(currency).or_insert(0) += balance;
+    }
+    assert_eq!(income, book);
+    let reconciled = report(&["reconcile"]);
+    assert_eq!(reconciled["agrees"], true);
+    assert!(reconciled["rows"].as_array().unwrap().len() >= 14, "{reconciled}");
+}
+
+#[test]
+fn a_month_is_closed_once_and_verified() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("books");
+    played(&data);
+    let of = |args: &[&str]| hourglass(&data, args);
+    let months = of(&["period", "list", "--json"]).json();
+    let status = |months: &serde_json::Value| -> Vec<String> {
+        let rows = months.as_array().unwrap().iter().take(3);
+        rows.map(|row| row["status"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(status(&months), ["hard", "soft", "open"]);
+    let early = of(&["period", "close", "2026-03"]);
+    assert_eq!((early.code, early.stderr.contains("the next one is 2026-02")), (3, true), "{}", early.stderr);
+    of(&["period", "close", "2026-02"]).ok();
+    let again = of(&["period", "close", "2026-02"]);
+    assert_eq!((again.code, again.stderr.contains("closed already")), (3, true), "{}", again.stderr);
+    let now = of(&["period", "list", "--json"]).json();
+    // The month that was closed before has not changed.
+    assert_eq!(now[0], months[0]);
+    assert_eq!(status(&now), ["hard", "hard", "soft"]);
+    let verified = of(&["verify", "--json"]).json();
+    assert_eq!(verified["finding_count"], 0, "{verified}");
+    let csv = of(&["export", "journal", "--format", "csv"]).ok().stdout;
+    for line in csv.lines().skip(1) {
+        let (period, status) = (line.split(',').nth(3).unwrap(), line.split(',').nth(4).unwrap());
+        assert_eq!(status == "final", period <= "2026-02", "{line}");
+    }
+    of(&["report", "reconcile"]).ok();
+}

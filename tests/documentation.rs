@@ -30,6 +30,7 @@ fn the_examples_of_the_documentation_run() {
         "docs/backtest.md",
         "docs/operating/embedded.md",
         "docs/operating/billing.md",
+        "docs/operating/books.md",
         "docs/operating/compute-sim.md",
         "docs/operating/market.md",
         "docs/operating/quota.md",

@@ -12,4 +12,5 @@ mod lists;
 mod market;
 mod quarantine;
 mod quotas;
+mod reports;
 mod rerating;

@@ -84,7 +84,11 @@ pub enum JournalError {
 
 impl From<csv::Error> for JournalError {
     fn from(error: csv::Error) -> Self {
-        Self::Write(error.into())
+        Self::Write(match error.into_kind() {
+            // Its kind says whether whoever read from a pipe has seen enough.
+            csv::ErrorKind::Io(error) => error,
+            other => io::Error::other(format!("{other:?}")),
+        })
     }
 }
 

@@ -282,3 +282,36 @@ impl Tabular for Reconciliation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The comparison can fail: an amount that is off by the last digit, an account that only one side has.
+    #[test]
+    fn what_differs_is_named() {
+        let amount = |text: &str| Amount::parse(text).unwrap();
+        let usd = |account: &str, text: &str| ((Currency::USD, account.parse().unwrap()), amount(text));
+        let book = Balances::from([
+            usd("assets:unbilled:acme", "1.000000000000000001"),
+            usd("income:revenue:h100:spot", "-1.000000000000000001"),
+        ]);
+        let check = |left: &Balances| {
+            let as_of = AsOf { position: 1, time: String::new() };
+            let mut found = Reconciliation { as_of, agrees: true, rows: Vec::new(), differences: Vec::new() };
+            found.compare("journal", left, &book).unwrap();
+            let named: Vec<String> =
+                found.differences.into_iter().map(|it| format!("{} {}", it.account, it.left)).collect();
+            (found.agrees, named)
+        };
+        assert_eq!(check(&book), (true, Vec::new()));
+        let mut other = book.clone();
+        other.extend([usd("assets:unbilled:acme", "1")]);
+        assert_eq!(check(&other), (false, vec!["assets:unbilled:acme 1".to_owned()]));
+        let mut more = book.clone();
+        more.extend([usd("assets:cash", "-0.000000000000000001")]);
+        assert_eq!(check(&more), (false, vec!["assets:cash -0.000000000000000001".to_owned()]));
+        let less: Balances = book.iter().take(1).map(|(key, sum)| (key.clone(), *sum)).collect();
+        assert_eq!(check(&less), (false, vec!["income:revenue:h100:spot 0".to_owned()]));
+    }
+}

@@ -156,12 +156,15 @@ fn turnover(reader: &dyn Reader, span: Span) -> Result<Turnover, ReportError> {
 
 impl Tabular for TrialBalance {
     fn table(&self) -> Table {
-        let some = |text: &Option<String>| text.clone().unwrap_or_default();
         let row = |it: &TrialRow| {
-            let moved = [some(&it.opening), some(&it.debits), some(&it.credits)];
-            let names = [it.account.clone(), it.currency.clone()];
-            names.into_iter().chain(moved).chain([it.debit.clone(), it.credit.clone()]).collect()
+            let moved = [&it.opening, &it.debits, &it.credits].into_iter().flatten();
+            let names = [&it.account, &it.currency].into_iter();
+            names.chain(moved).chain([&it.debit, &it.credit]).cloned().collect()
         };
+        if self.rows.iter().all(|row| row.opening.is_none()) {
+            let rows = self.rows.iter().map(row).collect();
+            return Table { head: &["account", "currency", "debit", "credit"], numbers: &[2, 3], rows };
+        }
         Table {
             head: &["account", "currency", "opening", "debits", "credits", "debit", "credit"],
             numbers: &[2, 3, 4, 5, 6],
