@@ -24,8 +24,8 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     agent, backtest, balance, budget, capacity, compute_sim, credit, demo, doctor, estimate, explain, export,
-    instance, invoice, key, ledger, market, metering, nats, price, quarantine, quota, replay, reserve,
-    scenario, serve, spend, tax, up, usage, verify, webhook,
+    instance, invoice, key, ledger, market, metering, nats, period, price, quarantine, quota, replay, report,
+    reserve, scenario, serve, spend, tax, up, usage, verify, webhook,
 };
 use crate::config::Settings;
 use crate::output::Format;
@@ -116,6 +116,10 @@ enum Command {
     Webhook(webhook::Args),
     /// API keys: create, list, revoke
     Key(key::Args),
+    /// Statements of the book: trial balance, deferred revenue, receivables, revenue, reconciliation
+    Report(report::Args),
+    /// The months of the book: list, close
+    Period(period::Args),
     /// Write the books for other systems
     Export(export::Args),
     /// Fold the whole log, check every invariant, rebuild the derived rows and compare
@@ -166,6 +170,8 @@ fn main() -> ExitCode {
         Command::Webhook(args) => webhook::run(args, &settings, format),
         Command::Key(args) => key::run(args, &settings, format),
         Command::Export(args) => export::run(args, &settings, format),
+        Command::Report(args) => report::run(args, &settings, format),
+        Command::Period(args) => period::run(args, &settings, format),
         Command::Verify(args) => verify::run(args, &settings, format),
         Command::Doctor(args) => doctor::run(args, &settings, format),
         Command::Completion { shell } => {

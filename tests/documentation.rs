@@ -32,6 +32,7 @@ fn the_examples_of_the_documentation_run() {
         "docs/capacity-planning.md",
         "docs/operating/embedded.md",
         "docs/operating/billing.md",
+        "docs/operating/books.md",
         "docs/operating/compute-sim.md",
         "docs/operating/focus.md",
         "docs/operating/market.md",

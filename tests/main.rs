@@ -3,6 +3,7 @@
 
 mod agent;
 mod backtest;
+mod books;
 mod chaos;
 mod command_line;
 mod commerce;

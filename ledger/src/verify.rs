@@ -10,6 +10,7 @@
 //! | head | the head row is the end of the chain, and nothing stands behind it |
 //! | B-3 | rows rebuilt from the log, in a store of their own, against the stored rows: exact text; the snapshot against the state at its position |
 //! | B-1, B-2 | balances summed up from stored transfers are those of the fold, sum to zero at every position, and each correction names an earlier position |
+//! | B-5 | the rows of a month that is closed for good have the digest that it was closed with, and nothing was booked into it since |
 //! | B-4 | no account with a floor is below it at any position; each credit is what was drawn, what expired and what is left |
 //! | U-1, U-2 | price × quantity = amount in each charge row; its currency is its tenant's |
 //! | P-2 | used and unused rows of a reservation are what is reserved, in each hour; their effective cost is what was paid |
@@ -22,6 +23,7 @@
 //! verification with it. A denial leaves no trace in the log, so nothing is said about Q-2. A cell may append meanwhile; verified is what the head held at the start.
 
 mod market;
+mod periods;
 pub(crate) mod quotas;
 
 use std::collections::BTreeMap;
@@ -125,8 +127,8 @@ pub fn verify(
 ) -> Result<Report, VerifyError> {
     let mut report = Report {
         checks: vec![
-            "log", "head", "B-1", "B-2", "B-3", "B-4", "U-1", "U-2", "M-2", "M-3", "P-1", "P-2", "I-1",
-            "I-2", "Q-1", "Q-3",
+            "log", "head", "B-1", "B-2", "B-3", "B-4", "B-5", "U-1", "U-2", "M-2", "M-3", "P-1", "P-2",
+            "I-1", "I-2", "Q-1", "Q-3",
         ],
         ..Report::default()
     };
@@ -151,6 +153,8 @@ pub fn verify(
         report.find_unreadable("P-2", reserved);
         let transfers = check_transfers(reader, &state, &mut report);
         report.find_unreadable("B-1", transfers);
+        let closed = periods::check(reader, &state, &mut report);
+        report.find_unreadable("B-5", closed);
         check_credits(&state, &mut report);
         check_accounting(&state, &mut report);
         match digest(&state) {

@@ -146,7 +146,11 @@ struct Books {
 
 impl Books {
     fn new() -> Self {
-        let (core, directory) = (story(), tempfile::tempdir().unwrap());
+        Self::of(story())
+    }
+
+    fn of(core: Core) -> Self {
+        let directory = tempfile::tempdir().unwrap();
         let mut store = open(directory.path());
         write(&core, &mut store);
         drop(store);
@@ -225,6 +229,43 @@ fn b3_untouched_books_are_sound() {
     assert_eq!(report.digest, digest(&books.core.state).unwrap().to_hex().to_string());
     assert_eq!(report.invoices, 6);
     assert!(report.rows.values().all(|rows| *rows > 0), "every table has rows: {:?}", report.rows);
+}
+
+/// B-5: the rows of a month that is closed are those that it was closed with, and none is booked into it later.
+#[test]
+fn b5_a_closed_month_that_is_not_as_it_was_closed_is_found() {
+    let mut core = story();
+    core.now = ms("2026-04-05T00:00:00Z");
+    core.run(Command::Tick).unwrap();
+    let mut closed = 0;
+    for month in ["2026-01", "2026-02"] {
+        let month = month.parse().unwrap();
+        while let Some((tenant, period)) = core.state.missing_invoices(month, at(core.now)).first() {
+            let (tenant, period) = (tenant.to_string(), period.to_string());
+            core.run(finalise(&tenant, &period)).unwrap();
+        }
+        core.run(Command::ClosePeriod { month }).unwrap();
+        closed = core.state.position().number();
+    }
+    let books = Books::of(core);
+    assert_eq!(books.verify_after(&[]).findings, []);
+    let january = ms("2026-02-01T00:00:00Z");
+    let january_is = format!("position = (SELECT max(position) FROM transfers WHERE at < {january})");
+    let first = closed - 1;
+    books.check(&format!("UPDATE transfers SET code = 'tax' WHERE {january_is}"), "B-5", Some(first));
+    books.check(&format!("DELETE FROM transfers WHERE {january_is}"), "B-5", Some(first));
+    books.check(&format!("UPDATE transfers SET at = {january} WHERE {january_is}"), "B-5", Some(first));
+    let charge = "position = (SELECT min(position) FROM charges)";
+    books.check(
+        &format!("UPDATE charges SET milliseconds = milliseconds + 1 WHERE {charge}"),
+        "B-5",
+        Some(first),
+    );
+    // A later transfer is dated back.
+    let last = "SELECT max(position) FROM transfers";
+    let late = books.core.rows.iter().rposition(|rows| !rows.transfers.is_empty()).unwrap() as u64 + 1;
+    let back = format!("UPDATE transfers SET at = {} WHERE position = ({last})", january - 1);
+    books.check(&back, "B-5", if late > closed { Some(late) } else { Some(first) });
 }
 
 /// One bit of each event.

@@ -18,9 +18,10 @@ pub(crate) struct Tool {
 }
 
 /// What the tests start.
-pub(crate) const OF_TESTS: [Tool; 4] = [
+pub(crate) const OF_TESTS: [Tool; 5] = [
     Tool { package: "build-essential", installed: || on_path("cc"), purpose: "compiles SQLite, and links" },
     Tool { package: "hledger", installed: || on_path("hledger"), purpose: "checks our books as an outsider" },
+    Tool { package: "beancount", installed: || on_path("bean-check"), purpose: "checks them a second time" },
     Tool { package: "postgresql", installed: postgresql, purpose: "the production store" },
     Tool { package: "nats-server", installed: nats_server, purpose: "brings usage, carries feeds" },
 ];

@@ -15,11 +15,12 @@ use crate::auth::roles::{Permission, Reach};
 use crate::auth::{Denied, Principal};
 
 use Permission::{
-    IngestUsage, ManageKeys, ManageOwnKeys, PlanCapacity, ReadBids, ReadBooks, ReadContracts, ReadInstances,
-    ReadLedger, ReadMarket, ReadMetrics, ReadQuarantine, ReadQuotas, ReadRateCards, ReadReservations,
-    ReadSupply, ReadTenants, ReadUsage, ReadWebhooks, RequestQuotas, RerateOpen, VoidUsage, WriteBids, WriteCaps,
-    WriteCredits, WriteHolds, WriteInstances, WriteInvoices, WriteLabels, WriteLoans, WriteMarket,
-    WritePrices, WriteQuarantine, WriteQuotas, WriteReservations, WriteTax, WriteTenants, WriteWebhooks,
+    ClosePeriods, IngestUsage, ManageKeys, ManageOwnKeys, PlanCapacity, ReadBids, ReadBooks, ReadContracts,
+    ReadInstances, ReadLedger, ReadMarket, ReadMetrics, ReadQuarantine, ReadQuotas, ReadRateCards,
+    ReadReservations, ReadSupply, ReadTenants, ReadUsage, ReadWebhooks, RequestQuotas, RerateOpen, VoidUsage,
+    WriteBids, WriteCaps, WriteCredits, WriteHolds, WriteInstances, WriteInvoices, WriteLabels, WriteLoans,
+    WriteMarket, WritePrices, WriteQuarantine, WriteQuotas, WriteReservations, WriteTax, WriteTenants,
+    WriteWebhooks,
 };
 
 /// Method, path and the permission that both need. An action such as `:start` is part of the path.
@@ -49,6 +50,9 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET",  "/v1/market",                                                      ReadMarket),
     ("PUT",  "/v1/market/margin",                                               WriteMarket),
     ("POST", "/v1/market:clear",                                                WriteMarket),
+    ("GET",  "/v1/periods",                                                     ReadBooks),
+    ("GET",  "/v1/periods/{period}",                                            ReadBooks),
+    ("POST", "/v1/periods/{period}:close",                                      ClosePeriods),
     ("GET",  "/v1/pools",                                                       ReadMarket),
     ("PUT",  "/v1/pools/{platform}/{fabric}",                                   WriteMarket),
     ("GET",  "/v1/pools/{platform}/{fabric}",                                   ReadMarket),
@@ -70,6 +74,11 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("POST", "/v1/quotas:reconcile",                                            WriteHolds),
     ("POST", "/v1/rate-cards",                                                  WritePrices),
     ("GET",  "/v1/rate-cards",                                                  ReadRateCards),
+    ("GET",  "/v1/reports/deferred-revenue",                                    ReadBooks),
+    ("GET",  "/v1/reports/receivables-ageing",                                  ReadBooks),
+    ("GET",  "/v1/reports/reconciliation",                                      ReadBooks),
+    ("GET",  "/v1/reports/revenue",                                             ReadBooks),
+    ("GET",  "/v1/reports/trial-balance",                                       ReadBooks),
     ("POST", "/v1/rerates",                                                     RerateOpen),
     ("POST", "/v1/rerates:preview",                                             ReadBooks),
     ("POST", "/v1/spot-prices",                                                 WritePrices),

@@ -16,8 +16,8 @@ use super::problem::Problem;
 use super::rate::Rates;
 use crate::auth::Authenticator;
 use crate::billing::usage::DayCube;
-use crate::planning::PLANS_MAX;
 use crate::hooks::Hooks;
+use crate::planning::PLANS_MAX;
 use crate::usage::Name;
 
 /// Most charge rows that a request for usage folds in before it is answered.

@@ -19,6 +19,7 @@ use super::quotas::__path_place_project;
 use super::quotas::holds::{__path_commit_hold, __path_release_hold, __path_renew_hold, __path_resize_hold};
 use super::quotas::leases::{__path_refresh_lease, __path_return_lease};
 use super::quotas::requests::__path_decide_request;
+use super::reports::__path_close_period;
 use super::reservations::{
     __path_amend_reservation, __path_assign_reservation, __path_claim_loan, __path_lend_reservation,
     __path_withdraw_loan,
@@ -47,7 +48,7 @@ use crate::auth::roles::{Permission, Reach, holders};
         suspend_tenant, resume_tenant, start_instance, stop_instance, change_mode, void_usage, amend_reservation, assign_reservation, claim_loan,
         lend_reservation, withdraw_loan, pay_invoice, void_invoice,
         revoke_key, revoke_tenant_key, replay_quarantine, place_project, commit_hold, release_hold, renew_hold, resize_hold,
-        refresh_lease, return_lease, decide_request, update_bid, cancel_bid,
+        refresh_lease, return_lease, decide_request, update_bid, cancel_bid, close_period,
         rotate_secret, test_webhook, redeliver_message, rotate_cell_secret, test_cell_webhook, redeliver_cell_message,
     ),
     components(schemas(ProblemDocument)),
@@ -66,6 +67,7 @@ use crate::auth::roles::{Permission, Reach, holders};
         (name = "invoices", description = "Invoices."),
         (name = "budgets", description = "What is to be spent, and who is told when it is."),
         (name = "webhooks", description = "What happens, sent to where a customer or the operator says: Standard Webhooks."),
+        (name = "reports", description = "Statements of the book, and its months."),
         (name = "keys", description = "API keys."),
         (name = "operation", description = "Probes and metrics."),
     ),

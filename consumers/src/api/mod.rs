@@ -22,8 +22,8 @@
 
 mod access;
 mod app;
-mod capacity;
 mod budgets;
+mod capacity;
 mod credits;
 mod document;
 mod done;
@@ -47,6 +47,7 @@ mod problem;
 mod quarantine;
 mod quotas;
 mod rate;
+mod reports;
 mod rerates;
 mod reservations;
 pub(crate) mod schema;
@@ -139,6 +140,7 @@ fn routes_of(app: App) -> Router {
     let routes = routes.route("/v1/tenants/{tenant}/reservations/{reservation}", act);
     let act = post(invoices::life::act_on_invoice);
     let routes = routes.route("/v1/tenants/{tenant}/invoices/{number}", act);
+    let routes = routes.route("/v1/periods/{period}", post(reports::act_on_period));
     let routes = routes.route("/v1/keys/{key}", post(keys::act_on_key));
     let routes = routes.route("/v1/tenants/{tenant}/keys/{key}", post(tenant_keys::act_on_tenant_key));
     let routes = routes.route("/v1/quarantine/{position}", post(quarantine::act_on_quarantine));
@@ -219,6 +221,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(invoices::life::invoice_status))
         .routes(routes!(explain::explain_invoice_line))
         .routes(routes!(invoices::life::issue_credit_note))
+        .merge(described_reports())
         .merge(described_quotas())
         .merge(described_market())
         .merge(described_capacity())
@@ -230,6 +233,18 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
+}
+
+/// Those of finance.
+fn described_reports() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(reports::trial_balance))
+        .routes(routes!(reports::deferred_revenue))
+        .routes(routes!(reports::receivables_ageing))
+        .routes(routes!(reports::revenue))
+        .routes(routes!(reports::reconciliation))
+        .routes(routes!(reports::list_periods))
+        .routes(routes!(reports::get_period))
 }
 
 /// Those of quota.

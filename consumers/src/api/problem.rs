@@ -232,6 +232,11 @@ impl From<Rejection> for Problem {
             | R::WebhooksFull
             | R::WebhookDisabled { .. }
             | R::WebhookChanged { .. }
+            | R::MonthClosed { .. }
+            | R::MonthOutOfOrder { .. }
+            | R::MonthNotOver { .. }
+            | R::MonthUnsettled { .. }
+            | R::InvoicesMissing { .. }
             | R::KeyRevoked { .. } => StatusCode::CONFLICT,
             R::PolicyInvalid(_)
             | R::TextInvalid { .. }

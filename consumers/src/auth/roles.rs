@@ -66,6 +66,8 @@ pub(crate) enum Permission {
     WriteTax,
     /// Finalising invoices, their payments, taking them back, credit notes.
     WriteInvoices,
+    /// Closing months of the book for good.
+    ClosePeriods,
     /// Limits, use, spend caps, budgets and requests for more.
     ReadQuotas,
     /// Setting limits, groups and rules, and deciding about requests.
@@ -109,7 +111,7 @@ pub(crate) enum Permission {
 type Line = (Permission, &'static str, Scope, [Reach; 7]);
 
 #[rustfmt::skip]
-const TABLE: [Line; 39] = {
+const TABLE: [Line; 40] = {
     use Permission as P;
     use Scope::{Ingest, Keys, Metrics, Read, Write};
     [
@@ -135,6 +137,7 @@ const TABLE: [Line; 39] = {
     (P::WriteCredits,      "credits.write",       Write,   [No,  All, No,  No,  No,  All, No ]),
     (P::WriteTax,          "tax.write",           Write,   [No,  All, No,  No,  No,  All, No ]),
     (P::WriteInvoices,     "invoices.write",      Write,   [No,  All, No,  No,  No,  All, No ]),
+    (P::ClosePeriods,      "periods.close",       Write,   [No,  All, No,  No,  No,  All, No ]),
     (P::ReadQuotas,        "quotas.read",         Read,    [Own, All, All, All, All, All, No ]),
     (P::WriteQuotas,       "quotas.write",        Write,   [No,  No,  No,  No,  No,  All, No ]),
     (P::RequestQuotas,     "quotas.request",      Write,   [Own, No,  No,  No,  No,  All, No ]),

@@ -4,4 +4,6 @@ pub mod columnar;
 pub mod focus;
 pub mod invoice;
 pub mod journal;
+pub mod reports;
 pub mod run;
+pub mod span;

@@ -13,6 +13,7 @@ use super::invoicing;
 use super::lifecycle;
 use super::market;
 use super::metering::{AgentIx, Charging, Exclusion, Instance, InstanceIx, Suspended};
+use super::periods::Chained;
 use super::quotas::{self, Target};
 use super::rerating;
 use super::rows::{QuarantineRow, Rows};
@@ -38,8 +39,13 @@ pub fn apply(
     let position = state.position.next();
     state.position = position;
     state.now = at;
-    let detail = happen(state, position, at, &recorded.event, rows)?;
-    timeline::write(state, rows);
+    let mut chained = Chained::new(rows, position, std::mem::take(&mut state.periods));
+    let detail = happen(state, position, at, &recorded.event, &mut chained)?;
+    timeline::write(state, &mut chained);
+    state.periods = chained.finish()?;
+    if let Event::PeriodClosed(close) = &recorded.event {
+        state.periods.close(close, position, at)?;
+    }
     let answer = Answer { position, detail };
     if let Some((key, request)) = recorded.key {
         state.keys.insert(key, FirstAnswer { request, answer: answer.clone() });
@@ -174,6 +180,8 @@ fn happen(
             invoicing::pay(state, tenant, *number, *amount, at, rows)?;
         }
         Event::InvoiceVoided { tenant, number, .. } => invoicing::void(state, tenant, *number, at, rows)?,
+        // It has no rows, and what it writes is with those who chain them.
+        Event::PeriodClosed(_) => {}
         Event::KeyCreated(grant) => {
             if state.credentials.get(&grant.id).is_some() {
                 return Err(Inconsistent::new("a key created twice"));

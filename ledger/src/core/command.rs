@@ -193,6 +193,11 @@ pub enum Command {
     },
     /// Changes prices of the past, and posts the corrections.
     Rerate(RerateDraft),
+    /// Closes a month of the book for good.
+    ClosePeriod {
+        /// Which.
+        month: Month,
+    },
     /// Lets whoever knows a key come in.
     CreateKey(KeyGrant),
     /// Takes a key back, at once and for good.

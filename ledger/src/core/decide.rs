@@ -25,6 +25,7 @@ use super::invoicing;
 use super::market;
 use super::metering::Instance;
 use super::modes::MODE_CHANGES_MAX;
+use super::periods;
 use super::quotas;
 use super::rejection::Rejection;
 use super::rerating;
@@ -184,6 +185,7 @@ fn in_open_cell(
             let invoice = invoicing::plan(state, tenant, *period, now, &request.chain_hash)?;
             Event::InvoiceFinalised(Box::new(invoice))
         }
+        Command::ClosePeriod { month } => Event::PeriodClosed(periods::plan(state, *month, now)?),
         Command::CreateKey(grant) => create_key(state, grant, now)?,
         Command::RevokeKey { id } => {
             let key = state.credentials.get(id);
@@ -638,6 +640,7 @@ fn digest(command: &Command) -> [u8; 16] {
             add(&encoded(&("void_usage", instance, from, until, reason)));
         }
         Command::Rerate(draft) => add(&encoded(&("rerate", draft))),
+        Command::ClosePeriod { month } => add(&encoded(&("close_period", month))),
         // The id and the hash are drawn anew for each attempt: they are no part of what was asked for.
         Command::CreateKey(KeyGrant { id: _, hash: _, name, role, tenant, agent, scopes, expires_at }) => {
             add(&encoded(&("create_key", name, role, tenant, agent, scopes, expires_at)));

@@ -19,6 +19,7 @@ use super::credentials::{KeyGrant, KeyId};
 use super::credits::Grant;
 use super::invoice::Invoice;
 use super::market::MarketEvent;
+use super::periods::PeriodClose;
 use super::quotas::QuotaEvent;
 use super::usage::UsageBatch;
 use super::webhooks::WebhookEvent;
@@ -202,6 +203,8 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// A month of the book was closed for good.
+    PeriodClosed(PeriodClose),
     /// Whoever knows a key may come in.
     KeyCreated(Box<KeyGrant>),
     /// A key holds no longer.
@@ -256,6 +259,7 @@ impl Event {
             Self::PricesRerated(_) => EventKind::PricesRerated,
             Self::PaymentRecorded { .. } => EventKind::PaymentRecorded,
             Self::InvoiceVoided { .. } => EventKind::InvoiceVoided,
+            Self::PeriodClosed(_) => EventKind::PeriodClosed,
             Self::Quota(event) => event.kind(),
             Self::Market(event) => event.kind(),
             Self::Webhook(event) => event.kind(),
@@ -340,11 +344,12 @@ pub enum EventKind {
     WebhookTested = 74,
     WebhookRedeliveryAsked = 75,
     WebhookJudged = 76,
+    PeriodClosed = 90,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 63] = [
+    pub const ALL: [Self; 64] = [
         Self::CellOpened,
         Self::TenantOpened,
         Self::RateCardPublished,
@@ -408,6 +413,7 @@ impl EventKind {
         Self::WebhookTested,
         Self::WebhookRedeliveryAsked,
         Self::WebhookJudged,
+        Self::PeriodClosed,
     ];
 
     /// The number in the log.
@@ -486,6 +492,7 @@ impl EventKind {
             Self::WebhookTested => "webhook_tested",
             Self::WebhookRedeliveryAsked => "webhook_redelivery_asked",
             Self::WebhookJudged => "webhook_judged",
+            Self::PeriodClosed => "period_closed",
         }
     }
 }

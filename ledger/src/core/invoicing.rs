@@ -315,7 +315,16 @@ pub(crate) fn plan_credit_note(
 /// Every invoice that can be finalised at `now`, in an order in which that works.
 pub fn due(state: &State, now: Instant) -> Vec<(TenantId, Month)> {
     let grace_ms = state.cell.as_ref().map_or(0, |cell| cell.policy.grace_ms);
-    let mut due = Vec::new();
+    let mut due = open_periods(state, now);
+    due.retain(|(tenant, period)| {
+        state.calendars.of(tenant).interval(*period).end().saturating_add_ms(grace_ms) <= now
+    });
+    due
+}
+
+/// Every billing period that an invoice is still to be drawn for, those that run included, by tenant and in order.
+pub(crate) fn open_periods(state: &State, now: Instant) -> Vec<(TenantId, Month)> {
+    let mut all = Vec::new();
     // What was accrued is known to be open or not; what was not is found out.
     let unsettled = state.to_settle(None, now);
     for (id, tenant) in &state.tenants {
@@ -326,13 +335,9 @@ pub fn due(state: &State, now: Instant) -> Vec<(TenantId, Month)> {
         let open = tenant.items.uninvoiced().copied().chain(fresh);
         let open = open.map(|key| last.map_or(key.period, |last| key.period.max(last.next())));
         let periods: BTreeSet<Month> = open.collect();
-        let calendar = state.calendars.of(id);
-        let ended = periods
-            .into_iter()
-            .filter(|period| calendar.interval(*period).end().saturating_add_ms(grace_ms) <= now);
-        due.extend(ended.map(|period| (id.clone(), period)));
+        all.extend(periods.into_iter().map(|period| (id.clone(), period)));
     }
-    due
+    all
 }
 
 /// What a tenant owes and no invoice holds yet, as the lines that it will be billed with.

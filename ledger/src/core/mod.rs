@@ -35,6 +35,7 @@ mod lifecycle;
 pub mod market;
 mod metering;
 mod modes;
+pub mod periods;
 pub mod projection;
 pub mod quotas;
 mod rejection;

@@ -15,6 +15,7 @@ use super::credentials::{KEYS_MAX, KeyId};
 use super::credits::CREDITS_MAX;
 use super::market::MarketRejection;
 use super::modes::MODE_CHANGES_MAX;
+use super::periods::MissingInvoices;
 use super::quotas::QuotaRejection;
 use super::webhooks::{WEBHOOKS_A_TENANT_MAX, WEBHOOKS_MAX};
 
@@ -194,6 +195,47 @@ pub enum Rejection {
         period: Month,
         /// The month that is closed.
         later: Month,
+    },
+    /// Closed is closed.
+    #[error("{month} is closed already, at position {position}")]
+    MonthClosed {
+        /// Which.
+        month: Month,
+        /// Where.
+        position: Position,
+    },
+    /// Months are closed one after the other.
+    #[error(
+        "{month} cannot be closed now: months are closed in order, {}",
+        next.map_or_else(|| "and nothing was booked yet".to_owned(), |next| format!("and the next one is {next}"))
+    )]
+    MonthOutOfOrder {
+        /// Which.
+        month: Month,
+        /// The one that is to be closed next.
+        next: Option<Month>,
+    },
+    /// It runs, or its grace does.
+    #[error("{month} can be closed from {from} on, when the grace for late usage has passed")]
+    MonthNotOver {
+        /// Which.
+        month: Month,
+        /// From when.
+        from: Instant,
+    },
+    /// The clock has not ticked since.
+    #[error("{month} cannot be closed before the next tick, which posts what is left of it: try again")]
+    MonthUnsettled {
+        /// Which.
+        month: Month,
+    },
+    /// Not all of it is invoiced.
+    #[error("{month} cannot be closed: invoices are missing ({missing}), finalise them first")]
+    InvoicesMissing {
+        /// Which.
+        month: Month,
+        /// The invoices.
+        missing: MissingInvoices,
     },
     /// A key whose parts do not fit each other.
     #[error("{0}")]
@@ -502,6 +544,11 @@ impl Rejection {
             Self::PeriodFinalised { .. } => "period_finalised",
             Self::EarlierPeriodOpen { .. } => "earlier_period_open",
             Self::LaterPeriodFinalised { .. } => "later_period_finalised",
+            Self::MonthClosed { .. } => "month_closed",
+            Self::MonthOutOfOrder { .. } => "month_out_of_order",
+            Self::MonthNotOver { .. } => "month_not_over",
+            Self::MonthUnsettled { .. } => "month_unsettled",
+            Self::InvoicesMissing { .. } => "invoices_missing",
             Self::KeyGrantInvalid(_) => "key_grant_invalid",
             Self::KeyExists { .. } => "key_exists",
             Self::KeysFull => "keys_full",
@@ -549,7 +596,12 @@ impl Rejection {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::Quota(rejection) => rejection.is_retryable(),
-            Self::SuspenseFull | Self::PeriodOpen { .. } | Self::CellNotOpen | Self::KeyExists { .. } => true,
+            Self::SuspenseFull
+            | Self::PeriodOpen { .. }
+            | Self::MonthNotOver { .. }
+            | Self::MonthUnsettled { .. }
+            | Self::CellNotOpen
+            | Self::KeyExists { .. } => true,
             _ => false,
         }
     }

@@ -65,13 +65,23 @@ pub(crate) struct Purchase {
 }
 
 impl Held {
+    /// What was paid ahead for it, and when.
+    pub fn paid_ahead(&self) -> impl Iterator<Item = (Instant, Amount)> + '_ {
+        self.purchases.iter().map(|purchase| (purchase.at, purchase.amount))
+    }
+
+    /// What is earned of what was paid ahead, as the book holds it.
+    pub fn released(&self) -> Amount {
+        self.released
+    }
+
     /// Whether it is paid up front, and so earned over its time.
-    pub(crate) fn is_upfront(&self) -> bool {
+    pub fn is_upfront(&self) -> bool {
         matches!(self.reservation.draft().payment, Payment::Upfront { .. } | Payment::UpfrontTotal { .. })
     }
 
     /// What is earned of it until an instant, full hours only. `None` out of range.
-    pub(crate) fn earned(&self, at: Instant) -> Option<Amount> {
+    pub fn earned(&self, at: Instant) -> Option<Amount> {
         match Interval::between(INSTANT_MIN, Hour::containing(at).start()) {
             Some(past) => self.reservation.fee_within(past),
             None => Some(Amount::ZERO),

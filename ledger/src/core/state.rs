@@ -30,6 +30,7 @@ use super::metering::{
     account_suspense,
 };
 use super::modes::Modes;
+use super::periods::Periods;
 use super::quotas::Quotas;
 use super::reservations::{Held, Reservations};
 use super::sla::Incidents;
@@ -73,6 +74,7 @@ pub struct State {
     #[serde(skip)]
     pub(crate) noted: Vec<Noted>,
     pub(crate) webhooks: Webhooks,
+    pub(crate) periods: Periods,
 }
 
 /// Whose books these are.
@@ -279,6 +281,7 @@ impl State {
             labels: BTreeMap::new(),
             noted: Vec::new(),
             webhooks: Webhooks::default(),
+            periods: Periods::default(),
         }
     }
 

@@ -280,6 +280,8 @@ pub(crate) fn a_state_of_everything() -> (State, crate::snapshot::Snapshot) {
     bench.run(Command::FinaliseInvoice { tenant, period }).unwrap();
     let labels = hourglass_units::Labels::new([("team", "research")]).unwrap();
     bench.run(Command::LabelInstance { instance: "i-1".parse().unwrap(), labels }).unwrap();
+    bench.run(Command::Tick).unwrap();
+    bench.run(Command::ClosePeriod { month: period }).unwrap();
     bench.run(Command::CreateKey(customer_key("a1b2c3d4e5f6"))).unwrap();
     bench.run(Command::RevokeKey { id: "a1b2c3d4e5f6".parse().unwrap() }).unwrap();
     who_is_told(&mut bench);

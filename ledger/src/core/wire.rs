@@ -21,6 +21,7 @@ use super::credentials::{KeyGrant, KeyHash};
 use super::event::{Event, EventError, Policy, Recorded};
 use super::invoice::Invoice;
 use super::market::{Cleared, MarketEvent};
+use super::periods::PeriodClose;
 use super::quotas::{Ask, QuotaEvent};
 use super::usage::{BATCH_BYTES_MAX, UsageBatch};
 
@@ -183,6 +184,13 @@ fn to_wire(event: &Event) -> wire::event::Kind {
         Event::InvoiceFinalised(invoice) => {
             Kind::InvoiceFinalised(wire::InvoiceFinalised { document: invoice.to_document().into() })
         }
+        Event::PeriodClosed(close) => Kind::PeriodClosed(wire::PeriodClosed {
+            month: close.month.to_string(),
+            digest: close.digest.to_vec(),
+            transfers: close.transfers,
+            charges: close.charges,
+            unused: close.unused,
+        }),
         Event::KeyCreated(grant) => Kind::KeyCreated(wire::KeyCreated {
             id: grant.id.to_string(),
             hash: grant.hash.bytes().to_vec(),
@@ -316,6 +324,13 @@ fn from_wire(kind: wire::event::Kind) -> Result<Event, EventError> {
         Kind::InvoiceFinalised(it) => {
             Event::InvoiceFinalised(Box::new(Invoice::from_document(&it.document).map_err(EventError::new)?))
         }
+        Kind::PeriodClosed(it) => Event::PeriodClosed(PeriodClose {
+            month: id(&it.month)?,
+            digest: it.digest.as_slice().try_into().map_err(EventError::new)?,
+            transfers: it.transfers,
+            charges: it.charges,
+            unused: it.unused,
+        }),
         Kind::KeyCreated(it) => Event::KeyCreated(Box::new(KeyGrant {
             id: id(&it.id)?,
             hash: KeyHash::from_bytes(it.hash.as_slice().try_into().map_err(EventError::new)?),

@@ -9,7 +9,7 @@ pub struct Event {
     pub request_digest: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "event::Kind",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 50, 45"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 50, 45, 60"
     )]
     pub kind: ::core::option::Option<event::Kind>,
 }
@@ -79,6 +79,8 @@ pub mod event {
         InstanceLabelled(super::InstanceLabelled),
         #[prost(message, tag = "45")]
         WebhookChanged(super::WebhookChanged),
+        #[prost(message, tag = "60")]
+        PeriodClosed(super::PeriodClosed),
     }
 }
 impl ::prost::Name for Event {
@@ -819,5 +821,32 @@ impl ::prost::Name for MarketCleared {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/hourglass.ledger.v1.MarketCleared".into()
+    }
+}
+/// A month of the book was closed for good.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PeriodClosed {
+    /// YYYY-MM
+    #[prost(string, tag = "1")]
+    pub month: ::prost::alloc::string::String,
+    /// BLAKE3 of the chains of its rows.
+    #[prost(bytes = "vec", tag = "2")]
+    pub digest: ::prost::alloc::vec::Vec<u8>,
+    /// How many rows each chain has.
+    #[prost(uint64, tag = "3")]
+    pub transfers: u64,
+    #[prost(uint64, tag = "4")]
+    pub charges: u64,
+    #[prost(uint64, tag = "5")]
+    pub unused: u64,
+}
+impl ::prost::Name for PeriodClosed {
+    const NAME: &'static str = "PeriodClosed";
+    const PACKAGE: &'static str = "hourglass.ledger.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "hourglass.ledger.v1.PeriodClosed".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/hourglass.ledger.v1.PeriodClosed".into()
     }
 }

@@ -264,6 +264,9 @@ fn of_tenant_or_list(command: &Command) -> Option<(String, Value)> {
             let body = json!({"tenant": tenant, "currency": currency, "display_name": display_name});
             return Some(("/v1/tenants".to_owned(), body));
         }
+        Command::ClosePeriod { month } => {
+            return Some((format!("/v1/periods/{month}:close"), json!({})));
+        }
         Command::PublishRateCard(card) => return Some(("/v1/rate-cards".to_owned(), json!(card))),
         Command::Rerate(draft) => return Some(("/v1/rerates".to_owned(), json!(draft))),
         Command::SetSpotPrice { platform, currency, price, fabric, from } => {

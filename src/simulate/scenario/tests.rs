@@ -47,6 +47,7 @@ fn good_lines_are_read() {
         "pay acme 1 100.00 reference=\"bank 7\"",
         "void-invoice acme 1 reason=\"wrong address\"",
         "credit-note acme",
+        "close 2026-01",
         "expect balance assets:unbilled:acme -1.5 EUR",
         "expect line i-1 10:00 on_demand 2.95 quantity=8",
         "expect invoice acme 1 total=1 status=paid",

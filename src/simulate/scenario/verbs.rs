@@ -18,7 +18,7 @@ use super::{Act, Fault, REPORTS_MAX, ShortCard, Use, expect, market};
 const AGENT: &str = "agent-1";
 
 /// Each verb and how its step is written.
-const FORMS: [(&str, &str); 23] = [
+const FORMS: [(&str, &str); 24] = [
     ("cell", "cell [region=eu] [grace=3d] [skew=5m] [window=62d]"),
     ("tenant", "tenant TENANT CURRENCY [\"DISPLAY NAME\"]"),
     ("card", "card <<TOML"),
@@ -50,6 +50,7 @@ const FORMS: [(&str, &str); 23] = [
     ("pay", "pay TENANT NUMBER AMOUNT [reference=TEXT]"),
     ("void-invoice", "void-invoice TENANT NUMBER [reason=TEXT]"),
     ("credit-note", "credit-note TENANT"),
+    ("close", "close YYYY-MM"),
     ("expect", "expect refused CODE, or expect SUBJECT … FIELD=VALUE"),
 ];
 
@@ -102,6 +103,7 @@ pub(super) fn act(
             let (instance, mode) = (words.value("the instance")?, mode(&mut words)?);
             Command::ChangeMode { instance, mode, at: words.named_time("at", at)?.unwrap_or(at) }.into()
         }
+        "close" => Command::ClosePeriod { month: words.value("the month")? }.into(),
         "rerate" => rerate(&mut words, at, block.take())?.into(),
         _ => money(&verb, &mut words, at)?.into(),
     };

@@ -59,7 +59,7 @@ fn every_role_is_answered_as_the_matrix_says() {
             found.push_str(&format!("\n{method:<7}{path:<61}"));
             for (_, credential, tenant) in &columns {
                 let path = path.replace("{tenant}", tenant).replace("{instance}", "i-1");
-                let path = path.replace("{reservation}", "r-1");
+                let path = path.replace("{reservation}", "r-1").replace("{period}", "2025-01");
                 let path = path.replace("{hold}", "1").replace("{lease}", "1").replace("{request}", "1");
                 let path = path.replace("{project}", "ml").replace("{bid}", "b-1").replace("{clear}", "1");
                 let path =

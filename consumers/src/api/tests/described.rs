@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::testing::{request, with_server};
 
-const ROUTES: [&str; 157] = [
+const ROUTES: [&str; 165] = [
     "DELETE /v1/pools/{platform}/{fabric}/nodes/{node}",
     "DELETE /v1/tenants/{tenant}/budgets/{budget}",
     "DELETE /v1/tenants/{tenant}/spend-caps",
@@ -33,6 +33,8 @@ const ROUTES: [&str; 157] = [
     "GET /v1/ledger/head",
     "GET /v1/ledger/transfers",
     "GET /v1/market",
+    "GET /v1/periods",
+    "GET /v1/periods/{period}",
     "GET /v1/pools",
     "GET /v1/pools/{platform}/{fabric}",
     "GET /v1/pools/{platform}/{fabric}/account",
@@ -46,6 +48,11 @@ const ROUTES: [&str; 157] = [
     "GET /v1/quotas/drift",
     "GET /v1/quotas/rules",
     "GET /v1/rate-cards",
+    "GET /v1/reports/deferred-revenue",
+    "GET /v1/reports/receivables-ageing",
+    "GET /v1/reports/reconciliation",
+    "GET /v1/reports/revenue",
+    "GET /v1/reports/trial-balance",
     "GET /v1/spot-prices",
     "GET /v1/tenants",
     "GET /v1/tenants/{tenant}",
@@ -100,6 +107,7 @@ const ROUTES: [&str; 157] = [
     "POST /v1/keys",
     "POST /v1/keys/{key}:revoke",
     "POST /v1/market:clear",
+    "POST /v1/periods/{period}:close",
     "POST /v1/quarantine/{position}:replay",
     "POST /v1/quotas:check",
     "POST /v1/quotas:reconcile",
@@ -194,6 +202,7 @@ fn every_route_is_described_and_every_description_has_a_route() {
                     .replace("{instance}", "i-1")
                     .replace("{number}", "1")
                     .replace("{key}", "aaaaaaaaaaaa")
+                    .replace("{period}", "2026-01")
                     .replace("{position}", "1")
                     .replace("{reservation}", "r-1")
                     .replace("{hold}", "1")

@@ -14,5 +14,6 @@ mod lists;
 mod market;
 mod quarantine;
 mod quotas;
+mod reports;
 mod rerating;
 mod webhooks;

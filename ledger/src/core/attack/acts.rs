@@ -22,6 +22,8 @@ pub(super) enum Act {
     Pay(usize, u64),
     VoidInvoice(usize, u64),
     CreditNote(usize),
+    /// Closes the next month, where it can be; before it what is due may be finalised.
+    Close(bool),
     Tick,
     Quota(Quota),
 }
@@ -93,6 +95,7 @@ pub(super) fn act() -> impl Strategy<Value = Act> {
         2 => (0..2_usize, 1..3_u64).prop_map(|(t, n)| Act::Pay(t, n)),
         4 => (0..2_usize, 1..3_u64).prop_map(|(t, n)| Act::VoidInvoice(t, n)),
         3 => (0..2_usize).prop_map(Act::CreditNote),
+        4 => any::<bool>().prop_map(Act::Close),
         5 => Just(Act::Tick),
         24 => quota().prop_map(Act::Quota),
     ]

@@ -160,3 +160,26 @@ pub(super) fn check_buckets(state: &State) {
     sums.retain(|_, quantity| !quantity.is_zero());
     assert_eq!(buckets, sums);
 }
+
+/// B-5: nothing is booked into a month after it is closed, and its rows until then are those that it was closed with.
+pub(super) fn check_closed(state: &State, written: &[(Position, EventRows)]) {
+    let periods = state.periods();
+    for month in periods.months() {
+        let Some(closed) = periods.closed(month) else { continue };
+        let of_month = |at: Instant| month.interval().contains(at);
+        let mut rows = super::super::periods::MonthRows::default();
+        for (position, written) in written {
+            for row in written.transfers.iter().filter(|row| of_month(row.at)) {
+                assert!(*position < closed.position, "B-5: a transfer at {position} in {month}");
+                rows.transfers.add_transfer(*position, row);
+            }
+            if *position < closed.position {
+                let charges = written.charges.iter().filter(|row| of_month(row.hour.start()));
+                charges.for_each(|row| rows.charges.add_charge(*position, row));
+                let unused = written.unused.iter().filter(|row| of_month(row.hour.start()));
+                unused.for_each(|row| rows.unused.add_unused(*position, row));
+            }
+        }
+        assert_eq!(rows.digest(month), closed.digest, "B-5: {month}");
+    }
+}

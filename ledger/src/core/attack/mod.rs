@@ -24,7 +24,8 @@ use super::quotas::{Ask, QuotaCommand};
 use super::rows::EventRows;
 use super::tests::{Bench, at, batch};
 use super::{
-    Command, Decision, Mode, Registration, Rejection, Request, State, apply, decide, digest, invoicing,
+    Command, Decision, Mode, Position, Registration, Rejection, Request, State, apply, decide, digest,
+    invoicing,
 };
 
 use crate::verify::quotas::{Before, Watch};
@@ -40,6 +41,8 @@ const INSTANCES: [(&str, usize, u32); 5] =
 
 struct Life {
     bench: Bench,
+    /// Every row that a closed month can have, in order.
+    written: Vec<(Position, EventRows)>,
     unused: BTreeMap<(ReservationId, Hour), i64>,
     reserved_used: BTreeMap<(ReservationId, Hour), i64>,
     events: Vec<(Instant, super::Recorded)>,
@@ -72,6 +75,7 @@ impl Life {
         let (tenant, display_name) = (TENANTS[1].parse().unwrap(), String::new());
         let mut life = Self {
             bench,
+            written: Vec::new(),
             unused: BTreeMap::new(),
             reserved_used: BTreeMap::new(),
             events: Vec::new(),
@@ -145,6 +149,7 @@ impl Life {
             let numbered = invoicing::Invoice { number: invoice.number, ..draft };
             assert_eq!(numbered.to_document(), invoice.to_document(), "preview = finalise");
         }
+        self.written.push((answer.position, rows.clone()));
         for row in rows.charges {
             if let Some(reservation) = &row.reservation {
                 *self.reserved_used.entry((reservation.clone(), row.hour)).or_default() +=
@@ -302,6 +307,14 @@ impl Life {
             Act::VoidInvoice(t, number) => {
                 Command::VoidInvoice { tenant: tenant(t), number, reason: String::new() }
             }
+            Act::Close(prepared) => {
+                if prepared {
+                    self.tick();
+                    (0..TENANTS.len()).for_each(|t| self.act(&Act::Finalise(t)));
+                }
+                let Some(month) = self.bench.state.periods().next() else { return };
+                Command::ClosePeriod { month }
+            }
             Act::CreditNote(t) => Command::IssueCreditNote { tenant: tenant(t) },
             Act::Quota(ref quota) => match self.quota_command(quota) {
                 Some(command) => command,
@@ -441,9 +454,10 @@ impl Life {
         }
     }
 
-    /// P-2 for all hours that are written, and the whole log folded again.
+    /// P-2 for all hours that are written, B-5 for all months that are closed.
     fn check_end(&mut self) {
         self.tick();
+        check_closed(&self.bench.state, &self.written);
         for held in self.bench.state.reservations() {
             let id = &held.reservation.draft().reservation;
             for (hour, part) in held.reservation.interval().by_hour() {
@@ -650,7 +664,7 @@ proptest! {
                 keyed.sort_by_key(|(_, key)| *key);
                 reports = keyed.into_iter().map(|(report, _)| report).collect();
             }
-            let facts = acts.iter().filter(|act| !matches!(act, Act::Report(..) | Act::Continue(..) | Act::VoidUsage(..) | Act::Wait(..) | Act::Finalise(_) | Act::VoidInvoice(..) | Act::CreditNote(_) | Act::Spot(_)));
+            let facts = acts.iter().filter(|act| !matches!(act, Act::Report(..) | Act::Continue(..) | Act::VoidUsage(..) | Act::Wait(..) | Act::Close(_) | Act::Finalise(_) | Act::VoidInvoice(..) | Act::CreditNote(_) | Act::Spot(_)));
             let end = at(BEGIN).saturating_add_ms(100 * HOUR);
             let mut facts = facts.peekable();
             let mut reports = reports.into_iter().peekable();
