@@ -28,6 +28,7 @@ fn the_examples_of_the_documentation_run() {
         "README.md",
         "docs/scenarios.md",
         "docs/backtest.md",
+        "docs/price-feed.md",
         "docs/operating/embedded.md",
         "docs/operating/billing.md",
         "docs/operating/compute-sim.md",

@@ -12,6 +12,9 @@
 //!   `request_id`; the id is in `X-Request-Id` of every answer too.
 //! * A principal that is not the cloud's own may send [`RATE_PER_SECOND`] requests, [`RATE_BURST`] at once;
 //!   then it is answered 429 with `Retry-After`. The fields `RateLimit` and `RateLimit-Policy` say what is left.
+//! * Where the operator makes prices public, they may be read without a credential, and nothing else: from one
+//!   address [`PUBLIC_RATE_PER_SECOND`] requests, [`PUBLIC_RATE_BURST`] at once.
+//! * Who does not read its answer for [`WRITE_STALL_MAX`] is hung up on.
 //! * Unknown query parameters and unknown fields are refused, so that a misspelt filter cannot pass
 //!   for none.
 //! * Every path but the probes and the documentation needs a credential ([`crate::auth`]) whose role
@@ -33,6 +36,7 @@ mod instances;
 mod invoices;
 mod keys;
 mod ledger;
+mod listen;
 mod market;
 mod metrics;
 mod observe;
@@ -70,18 +74,21 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use app::App;
+use listen::{Patient, Peer};
 use problem::Problem;
 
-use crate::auth::{Authenticator, Oidc};
+use crate::auth::Oidc;
+use crate::prices::PriceHub;
 
 pub use done::IDEMPOTENT_REPLAYED;
 pub use extract::IDEMPOTENCY_KEY;
 pub use guard::{REQUEST_TIMEOUT, REQUESTS_MAX};
+pub use listen::WRITE_STALL_MAX;
 pub use metrics::{Exposer, Exposition};
 pub use observe::REQUEST_ID;
 pub use problem::PROBLEM_MEDIA_TYPE;
 pub use quotas::operation::LISTING_BYTES_MAX;
-pub use rate::{RATE_BURST, RATE_PER_SECOND};
+pub use rate::{PUBLIC_RATE_BURST, PUBLIC_RATE_PER_SECOND, RATE_BURST, RATE_PER_SECOND};
 pub use rerates::RERATE_LINES_MAX;
 pub use usage::USAGE_ROWS_MAX;
 
@@ -97,6 +104,10 @@ pub struct ApiConfig {
     pub exposers: Vec<Arc<Exposer>>,
     /// Whose JWTs are taken.
     pub oidc: Option<Oidc>,
+    /// What streams of prices go down; one for all servers of a process.
+    pub prices: PriceHub,
+    /// Whether prices may be read without a credential.
+    pub public_prices: bool,
 }
 
 impl std::fmt::Debug for ApiConfig {
@@ -105,13 +116,15 @@ impl std::fmt::Debug for ApiConfig {
         f.debug_struct("ApiConfig")
             .field("operator_token", &self.operator_token.as_ref().map(|_| "…"))
             .field("oidc", &self.oidc)
+            .field("prices", &self.prices)
+            .field("public_prices", &self.public_prices)
             .finish()
     }
 }
 
 /// Every route of a cell.
 pub fn router(cell: CellHandle, config: ApiConfig) -> Router {
-    let app = App::new(cell, Authenticator::new(&config), config.exposers);
+    let app = App::new(cell, config);
     let (routes, document) = described().split_for_parts();
     let routes = routes.route("/", get(|| async { Redirect::temporary("/docs/") }));
     // Actions such as `{instance}:start`: they are described by hand in `document`.
@@ -231,7 +244,13 @@ fn described_market() -> OpenApiRouter<App> {
         .routes(routes!(market::clear))
         .routes(routes!(market::pools::list_pools))
         .routes(routes!(market::pools::set_pool, market::pools::get_pool))
-        .routes(routes!(market::pools::list_prices))
+        .routes(routes!(market::history::list_prices))
+        .routes(routes!(market::history::list_candles))
+        .routes(routes!(market::history::get_depth))
+        .routes(routes!(market::history::get_interruptions))
+        .routes(routes!(market::stream::all_prices))
+        .routes(routes!(market::stream::stream_all))
+        .routes(routes!(market::stream::stream_pool))
         .routes(routes!(market::supply::set_node, market::supply::forget_node))
         .routes(routes!(market::supply::list_nodes))
         .routes(routes!(market::supply::get_supply))
@@ -255,5 +274,13 @@ pub async fn serve_http(
     config: ApiConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(cell, config)).with_graceful_shutdown(shutdown).await
+    let prices = config.prices.clone();
+    prices.start(&cell);
+    let service = router(cell, config).into_make_service_with_connect_info::<Peer>();
+    let shutdown = async move {
+        shutdown.await;
+        // A stream has no end of its own, and who waits for all requests would wait for it.
+        prices.close();
+    };
+    axum::serve(Patient::new(listener), service).with_graceful_shutdown(shutdown).await
 }
