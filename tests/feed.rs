@@ -155,7 +155,7 @@ fn who_does_not_read_holds_nobody_up_and_misses_nothing() {
 fn prices_are_watched_and_looked_up_from_the_command_line() {
     let data = tempfile::tempdir().unwrap();
     let settings = data.path().join("hourglass.toml");
-    std::fs::write(&settings, "region = \"test\"\n[feed]\npublic = true\n").unwrap();
+    std::fs::write(&settings, "region = \"eu-north1\"\n[feed]\npublic = true\n").unwrap();
     let token = [("HOURGLASS_OPERATOR_TOKEN", "a token of some length")];
     let args = ["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--tick", "1h", "--config"];
     let server = Server::start(command(data.path(), &args).arg(&settings).envs(token));
@@ -173,6 +173,7 @@ fn prices_are_watched_and_looked_up_from_the_command_line() {
         Some(3),
         "there is no such pool, and a credential is needed"
     );
+    operator(&["price", "publish", "docs/examples/rate-card.toml"]);
     operator(&set);
     // Everybody may watch; it ends after the one tick.
     let mut watch = command(

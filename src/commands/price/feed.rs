@@ -9,6 +9,7 @@ use hourglass_consumers::billing::market::{
     interruptions_row, pool_name, prices, step_rows, with_sold,
 };
 use hourglass_consumers::prices::{History, Step};
+use hourglass_ledger::cell::Clock;
 use hourglass_ledger::core::market::MarketRejection;
 use hourglass_ledger::core::{Rejection, State};
 use hourglass_ledger::load::Loaded;
@@ -146,6 +147,11 @@ impl Past {
     }
 }
 
+/// The last event may be a while ago, and its price holds on.
+fn now(state: &State) -> Instant {
+    wire::WallClock.now().max(state.now())
+}
+
 /// What a pool cost, as it was logged or by steps.
 pub(super) fn history(past: Past, at: Where<'_>) -> Result<(), Failure> {
     let rows: Vec<PriceRow> = match at.rows(&past.query("prices"))? {
@@ -158,7 +164,7 @@ pub(super) fn history(past: Past, at: Where<'_>) -> Result<(), Failure> {
                     Ok(prices(state, name, within).into_iter().map(|(_, row)| row).collect())
                 }
                 Some(step) => {
-                    let within = Past::within(from, until, Some(state.now()))?;
+                    let within = Past::within(from, until, Some(now(state)))?;
                     Ok(step_rows(state, name, within, step).map(|(_, row)| row).collect())
                 }
             })?
@@ -182,7 +188,7 @@ pub(super) fn ohlc(past: Past, at: Where<'_>) -> Result<(), Failure> {
             let step = step.as_deref().and_then(Step::parse).unwrap_or(Step::HOUR);
             at.read(which, |reader, state, name| {
                 let history = past_of(reader)?;
-                let within = Past::within(from, until, Some(state.now()))?;
+                let within = Past::within(from, until, Some(now(state)))?;
                 Ok(with_sold(candle_rows(state, name, within, step).collect(), name, &history))
             })?
         }
@@ -225,7 +231,7 @@ pub(super) fn interruptions(which: Which, at: Where<'_>) -> Result<(), Failure> 
     let row: InterruptionsRow = match at.ask(&which.path("interruptions"))? {
         Some(row) => row,
         None => {
-            at.read(which, |reader, state, name| Ok(interruptions_row(&past_of(reader)?, name, state.now())))?
+            at.read(which, |reader, state, name| Ok(interruptions_row(&past_of(reader)?, name, now(state))))?
         }
     };
     answer(at.format, &row, interruptions_text)

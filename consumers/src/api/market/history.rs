@@ -145,6 +145,8 @@ pub(in crate::api) async fn list_prices(
     let within = between(start, end)?;
     let list = format!("prices {platform} {fabric} {start:?} {end:?} {step:?}");
     let step = step.as_deref().map(stepped).transpose()?;
+    // The last event may be a while ago, and its price holds on.
+    let now = app.cell().now();
     let page_size = step.map_or(page_size, |step| Some(page_of_steps(page_size, step)));
     let page = PageRequest::new(list, page_size, page_token.as_deref())?;
     let page = page.of_state(&app, move |state, after, limit| {
@@ -157,7 +159,7 @@ pub(in crate::api) async fn list_prices(
                 rows.map(|(from, row)| (from.to_string(), row)).collect()
             }
             Some(step) => {
-                let Some(rest) = rest(within, after, state.now())? else { return Ok(Vec::new()) };
+                let Some(rest) = rest(within, after, now.max(state.now()))? else { return Ok(Vec::new()) };
                 let rows = step_rows(state, &name, rest, step).take(limit);
                 rows.map(|(_, row)| (row.until.clone().unwrap_or_default(), row)).collect()
             }
@@ -195,10 +197,10 @@ pub(in crate::api) async fn list_candles(
     let step = step.as_deref().map_or(Ok(Step::HOUR), stepped)?;
     let page = PageRequest::new(list, Some(page_of_steps(page_size, step)), page_token.as_deref())?;
     let history = history(&app).await?;
-    let of = (platform.clone(), fabric.clone());
+    let (of, now) = ((platform.clone(), fabric.clone()), app.cell().now());
     let page = page.of_state(&app, move |state, after, limit| {
         let name = known(state, platform, fabric)?;
-        let Some(rest) = rest(within, after, state.now())? else { return Ok(Vec::new()) };
+        let Some(rest) = rest(within, after, now.max(state.now()))? else { return Ok(Vec::new()) };
         let rows = candle_rows(state, &name, rest, step).take(limit);
         Ok(rows.map(|row| (row.1.until.clone(), row)).collect())
     });
@@ -251,7 +253,8 @@ pub(in crate::api) async fn get_interruptions(
 ) -> Result<axum::Json<InterruptionsAnswer>, Problem> {
     let history = history(&app).await?;
     let read = app.read(move |state| Ok((AsOf::of(state), known(state, platform, fabric)?, state.now())));
-    let (as_of, name, now) = read.await?;
+    let (as_of, name, last) = read.await?;
+    let now = app.cell().now().max(last);
     let counted = tokio::task::spawn_blocking(move || interruptions_row(&history, &name, now)).await;
     let interruptions = counted.map_err(|_| Problem::internal())?;
     Ok(axum::Json(InterruptionsAnswer { as_of, interruptions }))
