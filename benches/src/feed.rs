@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::figure::{Figure, median, percentile};
+use crate::market::past;
 use crate::production::program;
 
 /// The name under which this program is the ceiling.
@@ -45,6 +46,7 @@ pub(crate) fn run(quick: bool) -> Vec<Figure> {
         figure("price tick to 10,000 clients, p99", most, "ms", most_bare, "< 250 ms"),
         figure("the same, last client", median(told.last), "ms", Some(median(bare.last)), "–"),
         figure("memory a client of the stream", told.memory, "KiB", None, "–"),
+        past(quick),
     ]
 }
 

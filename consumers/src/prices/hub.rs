@@ -207,8 +207,9 @@ impl PriceHub {
 
     /// Reads the last clearings, once.
     async fn fill(&self, cell: &CellHandle) -> Result<Reading, HubError> {
+        // Who stands by cannot say, and then need not read the log either.
+        self.refresh(cell).await?;
         let Tail { rows, mut seen, floor } = blocking(cell, Tail::read).await?;
-        self.look_up(cell, rows.iter().cloned().collect::<Vec<_>>().as_slice()).await?;
         let nothing = || Told::new(Sequence::default(), INSTANT_MIN, Vec::new());
         let last = rows.back().map_or_else(|| Ok(nothing()), |row| self.all(row))?;
         let at = last.sequence.position.max(floor);
