@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use hourglass_test_servers::Postgres;
+
+use crate::production::{settings, wait_for, writes};
 use crate::support::{Cli, Server, command};
 
 /// Longest that a stream may be silent: two heartbeats.
@@ -132,6 +135,35 @@ fn a_stream_that_is_cut_by_kill_9_goes_on_without_a_gap_or_a_repeat() {
     assert!(server.stop());
     let (_, event, data) = whole.next().unwrap();
     assert_eq!((event.as_str(), &data["code"]), ("bye", &Value::from("shutting_down")));
+}
+
+#[test]
+fn a_stream_goes_on_from_the_process_that_took_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let postgres = format!("[postgres]\nurl = \"{}\"", Postgres::shared().database());
+    let a = Server::serve(&settings(&directory, "a", &postgres));
+    wait_for("a writes", || writes(&a));
+    let b = Server::serve(&settings(&directory, "b", &postgres));
+    // Who stands by says so at once.
+    wait_for("b stands by", || b.get("/v1/prices").1["code"] == "not_the_writer");
+    let mut stream = Stream::open(&a.url, None);
+    stream.kind("snapshot");
+    let mut seen = Vec::new();
+    for gpus in 1..5 {
+        change(directory.path(), &a.url, gpus);
+        seen.push(stream.kind("tick"));
+    }
+    a.kill();
+    wait_for("b takes over", || writes(&b));
+    let mut resumed = Stream::open(&b.url, seen.last().map(|(id, _)| id.as_str()));
+    change(directory.path(), &b.url, 9);
+    seen.push(resumed.kind("tick"));
+    let (id, tick) = seen.last().unwrap();
+    assert!(id.starts_with("2.") && tick["pools"][0]["supply"] == 9, "another epoch: {id} {tick}");
+    let mut whole = Stream::open(&b.url, Some("0.0"));
+    for tick in &seen {
+        assert_eq!(&whole.kind("tick"), tick);
+    }
 }
 
 #[test]

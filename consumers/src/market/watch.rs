@@ -45,6 +45,10 @@ pub(super) async fn open(
     let wanted: BTreeSet<PoolName> = wanted.into_iter().collect();
     let wanted = if wanted.is_empty() { Wanted::All } else { Wanted::Some(wanted) };
     let gate = service.gate();
+    // Who stands by says so, and does not let wait for its turn.
+    if let Err(error) = gate.cell().read(|_| ()).await {
+        return Err(service.failed(error).await);
+    }
     let watcher = match after {
         None => {
             let (last, watcher) = Watcher::begin(gate.prices(), wanted).await.ok_or_else(stopping)?;

@@ -73,6 +73,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Watching {
     responses((status = 200, description = "All pools as the last clearing left them.", body = PriceSnapshot<'static>))
 )]
 pub(in crate::api) async fn all_prices(State(app): State<App>) -> Result<Response, Problem> {
+    // Who stands by says who writes.
+    app.read(|_| Ok(())).await?;
     let prices = app.prices();
     let last = if prices.ready().await { prices.last() } else { None };
     let last = last.ok_or_else(shutting_down)?;
@@ -96,6 +98,7 @@ pub(in crate::api) async fn stream_all(
     Query(query): Query<StreamQuery>,
     watching: Watching,
 ) -> Result<Response, Problem> {
+    app.read(|_| Ok(())).await?;
     open(app, Wanted::All, query, watching).await
 }
 
