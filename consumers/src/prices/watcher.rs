@@ -133,7 +133,8 @@ impl Watcher {
             return None;
         }
         let last = hub.last()?;
-        let watcher = Self::new(hub, wanted, last.sequence, None);
+        // It begins at the end of the list.
+        let watcher = Self { live: true, ..Self::new(hub, wanted, last.sequence, None) };
         Some((last, watcher))
     }
 

@@ -12,7 +12,7 @@ use hourglass_units::{Currency, Percent, Price};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::api::{ApiConfig, PUBLIC_RATE_BURST, router};
+use crate::api::{ApiConfig, PUBLIC_RATE_BURST, REQUESTS_MAX, router};
 use crate::auth::draw_key;
 use crate::prices::{LAG_CLEARINGS_MAX, STREAMS_PER_ADDRESS_MAX};
 use crate::testing::{OPERATOR_TOKEN, Server, key_of, request, with_server};
@@ -174,6 +174,28 @@ fn who_asks_for_what_is_not_there_is_told_to_begin_again() {
         for query in ["last_event_id=1", "last_event_id=", "last_id=1.1"] {
             server.get(&format!("{ALL}?{query}")).await.expect_problem(400, "query_invalid");
         }
+    });
+}
+
+#[test]
+fn streams_take_no_place_among_requests() {
+    with_server(async |server| {
+        change(&server, "f-1", 4).await;
+        let mut streams = Vec::new();
+        for _ in 0..REQUESTS_MAX + 10 {
+            streams.push(open(&server, ALL, &[]).await);
+        }
+        server.get("/v1/prices").await.expect(StatusCode::OK);
+        let metrics = server.get("/metrics").await.expect(StatusCode::OK).text();
+        assert!(metrics.contains(&format!("hourglass_price_streams {}", streams.len())), "{metrics}");
+        let next = change(&server, "f-1", 5).await;
+        for stream in &mut streams {
+            stream.kind("snapshot").await;
+            assert_eq!(stream.kind("tick").await.id, format!("1.{next}"));
+        }
+        drop(streams);
+        let metrics = server.get("/metrics").await.expect(StatusCode::OK).text();
+        assert!(metrics.contains("hourglass_price_streams 0"), "{metrics}");
     });
 }
 
