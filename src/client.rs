@@ -1,5 +1,6 @@
 //! A running cell, asked over HTTP by the command line.
 
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use hourglass_consumers::api::IDEMPOTENCY_KEY;
@@ -14,6 +15,8 @@ const CREDENTIAL_VARIABLE: &str = "HOURGLASS_TOKEN";
 const OPERATOR_VARIABLE: &str = "HOURGLASS_OPERATOR_TOKEN";
 /// Longest that an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// A stream of events is read anew after so long.
+const STREAM_TIME_MAX: Duration = Duration::from_secs(900);
 /// Most bytes of an answer.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
@@ -88,6 +91,29 @@ impl Client {
             request = request.header("authorization", authorization);
         }
         self.bytes(request.call())
+    }
+
+    /// Reads a stream of events from behind an id. It is cut after a while, and then goes on behind the last one:
+    /// so a server that went away without a word is noticed.
+    pub fn stream(&self, path: &str, last_event_id: Option<&str>) -> Result<impl BufRead + use<>, Failure> {
+        let mut request = self.agent.get(format!("{}{path}", self.server));
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        if let Some(id) = last_event_id {
+            request = request.header("last-event-id", id);
+        }
+        let request = request.config().timeout_global(Some(STREAM_TIME_MAX)).build();
+        let answer = request.call();
+        match answer {
+            Ok(answer) if answer.status().is_success() => {
+                Ok(BufReader::new(answer.into_body().into_reader()))
+            }
+            answer => Err(match self.bytes(answer) {
+                Err(failure) => failure,
+                Ok(_) => Failure::Unavailable(format!("{} answers with no stream", self.server)),
+            }),
+        }
     }
 
     /// Changes something.

@@ -81,12 +81,24 @@ pub fn serve(
     ready: impl FnOnce(SocketAddr, Option<SocketAddr>),
 ) -> Result<(), Failure> {
     serve.check_exposure()?;
+    raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(serve_until_stopped(cell.handle(), serve, tasks, ready));
     // What was spawned and is not awaited may still hold the cell.
     runtime.shutdown_timeout(SHUTDOWN_MAX);
     cell.close();
     served
+}
+
+/// Each connection is an open file, and the limit that processes begin with is made for other programs: it is raised as
+/// far as the system lets us.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files was not raised: so many connections there can be");
+    }
 }
 
 async fn serve_until_stopped(

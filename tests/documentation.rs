@@ -30,6 +30,7 @@ fn the_examples_of_the_documentation_run() {
         "docs/backtest.md",
         "docs/billing-api.md",
         "docs/capacity-planning.md",
+        "docs/price-feed.md",
         "docs/operating/embedded.md",
         "docs/operating/billing.md",
         "docs/operating/books.md",

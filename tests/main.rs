@@ -13,6 +13,7 @@ mod demo;
 mod documentation;
 mod driven;
 mod explain;
+mod feed;
 mod full_disk;
 mod http;
 mod keys;

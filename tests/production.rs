@@ -12,7 +12,7 @@ use crate::support::{Server, command, hourglass};
 const LEASE: Duration = Duration::from_secs(2);
 
 /// Settings of one process of a cell.
-fn settings(directory: &TempDir, node: &str, postgres: &str) -> PathBuf {
+pub(crate) fn settings(directory: &TempDir, node: &str, postgres: &str) -> PathBuf {
     let path = directory.path().join(format!("{node}.toml"));
     let text = format!(
         "region = \"test\"\n{postgres}\n[cell]\nnode = \"{node}\"\nlease = \"{}s\"\ntick = \"1s\"\n",
@@ -23,7 +23,7 @@ fn settings(directory: &TempDir, node: &str, postgres: &str) -> PathBuf {
 }
 
 #[expect(clippy::disallowed_methods, reason = "what real processes do is waited for in real time")]
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) -> Duration {
+pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) -> Duration {
     let started = Instant::now();
     while !done() {
         assert!(started.elapsed() < Duration::from_secs(40), "{what} does not come about");
@@ -32,7 +32,7 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) -> Duration {
     started.elapsed()
 }
 
-fn writes(server: &Server) -> bool {
+pub(crate) fn writes(server: &Server) -> bool {
     server.get("/readyz").0 == 200
 }
 

@@ -18,6 +18,7 @@
 //! | `market` | clearings of 10,000 bids and of 100,000 in 64 pools, a hundredth of them new; the bound of their welfare; listings of 10,000 units, taken in by the core: one thread | of the bound: the clearing; of a listing: the comparison alone |
 //! | `welfare` | welfare beside the exact optimum, on random books: one thread | HiGHS, on the same books |
 //! | `successor` | from the end of a victim's notice to its successor RUNNING in the log, less the cloud's own times: cell, driver and simulated cloud over gRPC | notice, stop and boot |
+//! | `feed` | a price tick from the request to clear to 10,000 SSE clients of `hourglass up`; its memory a client | a bare loop of another process that writes the same bytes to as many sockets |
 //! | `backtest` | a month of 100,000 jobs on 2,048 GPUs, in virtual time: one thread | – |
 //! | `export` | the FOCUS export of a month of 1,400 instances from SQLite, to Parquet and to CSV; the most memory that it takes | the parquet and the csv crate alone, on the same values |
 //! | `recovery` | folding a log of 10,000,000 records: cold, and from a snapshot | decoding the same batches with prost |
@@ -33,6 +34,7 @@
 mod backtest;
 mod embedded;
 mod export;
+mod feed;
 mod figure;
 mod market;
 mod memory;
@@ -46,12 +48,18 @@ use figure::Figure;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    // The ceiling of `feed` is a process of its own, as the server is.
+    if let [only] = args.as_slice()
+        && only == feed::BROADCASTER
+    {
+        return feed::broadcast();
+    }
     let json = args.iter().any(|arg| arg == "--json");
     let quick = args.iter().any(|arg| arg == "--quick");
     let names: Vec<&str> = args.iter().map(String::as_str).filter(|arg| !arg.starts_with("--")).collect();
     type Bench = (&'static str, fn(bool) -> Vec<Figure>);
     // Memory comes first: later, what the others have freed would be used again unseen.
-    let benches: [Bench; 14] = [
+    let benches: [Bench; 15] = [
         ("memory", memory::run),
         ("metering", metering::run),
         ("pricing", pricing::run),
@@ -59,6 +67,7 @@ fn main() {
         ("market", market::run),
         ("welfare", market::welfare),
         ("successor", market::successor),
+        ("feed", feed::run),
         ("backtest", backtest::run),
         ("admission", production::admission),
         ("embedded", embedded::run),
@@ -70,7 +79,7 @@ fn main() {
     let known = |name: &&str| *name == "recovery" || benches.iter().any(|(bench, _)| bench == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
         eprintln!(
-            "no benchmark is called {unknown:?}: choose among metering, pricing, quota, market, welfare, successor, backtest, admission, embedded, recovery, export, memory, serve, latency and restart"
+            "no benchmark is called {unknown:?}: choose among metering, pricing, quota, market, welfare, successor, feed, backtest, admission, embedded, recovery, export, memory, serve, latency and restart"
         );
         std::process::exit(2);
     }

@@ -40,6 +40,7 @@ use crate::api::ApiConfig;
 use crate::auth::{Authenticator, Denied, Principal};
 use crate::capacity::Capacity;
 use crate::market::MarketService;
+use crate::prices::PriceHub;
 use crate::quota::{Allowances, Operations, QuotaService};
 use crate::usage::grpc::UsageService;
 
@@ -85,7 +86,9 @@ pub(crate) async fn serve_checking(
 ) -> std::io::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let authenticator = Authenticator::new(&config);
-    let gate = Gate { cell, authenticator, check_every, stopped, region: Arc::default() };
+    config.prices.start(&cell);
+    let prices = config.prices.clone();
+    let gate = Gate { cell, authenticator, prices, check_every, stopped, region: Arc::default() };
     let shutdown = async move {
         shutdown.await;
         let _streams = stop.send(true);
@@ -168,6 +171,7 @@ impl Service<Request<Body>> for Services {
 pub(crate) struct Gate {
     cell: CellHandle,
     authenticator: Authenticator,
+    prices: PriceHub,
     check_every: Duration,
     stopped: watch::Receiver<bool>,
     /// Never changes once the cell is open.
@@ -177,6 +181,11 @@ pub(crate) struct Gate {
 impl Gate {
     pub(crate) const fn cell(&self) -> &CellHandle {
         &self.cell
+    }
+
+    /// What clearings changed.
+    pub(crate) const fn prices(&self) -> &PriceHub {
+        &self.prices
     }
 
     /// Who asks.

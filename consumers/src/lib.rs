@@ -4,6 +4,7 @@
 //! * [`usage`] takes usage in, as protobuf, CloudEvents or JSON over HTTP and as a gRPC stream.
 //! * [`grpc`] serves gRPC, all services on one port.
 //! * [`market`] serves the spot market, and its prices as they change.
+//! * [`prices`] tells what clearings changed, to all streams of the process.
 //! * [`quota`] answers who asks what may run, and clients of the public Nebius API about quotas.
 //! * `capacity` lets clients of the public Nebius API read reservations, and how much there is to be had.
 //! * [`auth`] says who asks, and what each role may do.
@@ -39,6 +40,7 @@ pub mod hooks;
 pub mod market;
 pub mod nats;
 pub mod planning;
+pub mod prices;
 pub mod quota;
 mod refusal;
 #[cfg(test)]

@@ -70,6 +70,7 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
         api: ApiConfig {
             operator_token: serving::operator_token(settings.operator_token_file.as_deref())?,
             oidc: settings.oidc.clone(),
+            public_prices: settings.feed.public,
             ..ApiConfig::default()
         },
         clockwork: Some(Clockwork { every: TICK, market_every: args.market_tick, finalise_invoices: true }),

@@ -53,7 +53,13 @@ pub fn run(args: Args, settings: Resolved) -> Result<(), Failure> {
     let mut serve = Serve {
         http,
         grpc: Some(args.grpc.unwrap_or(settings.grpc)),
-        api: ApiConfig { operator_token: token, exposers, oidc: settings.oidc.clone(), webhooks: None },
+        api: ApiConfig {
+            operator_token: token,
+            exposers,
+            oidc: settings.oidc.clone(),
+            public_prices: settings.feed.public,
+            ..ApiConfig::default()
+        },
         clockwork: Some(Clockwork {
             every: settings.cell.tick,
             market_every: settings.cell.market_tick,

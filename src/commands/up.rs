@@ -61,6 +61,7 @@ pub fn run(args: Args, settings: &Resolved) -> Result<(), Failure> {
         api: ApiConfig {
             operator_token: serving::operator_token(token_file.as_deref())?,
             oidc: settings.oidc.clone(),
+            public_prices: settings.feed.public,
             ..ApiConfig::default()
         },
         clockwork: Some(Clockwork {

@@ -55,6 +55,17 @@ struct SettingsFile {
     compute: Option<ComputeSection>,
     #[serde(default)]
     webhooks: WebhookSection,
+    #[serde(default)]
+    feed: FeedSection,
+}
+
+/// `[feed]`: who may watch prices.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeedSection {
+    /// Whether prices may be read without a credential.
+    #[serde(default)]
+    pub public: bool,
 }
 
 /// Settings that hold.
@@ -84,6 +95,8 @@ pub struct Resolved {
     pub compute: Option<ComputeSection>,
     /// Who may be told by webhook, and under which key.
     pub webhooks: WebhookSection,
+    /// Who may watch prices.
+    pub feed: FeedSection,
 }
 
 /// Reads a file that the command line or the settings name.
@@ -117,6 +130,7 @@ impl Settings {
             cell: file.cell,
             compute: file.compute,
             webhooks: file.webhooks,
+            feed: file.feed,
             oidc: file.oidc.map(OidcSection::open).transpose()?,
             data,
             data_was_named,
@@ -141,7 +155,7 @@ mod tests {
         assert_eq!(example.region.as_deref(), Some("eu-north1"));
         // What is commented out is understood too, and changes nothing where it is a default.
         let setting = |line: &str| {
-            if let "# [oidc]" | "# [compute]" | "# [webhooks]" = line {
+            if let "# [oidc]" | "# [compute]" | "# [webhooks]" | "# [feed]" = line {
                 return line.strip_prefix("# ").map(str::to_owned);
             }
             let (name, value) = line.strip_prefix("# ")?.split_once(" = ")?;
@@ -151,6 +165,7 @@ mod tests {
         let all: String =
             EXAMPLE.lines().map(|line| setting(line).unwrap_or_else(|| line.to_owned()) + "\n").collect();
         let all: SettingsFile = toml::from_str(&all).unwrap();
+        assert_eq!(all.feed.public, FeedSection::default().public);
         let (cell, default) = (all.cell, CellSection::default());
         assert_eq!(cell.policy(), Policy::default());
         assert_eq!((cell.lease, cell.tick), (default.lease, default.tick));

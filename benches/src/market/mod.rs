@@ -2,6 +2,7 @@
 
 mod books;
 mod listing;
+mod past;
 mod peer;
 mod region;
 mod successor;
@@ -14,6 +15,7 @@ use hourglass_capacity::auction::{Unlimited, clear};
 
 use crate::figure::{Figure, median, seconds};
 
+pub(crate) use past::past;
 pub(crate) use successor::run as successor;
 pub(crate) use welfare::run as welfare;
 

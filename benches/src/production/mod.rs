@@ -26,7 +26,7 @@ pub(crate) use self::latency::latency;
 use self::pipe::Pack;
 pub(crate) use self::quota::admission;
 use self::region::{Region, make_stream, publish, subjects};
-pub(crate) use self::restart::restart;
+pub(crate) use self::restart::{program, restart};
 use crate::embedded::submit_all;
 use crate::figure::{Figure, median};
 use crate::workload::{RECORDS, TENANTS, opens_at, tenant};

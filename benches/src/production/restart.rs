@@ -98,7 +98,7 @@ fn now() -> hourglass_units::Instant {
 }
 
 /// The binary lies beside this one: `cargo xtask bench` builds both.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let program = std::env::current_exe().expect("this program").with_file_name("hourglass");
     assert!(program.is_file(), "{} is missing: run `cargo build --release` first", program.display());
     program

@@ -57,12 +57,18 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
     ("PUT",  "/v1/pools/{platform}/{fabric}",                                   WriteMarket),
     ("GET",  "/v1/pools/{platform}/{fabric}",                                   ReadMarket),
     ("GET",  "/v1/pools/{platform}/{fabric}/account",                           ReadSupply),
+    ("GET",  "/v1/pools/{platform}/{fabric}/depth",                             ReadMarket),
+    ("GET",  "/v1/pools/{platform}/{fabric}/interruptions",                     ReadMarket),
     ("GET",  "/v1/pools/{platform}/{fabric}/nodes",                             ReadSupply),
     ("PUT",  "/v1/pools/{platform}/{fabric}/nodes/{node}",                      WriteMarket),
     ("DELETE", "/v1/pools/{platform}/{fabric}/nodes/{node}",                    WriteMarket),
     ("GET",  "/v1/pools/{platform}/{fabric}/prices",                            ReadMarket),
+    ("GET",  "/v1/pools/{platform}/{fabric}/prices/ohlc",                       ReadMarket),
+    ("GET",  "/v1/pools/{platform}/{fabric}/prices/stream",                     ReadMarket),
     ("GET",  "/v1/pools/{platform}/{fabric}/supply",                            ReadSupply),
     ("GET",  "/v1/preemptions",                                                 WriteHolds),
+    ("GET",  "/v1/prices",                                                      ReadMarket),
+    ("GET",  "/v1/prices/stream",                                               ReadMarket),
     ("GET",  "/v1/quarantine",                                                  ReadQuarantine),
     ("GET",  "/v1/quarantine/{position}",                                       ReadQuarantine),
     ("POST", "/v1/quarantine/{position}:replay",                                WriteQuarantine),
@@ -194,6 +200,21 @@ pub(super) const ROUTES: &[(&str, &str, Permission)] = &[
 /// Whether a path tells nothing about anyone: probes and the documentation.
 pub(super) fn is_public(path: &str) -> bool {
     matches!(path, "/" | "/healthz" | "/readyz" | "/openapi.json" | "/docs") || path.starts_with("/docs/")
+}
+
+/// Prices, which an operator can make public. No tenant is in any of them.
+const PRICES: &[&str] = &[
+    "/v1/prices",
+    "/v1/prices/stream",
+    "/v1/pools/{platform}/{fabric}/prices",
+    "/v1/pools/{platform}/{fabric}/prices/ohlc",
+    "/v1/pools/{platform}/{fabric}/prices/stream",
+    "/v1/pools/{platform}/{fabric}/interruptions",
+];
+
+/// Whether a route only reads prices.
+pub(super) fn is_price(method: &Method, route: &str) -> bool {
+    matches!(*method, Method::GET | Method::HEAD) && PRICES.contains(&route)
 }
 
 /// What a route of the document needs; `None` where the table has forgotten it.

@@ -10,6 +10,7 @@ use hourglass_ledger::store::{Reader, StoreError};
 use hourglass_units::TenantId;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, Semaphore};
 
+use super::ApiConfig;
 use super::guard::REQUESTS_MAX;
 use super::metrics::{Exposer, Metrics};
 use super::problem::Problem;
@@ -18,6 +19,7 @@ use crate::auth::Authenticator;
 use crate::billing::usage::DayCube;
 use crate::hooks::Hooks;
 use crate::planning::PLANS_MAX;
+use crate::prices::PriceHub;
 use crate::usage::Name;
 
 /// Most charge rows that a request for usage folds in before it is answered.
@@ -33,6 +35,10 @@ struct Shared {
     cell: CellHandle,
     authenticator: Authenticator,
     rates: Rates,
+    /// Of who asks without a credential, where prices are public.
+    addresses: Rates,
+    prices: PriceHub,
+    public_prices: bool,
     metrics: Metrics,
     exposers: Vec<Arc<Exposer>>,
     permits: Semaphore,
@@ -43,16 +49,17 @@ struct Shared {
 }
 
 impl App {
-    pub(super) fn new(
-        cell: CellHandle,
-        authenticator: Authenticator,
-        exposers: Vec<Arc<Exposer>>,
-        webhooks: Option<Arc<Hooks>>,
-    ) -> Self {
+    pub(super) fn new(cell: CellHandle, config: ApiConfig) -> Self {
+        let authenticator = Authenticator::new(&config);
+        let ApiConfig { mut exposers, prices, public_prices, webhooks, .. } = config;
+        exposers.push(exposer(prices.clone()));
         Self(Arc::new(Shared {
             cell,
             authenticator,
             rates: Rates::default(),
+            addresses: Rates::of_addresses(),
+            prices,
+            public_prices,
             metrics: Metrics::new(),
             exposers,
             permits: Semaphore::new(REQUESTS_MAX),
@@ -82,6 +89,21 @@ impl App {
 
     pub(super) fn rates(&self) -> &Rates {
         &self.0.rates
+    }
+
+    pub(super) fn addresses(&self) -> &Rates {
+        &self.0.addresses
+    }
+
+    /// What clearings changed.
+    pub(super) fn prices(&self) -> &PriceHub {
+        self.0.prices.start(self.cell());
+        &self.0.prices
+    }
+
+    /// Whether prices may be read without a credential.
+    pub(super) fn public_prices(&self) -> bool {
+        self.0.public_prices
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -178,6 +200,29 @@ impl App {
         let done = tokio::task::spawn_blocking(move || read(reader.as_ref())).await;
         Ok(done.map_err(|_| Problem::internal())??)
     }
+}
+
+/// Writes how the price feed does.
+fn exposer(prices: PriceHub) -> Arc<Exposer> {
+    Arc::new(move |text| {
+        let (status, streams) = (prices.status(), AtomicU64::new(prices.streams() as u64));
+        text.gauge("hourglass_price_streams", "Price streams that are open over HTTP.", &streams);
+        text.counter(
+            "hourglass_price_streams_slow_total",
+            "Price streams that fell behind and were let go.",
+            &status.slow,
+        );
+        text.counter(
+            "hourglass_price_streams_resync_total",
+            "Price streams that could not go on where they asked to.",
+            &status.resyncs,
+        );
+        text.counter(
+            "hourglass_price_replays_total",
+            "Reads of the log for price streams that go on from long ago.",
+            &status.replays,
+        );
+    })
 }
 
 /// The tenant of the path has an account.

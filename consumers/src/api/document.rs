@@ -7,7 +7,7 @@ use utoipa::openapi::{
     ContentBuilder, Object, ObjectBuilder, Ref, RefOr, Required, ResponseBuilder, Schema, Type,
 };
 
-use super::access::{is_public, needed};
+use super::access::{is_price, is_public, needed};
 use super::extract::IDEMPOTENCY_KEY;
 use super::instances::{__path_change_mode, __path_start_instance, __path_stop_instance, __path_void_usage};
 use super::invoices::life::{__path_pay_invoice, __path_void_invoice};
@@ -91,6 +91,9 @@ pub(super) fn completed(mut document: utoipa::openapi::OpenApi) -> utoipa::opena
                 complete(operation, method != "GET");
                 if !is_public(path) {
                     guarded(operation, needed(method, path));
+                    if is_price(&method.parse().unwrap_or_default(), path) {
+                        public(operation);
+                    }
                 }
             }
         }
@@ -152,6 +155,15 @@ fn repeatable(operation: &mut Operation) {
             .clone_into(&mut repeated.description);
         responses.insert("200".to_owned(), RefOr::T(repeated));
     }
+}
+
+/// Says that an operator can let everybody use an operation.
+fn public(operation: &mut Operation) {
+    let text = operation.description.take().unwrap_or_default();
+    operation.description = Some(format!("{text} Where the operator makes prices public, everybody."));
+    // Either of them is enough.
+    let credential = SecurityRequirement::new::<_, [&str; 0], &str>("bearer", []);
+    operation.security = Some(vec![credential, SecurityRequirement::default()]);
 }
 
 fn complete(operation: &mut Operation, mutation: bool) {

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{HOST, ORIGIN};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::access::{authorise, is_public};
+use super::access::{authorise, is_price, is_public};
 use super::app::App;
+use super::listen::peer;
 use super::problem::Problem;
-use crate::auth::is_loopback_host;
+use crate::auth::{Denied, is_loopback_host};
 
 /// Most requests at work at once; more are told to come back.
 pub const REQUESTS_MAX: usize = 1_024;
@@ -47,6 +48,9 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
 async fn admitted(app: &App, mut request: Request, next: Next) -> Response {
     let principal = match app.authenticator().authenticate(app.cell(), request.headers()).await {
         Ok(principal) => principal,
+        Err(Denied::Missing) if is_of_public_prices(app, &request) => {
+            return of_public_prices(app, request, next).await;
+        }
         Err(denied) => return Problem::from(denied).into_response(),
     };
     let left = app.rates().take(&principal, app.cell().now());
@@ -66,6 +70,22 @@ async fn admitted(app: &App, mut request: Request, next: Next) -> Response {
     if let Some(left) = left {
         left.write(response.headers_mut());
     }
+    response
+}
+
+fn is_of_public_prices(app: &App, request: &Request) -> bool {
+    let route = request.extensions().get::<MatchedPath>();
+    app.public_prices() && route.is_some_and(|route| is_price(request.method(), route.as_str()))
+}
+
+/// Runs a request for prices of somebody who gives no credential, at a rate by address.
+async fn of_public_prices(app: &App, request: Request, next: Next) -> Response {
+    let left = app.addresses().take_address(peer(request.extensions()), app.cell().now());
+    let mut response =
+        if left.within { next.run(request).await } else { Problem::too_many_requests().into_response() };
+    left.write(response.headers_mut());
+    // What everybody may read a page of any site may show.
+    response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     response
 }
 

@@ -13,6 +13,9 @@
 //!   `request_id`; the id is in `X-Request-Id` of every answer too.
 //! * A principal that is not the cloud's own may send [`RATE_PER_SECOND`] requests, [`RATE_BURST`] at once;
 //!   then it is answered 429 with `Retry-After`. The fields `RateLimit` and `RateLimit-Policy` say what is left.
+//! * Where the operator makes prices public, they may be read without a credential, and nothing else: from one
+//!   address [`PUBLIC_RATE_PER_SECOND`] requests, [`PUBLIC_RATE_BURST`] at once.
+//! * Who does not read its answer for [`WRITE_STALL_MAX`] is hung up on.
 //! * Unknown query parameters and unknown fields are refused, so that a misspelt filter cannot pass
 //!   for none.
 //! * Every path but the probes and the documentation needs a credential ([`crate::auth`]) whose role
@@ -38,6 +41,7 @@ mod invoices;
 mod keys;
 mod labels;
 mod ledger;
+mod listen;
 mod market;
 mod metrics;
 mod observe;
@@ -80,20 +84,23 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use app::App;
+use listen::{Patient, Peer};
 use problem::Problem;
 
-use crate::auth::{Authenticator, Oidc};
+use crate::auth::Oidc;
 use crate::hooks::Hooks;
+use crate::prices::PriceHub;
 
 pub use done::IDEMPOTENT_REPLAYED;
 pub use etag::ETAG_BYTES_MAX;
 pub use extract::IDEMPOTENCY_KEY;
 pub use guard::{REQUEST_TIMEOUT, REQUESTS_MAX};
+pub use listen::WRITE_STALL_MAX;
 pub use metrics::{Exposer, Exposition};
 pub use observe::REQUEST_ID;
 pub use problem::PROBLEM_MEDIA_TYPE;
 pub use quotas::operation::LISTING_BYTES_MAX;
-pub use rate::{RATE_BURST, RATE_PER_SECOND};
+pub use rate::{PUBLIC_RATE_BURST, PUBLIC_RATE_PER_SECOND, RATE_BURST, RATE_PER_SECOND};
 pub use rerates::RERATE_LINES_MAX;
 pub use usage::USAGE_ROWS_MAX;
 
@@ -111,6 +118,10 @@ pub struct ApiConfig {
     pub oidc: Option<Oidc>,
     /// What webhooks need; without it none can be made.
     pub webhooks: Option<Arc<Hooks>>,
+    /// What streams of prices go down; one for all servers of a process.
+    pub prices: PriceHub,
+    /// Whether prices may be read without a credential.
+    pub public_prices: bool,
 }
 
 impl std::fmt::Debug for ApiConfig {
@@ -120,13 +131,15 @@ impl std::fmt::Debug for ApiConfig {
             .field("operator_token", &self.operator_token.as_ref().map(|_| "…"))
             .field("oidc", &self.oidc)
             .field("webhooks", &self.webhooks)
+            .field("prices", &self.prices)
+            .field("public_prices", &self.public_prices)
             .finish()
     }
 }
 
 /// Every route of a cell.
 pub fn router(cell: CellHandle, config: ApiConfig) -> Router {
-    routes_of(App::new(cell, Authenticator::new(&config), config.exposers, config.webhooks))
+    routes_of(App::new(cell, config))
 }
 
 fn routes_of(app: App) -> Router {
@@ -295,7 +308,13 @@ fn described_market() -> OpenApiRouter<App> {
         .routes(routes!(market::clear))
         .routes(routes!(market::pools::list_pools))
         .routes(routes!(market::pools::set_pool, market::pools::get_pool))
-        .routes(routes!(market::pools::list_prices))
+        .routes(routes!(market::history::list_prices))
+        .routes(routes!(market::history::list_candles))
+        .routes(routes!(market::history::get_depth))
+        .routes(routes!(market::history::get_interruptions))
+        .routes(routes!(market::stream::all_prices))
+        .routes(routes!(market::stream::stream_all))
+        .routes(routes!(market::stream::stream_pool))
         .routes(routes!(market::supply::set_node, market::supply::forget_node))
         .routes(routes!(market::supply::list_nodes))
         .routes(routes!(market::supply::get_supply))
@@ -332,9 +351,17 @@ pub async fn serve_http(
     config: ApiConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let app = App::new(cell, Authenticator::new(&config), config.exposers, config.webhooks);
+    let prices = config.prices.clone();
+    prices.start(&cell);
+    let app = App::new(cell, config);
     let follower = tokio::spawn(app.clone().follow_usage());
-    let served = axum::serve(listener, routes_of(app)).with_graceful_shutdown(shutdown).await;
+    let service = routes_of(app).into_make_service_with_connect_info::<Peer>();
+    let shutdown = async move {
+        shutdown.await;
+        // A stream has no end of its own, and who waits for all requests would wait for it.
+        prices.close();
+    };
+    let served = axum::serve(Patient::new(listener), service).with_graceful_shutdown(shutdown).await;
     follower.abort();
     served
 }

@@ -1,7 +1,8 @@
 //! The spot market, over gRPC, and its prices as they change.
 //!
 //! * `MarketService` serves `hourglass.v1.MarketService`: bids, receipts, and a stream of prices.
-//! * `ticks` says what a clearing changed; every feed of prices says the same, under the same sequence.
+//! * `ticks` says what a clearing changed; every feed of prices says the same, under the same sequence. Streams
+//!   take it from the process's one list of clearings (`prices`).
 //!
 //! # What it guarantees
 //!
@@ -18,4 +19,3 @@ mod watch;
 mod wire;
 
 pub(crate) use service::MarketService;
-pub use watch::{HEARTBEAT, LOOK_EVERY};

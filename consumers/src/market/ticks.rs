@@ -35,7 +35,11 @@ pub(crate) struct Seen(BTreeMap<PoolName, (Price, u64, u64)>);
 impl Seen {
     /// What there is to tell of a clearing.
     pub(crate) fn tell(&mut self, cleared: &Cleared) -> Vec<Tick> {
-        let mut ticks = all(cleared);
+        self.changed(all(cleared))
+    }
+
+    /// What there is to tell of pools as a clearing left them.
+    pub(crate) fn changed(&mut self, mut ticks: Vec<Tick>) -> Vec<Tick> {
         ticks.retain(|tick| {
             let now = (tick.price, tick.sold, tick.free);
             self.0.insert(tick.pool.clone(), now) != Some(now)
@@ -45,7 +49,7 @@ impl Seen {
 }
 
 /// All pools of a clearing, in the order of their names.
-fn all(cleared: &Cleared) -> Vec<Tick> {
+pub(crate) fn all(cleared: &Cleared) -> Vec<Tick> {
     let book = &cleared.receipt.book;
     let mut depth = vec![(0_u64, 0_u64); book.pools().len()];
     for bid in book.bids() {

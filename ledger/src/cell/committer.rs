@@ -13,6 +13,7 @@ use hourglass_units::Instant;
 
 use super::status::{COMMIT_EVENTS, COMMIT_MICROSECONDS};
 use super::{Batch, CellError, CellOptions, CellStatus, Clock, WriterRole};
+use crate::core::EventKind;
 use crate::snapshot::Snapshot;
 use crate::store::{Acquire, AcquireError, Commit, CommitError, Head, Snapshots, Store, StoreError};
 
@@ -146,6 +147,10 @@ impl Committer<'_> {
         let (status, events) = (self.status, commit.events.len() as u64);
         let bytes = commit.events.iter().map(|event| event.payload.len() as u64).fold(0, u64::saturating_add);
         status.position.store(last.position.number(), Ordering::Relaxed);
+        let cleared = EventKind::MarketCleared.number();
+        if let Some(clearing) = commit.events.iter().rfind(|event| event.kind == cleared) {
+            status.clearings.tell(clearing.position.number());
+        }
         status.commits.fetch_add(1, Ordering::Relaxed);
         status.events.fetch_add(events, Ordering::Relaxed);
         status.event_bytes.fetch_add(bytes, Ordering::Relaxed);

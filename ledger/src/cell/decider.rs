@@ -157,7 +157,7 @@ impl Decider {
         let loaded = loaded.map_err(|error| unavailable(error.to_string()))?;
         let position = loaded.state.position();
         tracing::warn!(%position, "the state was loaded again after a failed commit");
-        self.status.position.store(position.number(), Ordering::Relaxed);
+        self.status.tell_of(&loaded.state);
         Ok(loaded)
     }
 

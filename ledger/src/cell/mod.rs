@@ -43,7 +43,7 @@ use crate::store::{Acquire, AcquireError, Commit, Reader, Store};
 
 use committer::Committer;
 use decider::Decider;
-pub use status::{COMMIT_EVENTS, COMMIT_MICROSECONDS, CellStatus, Histogram};
+pub use status::{COMMIT_EVENTS, COMMIT_MICROSECONDS, CellStatus, Histogram, LastClearing};
 
 /// Most commands and reads that wait for the deciding thread.
 pub const QUEUE_MAX: usize = 4_096;
@@ -249,7 +249,7 @@ impl Cell {
                 // The lock of the store is ours, so whoever held the lease before is gone.
                 let head = store.acquire(&Acquire { holder, now, lease_until, holder_is_gone: true })?;
                 let loaded = load(reader.as_ref(), load::From::Snapshot, progress)?;
-                status.position.store(loaded.state.position().number(), Ordering::Relaxed);
+                status.tell_of(&loaded.state);
                 status.epoch.store(head.epoch, Ordering::Relaxed);
                 status.writable.store(1, Ordering::Release);
                 Some(Turn { epoch: head.epoch, lease_until, loaded })

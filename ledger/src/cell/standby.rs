@@ -92,7 +92,7 @@ fn look(runner: &mut Runner, folded: &mut Option<Loaded>, returns: bool) -> Resu
     }
     let head = followed?;
     let Some(loaded) = folded.as_mut() else { return Ok(Seen::Theirs(head)) };
-    runner.status.position.store(loaded.state.position().number(), Ordering::Relaxed);
+    runner.status.tell_of(&loaded.state);
     let now = runner.clock.now();
     let free = head.lease_until <= now || (returns && head.holder == runner.options.holder);
     if !free {
@@ -104,7 +104,7 @@ fn look(runner: &mut Runner, folded: &mut Option<Loaded>, returns: bool) -> Resu
             // Nobody else can append any more: this is the end of the log.
             load::catch_up(reader, loaded)?;
             let status = &runner.status;
-            status.position.store(loaded.state.position().number(), Ordering::Relaxed);
+            status.tell_of(&loaded.state);
             status.epoch.store(head.epoch, Ordering::Relaxed);
             status.writable.store(1, Ordering::Release);
             tracing::info!(epoch = head.epoch, position = %loaded.state.position(), "this process writes now");

@@ -2,6 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::watch;
+
+use crate::core::State;
+
 /// Upper bounds of the buckets of a commit's duration, in microseconds; a last one has no bound.
 pub const COMMIT_MICROSECONDS: [u64; 12] =
     [500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000];
@@ -39,6 +43,43 @@ pub struct CellStatus {
     pub quarantined_records: AtomicU64,
     /// Messages in quarantine.
     pub quarantined_messages: AtomicU64,
+    /// The last clearing of the market that is committed, or that a standby has read.
+    pub clearings: LastClearing,
+}
+
+impl CellStatus {
+    /// How far a state is that was folded from the log.
+    pub(super) fn tell_of(&self, state: &State) {
+        self.position.store(state.position().number(), Ordering::Relaxed);
+        if let Some((position, _)) = state.market().cleared() {
+            self.clearings.tell(position);
+        }
+    }
+}
+
+/// Where the last clearing stands in the log. Who waits for the next one is woken by its commit.
+#[derive(Debug, Default)]
+pub struct LastClearing(watch::Sender<u64>);
+
+impl LastClearing {
+    /// Tells of a clearing. One that is told again wakes nobody.
+    pub(super) fn tell(&self, position: u64) {
+        self.0.send_if_modified(|last| {
+            let is_new = position > *last;
+            *last = position.max(*last);
+            is_new
+        });
+    }
+
+    /// Its log position; 0 where there is none.
+    pub fn position(&self) -> u64 {
+        *self.0.borrow()
+    }
+
+    /// Sees each change from now on. More than one clearing between two looks is one change.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
 }
 
 /// How often a number fell between two bounds, without a lock.
@@ -90,5 +131,19 @@ mod tests {
             histogram.record(number, &[10, 20]);
         }
         assert_eq!((histogram.counts(), histogram.sum()), (vec![2, 2, 1], 62));
+    }
+
+    #[test]
+    fn a_clearing_wakes_once() {
+        let last = LastClearing::default();
+        last.tell(5);
+        let mut watch = last.watch();
+        assert!(!watch.has_changed().unwrap());
+        for (told, is_new) in [(7, true), (7, false), (6, false), (8, true)] {
+            last.tell(told);
+            assert_eq!(watch.has_changed().unwrap(), is_new, "{told}");
+            watch.mark_unchanged();
+        }
+        assert_eq!(last.position(), 8);
     }
 }

@@ -1,4 +1,4 @@
-//! `hourglass price`: rate cards, contracts, spot prices, and prices of the past.
+//! `hourglass price`: rate cards, contracts, spot prices and how they change, and prices of the past.
 
 use std::path::{Path, PathBuf};
 
@@ -17,9 +17,11 @@ use crate::output::{Format, answer, log_progress, table};
 use crate::simulate::PricesFile;
 use crate::wire;
 
+mod events;
+mod feed;
 mod rerate;
 
-/// Prices: list, check, publish, sign, spot, re-rate.
+/// Prices: list, check, publish, sign, spot, watch, history, ohlc, depth, interruptions, re-rate.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
@@ -55,6 +57,16 @@ enum Action {
         #[command(subcommand)]
         action: Spot,
     },
+    /// Spot prices as they change: all pools, or one
+    Watch(feed::Watch),
+    /// What a spot pool cost, as it was logged or by steps
+    History(feed::Past),
+    /// What a spot pool cost hour by hour: first, highest, lowest and last price, mean, and GPU-hours sold
+    Ohlc(feed::Past),
+    /// What is wanted of a spot pool, by what is offered for it
+    Depth(feed::Which),
+    /// How likely a unit of a spot pool is interrupted, by its limit
+    Interruptions(feed::Which),
     /// Change prices of the past: look at it first with --preview
     Rerate(rerate::Args),
 }
@@ -85,6 +97,7 @@ enum Spot {
 /// Runs the command.
 pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failure> {
     let server = &args.server;
+    let at = feed::Where { server, settings, format };
     match args.action {
         Action::List => list(server, settings, format),
         Action::Check { file } => check(&file, format),
@@ -107,6 +120,11 @@ pub fn run(args: Args, settings: &Resolved, format: Format) -> Result<(), Failur
             change.run(server, settings, format, |_| says)
         }
         Action::Spot { action: Spot::List } => list_spot(server, settings, format),
+        Action::Watch(args) => feed::watch(args, at),
+        Action::History(args) => feed::history(args, at),
+        Action::Ohlc(args) => feed::ohlc(args, at),
+        Action::Depth(which) => feed::depth(which, at),
+        Action::Interruptions(which) => feed::interruptions(which, at),
         Action::Rerate(args) => rerate::run(args, server, settings, format),
     }
 }

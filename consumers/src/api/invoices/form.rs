@@ -54,7 +54,7 @@ pub(in crate::api) struct FormQuery {
 
 impl Form {
     /// The form that the caller likes best; the document where it likes none.
-    pub(super) fn accepted(headers: &HeaderMap) -> Self {
+    pub(in crate::api) fn accepted(headers: &HeaderMap) -> Self {
         let texts = headers.get_all(ACCEPT).iter().filter_map(|header| header.to_str().ok());
         let entries: Vec<(&str, u32)> =
             texts.flat_map(|text| text.split(',')).take(ACCEPT_ENTRIES_MAX).map(weighed).collect();

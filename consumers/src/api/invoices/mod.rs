@@ -23,7 +23,7 @@ use crate::billing::invoices::{InvoiceRow, Standing, standing};
 use crate::billing::report::AsOf;
 use form::{Form, FormQuery, answer_document, answer_draft};
 
-mod form;
+pub(in crate::api) mod form;
 pub(super) mod life;
 
 /// Which period to close.

@@ -2,7 +2,9 @@
 
 pub(super) mod bids;
 pub(super) mod clears;
+pub(super) mod history;
 pub(super) mod pools;
+pub(super) mod stream;
 pub(super) mod supply;
 
 use axum::extract::State;

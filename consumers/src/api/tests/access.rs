@@ -10,7 +10,6 @@ use serde_json::json;
 use crate::api::access::ROUTES;
 use crate::api::app::App;
 use crate::api::{ApiConfig, RATE_BURST, layered};
-use crate::auth::Authenticator;
 use crate::testing::{OPERATOR_TOKEN, Server, key_of, request, with_server};
 
 /// What each role is answered on each route.
@@ -95,7 +94,7 @@ fn every_route_is_in_the_table_and_what_is_not_is_open_to_nobody() {
         listed.sort_by(|a, b| (&a.1, &a.0).cmp(&(&b.1, &b.0)));
         assert_eq!(described, listed);
 
-        let app = App::new(server.cell.clone(), Authenticator::new(&ApiConfig::default()), Vec::new(), None);
+        let app = App::new(server.cell.clone(), ApiConfig::default());
         let forgotten = Router::new()
             .route("/v1/forgotten", get(|| async { "secrets" }))
             .route("/v1/forgotten/{it}", post(|| async { "done" }))

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::testing::{request, with_server};
 
-const ROUTES: [&str; 165] = [
+const ROUTES: [&str; 171] = [
     "DELETE /v1/pools/{platform}/{fabric}/nodes/{node}",
     "DELETE /v1/tenants/{tenant}/budgets/{budget}",
     "DELETE /v1/tenants/{tenant}/spend-caps",
@@ -38,10 +38,16 @@ const ROUTES: [&str; 165] = [
     "GET /v1/pools",
     "GET /v1/pools/{platform}/{fabric}",
     "GET /v1/pools/{platform}/{fabric}/account",
+    "GET /v1/pools/{platform}/{fabric}/depth",
+    "GET /v1/pools/{platform}/{fabric}/interruptions",
     "GET /v1/pools/{platform}/{fabric}/nodes",
     "GET /v1/pools/{platform}/{fabric}/prices",
+    "GET /v1/pools/{platform}/{fabric}/prices/ohlc",
+    "GET /v1/pools/{platform}/{fabric}/prices/stream",
     "GET /v1/pools/{platform}/{fabric}/supply",
     "GET /v1/preemptions",
+    "GET /v1/prices",
+    "GET /v1/prices/stream",
     "GET /v1/quarantine",
     "GET /v1/quarantine/{position}",
     "GET /v1/quota-requests",

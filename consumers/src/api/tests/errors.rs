@@ -10,7 +10,6 @@ use serde_json::json;
 
 use crate::api::app::App;
 use crate::api::{ApiConfig, BODY_BYTES_MAX, REQUESTS_MAX, layered, serve_http};
-use crate::auth::Authenticator;
 use crate::testing::{instance, request, with_config, with_server};
 
 #[test]
@@ -231,7 +230,7 @@ fn requests_have_ids_and_are_counted() {
 #[test]
 fn a_panic_fails_its_own_request_and_too_many_requests_are_told_to_come_back() {
     with_server(async |mut server| {
-        let app = App::new(server.cell.clone(), Authenticator::new(&ApiConfig::default()), Vec::new(), None);
+        let app = App::new(server.cell.clone(), ApiConfig::default());
         let panics = || async {
             if true {
                 panic!("a handler with a bug");

@@ -5,6 +5,7 @@
 
 mod bids;
 mod clears;
+mod past;
 mod pools;
 mod supply;
 mod why;
@@ -14,6 +15,10 @@ pub(crate) use bids::{state_of, unit_state};
 pub use clears::{
     ClearDone, ClearError, ClearRow, Logged, RECEIPT_BYTES_MAX, ReceiptDocument, Replayed, clearing,
     clearings_before,
+};
+pub use past::{
+    CandleRow, DepthLevelRow, DepthRow, InterruptionLevelRow, InterruptionsRow, ScoreRow, candle_rows,
+    depth_row, interruptions_row, step_rows, with_sold,
 };
 pub use pools::{PoolClearedRow, PoolRow, PoolTermsRow, PriceRow, pool, pool_name, pools, prices};
 pub use supply::{

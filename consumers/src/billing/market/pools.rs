@@ -226,21 +226,35 @@ pub struct PriceRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     pub until: Option<String>,
-    /// Per GPU-hour, a decimal.
+    /// Per GPU-hour, a decimal; of a step the last one in it.
     pub price: String,
+    /// Of a step, the mean over its time, a decimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<String>,
 }
 
 /// The prices of a pool within a time, in order. Before its first clearing a pool costs what the rate card
 /// says.
 pub fn prices(state: &State, name: &PoolName, within: Interval) -> Vec<(Instant, PriceRow)> {
-    let Some(pool) = state.market().pool(name) else { return Vec::new() };
-    let PoolName { region, platform, fabric } = name.clone();
-    let sku = Sku { platform, region, model: PurchaseModel::Spot };
-    let spot = SpotPool { currency: pool.terms.currency, sku, fabric: Some(fabric) };
-    let steps = state.prices().spot(&spot).into_iter().flat_map(|prices| prices.within(within));
+    let steps = pieces(state, name, within);
     let of = |(held, price): (Interval, hourglass_units::Price)| {
         let from = held.start().to_string();
-        (held.start(), PriceRow { from, until: bound(held.end()), price: price.to_string() })
+        (held.start(), PriceRow { from, until: bound(held.end()), price: price.to_string(), mean: None })
     };
     steps.map(of).collect()
+}
+
+/// The parts of a time in which a pool had one price, each read when it is asked for.
+pub(super) fn pieces<'a>(
+    state: &'a State,
+    name: &PoolName,
+    within: Interval,
+) -> impl Iterator<Item = (Interval, hourglass_units::Price)> + use<'a> {
+    let spot = state.market().pool(name).map(|pool| {
+        let PoolName { region, platform, fabric } = name.clone();
+        let sku = Sku { platform, region, model: PurchaseModel::Spot };
+        SpotPool { currency: pool.terms.currency, sku, fabric: Some(fabric) }
+    });
+    let prices = spot.and_then(|spot| state.prices().spot(&spot));
+    prices.into_iter().flat_map(move |prices| prices.within(within))
 }
