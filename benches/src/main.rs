@@ -20,6 +20,7 @@
 //! | `successor` | from the end of a victim's notice to its successor RUNNING in the log, less the cloud's own times: cell, driver and simulated cloud over gRPC | notice, stop and boot |
 //! | `feed` | a price tick from the request to clear to 10,000 SSE clients of `hourglass up`; its memory a client | a bare loop of another process that writes the same bytes to as many sockets |
 //! | `backtest` | a month of 100,000 jobs on 2,048 GPUs, in virtual time: one thread | – |
+//! | `billing` | the customer billing API by HTTP, client and server on the same cores: usage of 90 days of 1,000 instances by day, and balances | the same sums by the store; an answer that reads nothing |
 //! | `export` | the FOCUS export of a month of 1,400 instances from SQLite, to Parquet and to CSV; the most memory that it takes | the parquet and the csv crate alone, on the same values |
 //! | `recovery` | folding a log of 10,000,000 records: cold, and from a snapshot | decoding the same batches with prost |
 
@@ -32,6 +33,7 @@
 #![expect(clippy::print_stdout, reason = "figures are the answer of this program")]
 
 mod backtest;
+mod billing;
 mod embedded;
 mod export;
 mod feed;
@@ -59,7 +61,7 @@ fn main() {
     let names: Vec<&str> = args.iter().map(String::as_str).filter(|arg| !arg.starts_with("--")).collect();
     type Bench = (&'static str, fn(bool) -> Vec<Figure>);
     // Memory comes first: later, what the others have freed would be used again unseen.
-    let benches: [Bench; 15] = [
+    let benches: [Bench; 16] = [
         ("memory", memory::run),
         ("metering", metering::run),
         ("pricing", pricing::run),
@@ -72,6 +74,7 @@ fn main() {
         ("admission", production::admission),
         ("embedded", embedded::run),
         ("export", export::run),
+        ("billing", billing::run),
         ("serve", production::serve),
         ("latency", production::latency),
         ("restart", production::restart),
@@ -79,7 +82,7 @@ fn main() {
     let known = |name: &&str| *name == "recovery" || benches.iter().any(|(bench, _)| bench == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
         eprintln!(
-            "no benchmark is called {unknown:?}: choose among metering, pricing, quota, market, welfare, successor, feed, backtest, admission, embedded, recovery, export, memory, serve, latency and restart"
+            "no benchmark is called {unknown:?}: choose among metering, pricing, quota, market, welfare, successor, feed, backtest, admission, embedded, recovery, export, billing, memory, serve, latency and restart"
         );
         std::process::exit(2);
     }

@@ -28,6 +28,7 @@ use crate::workload::{self, GPUS, RECORDS, id, opens_at, run as run_command, set
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
+const MONTH_DAYS: i64 = 30;
 const MONTH_HOURS: usize = 720;
 /// Events that one commit of the set-up writes.
 const EVENTS_A_COMMIT: usize = 64;
@@ -117,26 +118,34 @@ fn cut_pieces(quick: bool) -> Figure {
 /// A state in which so many instances, of one tenant or of all, reported each hour of a month, by reports
 /// of a day. Lines are written as they close.
 fn month_of(instances: usize, only: Option<usize>, mut also: impl FnMut(Instant, &Recorded)) -> State {
-    month(instances, only, |state, at, recorded| {
+    days(instances, MONTH_DAYS, only, |state, at, recorded| {
         let _answer = apply(state, at, recorded, &mut NoRows).expect("an event");
         also(at, recorded);
     })
 }
 
 /// The same of all tenants, with the rows of each event.
-pub(crate) fn month_with_rows(
+pub(crate) fn month_with_rows(instances: usize, also: impl FnMut(Instant, &Recorded, EventRows)) -> State {
+    days_with_rows(instances, MONTH_DAYS, None, also)
+}
+
+/// Some days of all tenants or of one, with the rows of each event.
+pub(crate) fn days_with_rows(
     instances: usize,
+    count: i64,
+    only: Option<usize>,
     mut also: impl FnMut(Instant, &Recorded, EventRows),
 ) -> State {
-    month(instances, None, |state, at, recorded| {
+    days(instances, count, only, |state, at, recorded| {
         let mut rows = EventRows::default();
         let _answer = apply(state, at, recorded, &mut rows).expect("an event");
         also(at, recorded, rows);
     })
 }
 
-fn month(
+fn days(
     instances: usize,
+    count: i64,
     only: Option<usize>,
     mut happens: impl FnMut(&mut State, Instant, &Recorded),
 ) -> State {
@@ -150,7 +159,7 @@ fn month(
             happens(&mut state, opens_at(), &recorded);
         }
     }
-    for day in 0..30_i64 {
+    for day in 0..count {
         let now = opens_at().saturating_add_ms((day + 1) * DAY_MS);
         let start = now.unix_ms() - DAY_MS;
         let numbers: Vec<usize> = (0..instances).collect();

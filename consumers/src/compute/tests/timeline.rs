@@ -33,7 +33,7 @@ impl Timeline {
             match instance.running_since() {
                 Some(since) => {
                     assert!(ends.is_empty(), "{id} runs");
-                    assert_eq!(of(LifeStep::Started).last().map(|row| row.at), Some(since), "{id}");
+                    assert_eq!(of(LifeStep::Started).next_back().map(|row| row.at), Some(since), "{id}");
                 }
                 // It holds quota while it is wanted and not up yet.
                 None if instance.unheld().is_some() => assert!(ends.is_empty(), "{id} is on its way"),
