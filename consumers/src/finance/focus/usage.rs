@@ -6,7 +6,7 @@ use hourglass_ledger::core::rows::{ChargeRow, UnusedRow};
 use hourglass_ledger::core::{LineView, Position};
 use hourglass_ledger::store::{ChargeFilter, Keyed, PAGE_ROWS_MAX, Page, Reader, RowKey, StoreError};
 use hourglass_pricing::PurchaseModel;
-use hourglass_units::{Amount, Hour, Month, Price, Quantity};
+use hourglass_units::{Amount, Hour, Labels, Month, Price, Quantity};
 
 use super::columns::{ChargeKind, Col, Row};
 use super::documents::{DocIx, Document};
@@ -14,6 +14,8 @@ use super::export::{Common, Costs, Export, FocusError, Progress, Sink, fill};
 use super::groups::{Group, GroupIx, Key};
 
 const GPU_HOURS: &str = "GPU-Hours";
+/// How tags begin that are not the customer's.
+const OUR_TAGS: &str = "hourglass/";
 /// Pages of rows that may wait to be written.
 const PAGES_AHEAD: usize = 8;
 
@@ -174,6 +176,8 @@ impl<S: Sink> Export<'_, S> {
             contracted: usage.contracted.times(usage.quantity),
             list: usage.list.times(usage.quantity),
         };
+        let labels = usage.instance.and_then(|(id, _)| self.state.instance(id)?.labels());
+        let tags = labels.map(|labels| tagged(&group.tags, labels));
         let mut row = Row::new();
         let charged_period = group.period_text(place.charged_period);
         let common = Common {
@@ -189,6 +193,9 @@ impl<S: Sink> Export<'_, S> {
         };
         fill(&mut row, document, &common, costs);
         sku(&mut row, group, usage.kind);
+        if let Some(tags) = &tags {
+            row.set(Col::Tags, tags.as_str());
+        }
         row.set(Col::PricingQuantity, usage.quantity);
         row.set(Col::PricingUnit, GPU_HOURS);
         unit_prices(&mut row, usage.list.into(), usage.contracted.into());
@@ -254,6 +261,18 @@ fn as_charge(state: &hourglass_ledger::core::State, view: &LineView<'_>) -> Resu
     })
 }
 
+/// Our tags, and the labels that the customer gave its instance: those that begin like ours are ours alone.
+fn tagged(ours: &str, labels: &Labels) -> String {
+    let mut tags = ours.strip_suffix('}').unwrap_or(ours).to_owned();
+    for (key, value) in labels.iter().filter(|(key, _)| !key.starts_with(OUR_TAGS)) {
+        // Keys have no character that JSON would escape; a text always can be written.
+        let value = serde_json::to_string(value).unwrap_or_default();
+        tags.push_str(&format!(r#","{key}":{value}"#));
+    }
+    tags.push('}');
+    tags
+}
+
 /// The name of the account, or its id where it has none.
 pub(super) fn account_name<'a>(display_name: &'a str, document: &'a Document) -> &'a str {
     if display_name.is_empty() { document.tenant.as_str() } else { display_name }
@@ -317,4 +336,21 @@ pub(super) fn reserved<'a>(
 /// `YYYY-MM`.
 pub(super) fn month_text(month: Month) -> String {
     month.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_the_customer_stand_behind_our_tags() {
+        let ours = r#"{"hourglass/model":"spot"}"#;
+        let check = |labels: &[(&str, &str)], expected: &str| {
+            let labels = Labels::new(labels.iter().copied()).unwrap();
+            assert_eq!(tagged(ours, &labels), expected);
+        };
+        check(&[("team", "a \"b\"")], r#"{"hourglass/model":"spot","team":"a \"b\""}"#);
+        check(&[("hourglass/model", "mine")], ours);
+        check(&[("x", ""), ("a", "1")], r#"{"hourglass/model":"spot","a":"1","x":""}"#);
+    }
 }
