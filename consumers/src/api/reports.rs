@@ -1,5 +1,7 @@
 //! Statements of the book, and the months in which it is kept.
 
+use std::sync::atomic::Ordering;
+
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -111,6 +113,11 @@ pub(super) async fn trial_balance(
         return Err(Problem::bad_request("interval_invalid", "give end or position, not both"));
     }
     check_interval(start, end)?;
+    let last = app.status().position.load(Ordering::Relaxed);
+    if position.is_some_and(|position| position > last) {
+        let detail = format!("the log ends at position {last}: name one up to there");
+        return Err(Problem::bad_request("position_unknown", detail));
+    }
     let when = When { end, position: position.map(Position::new), start };
     drawn(app, format, |state| Ok(Book::of(state)), move |reader, book| draw_trial(reader, &book, when)).await
 }

@@ -14,7 +14,7 @@ use futures_util::stream::unfold;
 use hourglass_ledger::core::Role;
 use hourglass_units::{Fabric, Platform};
 use serde::Deserialize;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use super::pools::{named, unknown};
 use crate::api::app::App;
@@ -30,6 +30,21 @@ use crate::prices::{
 
 /// Where a stream goes on that was cut.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// An event of a stream, field by field.
+#[derive(ToSchema)]
+#[schema(as = PriceEvent)]
+#[expect(dead_code, reason = "it describes events and is never made")]
+pub(in crate::api) struct EventDocument {
+    /// The clearing, `EPOCH.POSITION`; of a snapshot and of ticks.
+    id: Option<String>,
+    /// `snapshot`, `tick`, `heartbeat`, `resync` or `bye`.
+    event: Option<String>,
+    /// JSON.
+    data: Option<String>,
+    /// After how many milliseconds to come back where the stream is cut.
+    retry: Option<u64>,
+}
 
 /// Where to go on.
 #[derive(Deserialize, IntoParams)]
@@ -90,8 +105,7 @@ pub(in crate::api) async fn all_prices(State(app): State<App>) -> Result<Respons
 /// is too long ago, or of another log, `resync` says so and a `snapshot` follows. `bye` ends a stream and says why.
 #[utoipa::path(
     get, path = "/v1/prices/stream", tag = "market", params(StreamQuery),
-    responses((status = 200, description = "The stream.", content_type = "text/event-stream", body = String,
-        example = "id: 1.42\nevent: tick\ndata: {\"epoch\":1,\"position\":42,\"at\":\"2026-01-01T02:01:00Z\",\"pools\":[…]}\n\n"))
+    responses((status = 200, description = "The stream.", content_type = "text/event-stream", body = EventDocument))
 )]
 pub(in crate::api) async fn stream_all(
     State(app): State<App>,
@@ -106,8 +120,7 @@ pub(in crate::api) async fn stream_all(
 #[utoipa::path(
     get, path = "/v1/pools/{platform}/{fabric}/prices/stream", tag = "market",
     params(("platform" = String, Path), ("fabric" = String, Path), StreamQuery),
-    responses((status = 200, description = "The stream.", content_type = "text/event-stream", body = String,
-        example = "id: 1.42\nevent: tick\ndata: {\"epoch\":1,\"position\":42,\"at\":\"2026-01-01T02:01:00Z\",\"pools\":[…]}\n\n"))
+    responses((status = 200, description = "The stream.", content_type = "text/event-stream", body = EventDocument))
 )]
 pub(in crate::api) async fn stream_pool(
     State(app): State<App>,

@@ -116,7 +116,7 @@ pub(in crate::api) async fn act_on_cell_webhook(
 /// nowhere else.
 #[utoipa::path(
     post, path = "/v1/webhooks/{webhook}:rotate-secret", tag = "webhooks",
-    params(("webhook" = String, Path)), request_body = Rotation,
+    params(("webhook" = String, Path)), request_body(content = Option<Rotation>),
     responses((status = 200, description = "Rotated.", body = WithSecret))
 )]
 pub(in crate::api) async fn rotate_cell_secret(

@@ -119,7 +119,7 @@ pub(in crate::api) async fn act_on_webhook(
 /// nowhere else.
 #[utoipa::path(
     post, path = "/v1/tenants/{tenant}/webhooks/{webhook}:rotate-secret", tag = "webhooks",
-    params(("tenant" = String, Path), ("webhook" = String, Path)), request_body = Rotation,
+    params(("tenant" = String, Path), ("webhook" = String, Path)), request_body(content = Option<Rotation>),
     responses((status = 200, description = "Rotated.", body = WithSecret))
 )]
 pub(in crate::api) async fn rotate_secret(
