@@ -196,7 +196,8 @@ impl Injector {
             pause(20);
         }
         let took = stopped.ms();
-        if stands_by && took > 2 * LEASE_MS {
+        // A lease to run out, one to notice, and one for a machine that runs all other tests beside this one.
+        if stands_by && took > 3 * LEASE_MS {
             self.wrong.push(format!("{took} ms after the writer stopped nobody had taken over"));
         }
         Some(writer)

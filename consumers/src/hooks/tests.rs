@@ -130,15 +130,25 @@ fn what_is_not_taken_is_tried_again_under_its_id_while_others_go_on() {
         let begun = taken(&receiver, 3).await;
         let in_order = |it: &Taken| it.body.split("\"instance\":\"").nth(1).unwrap()[..4].to_owned();
         assert_eq!(begun.iter().map(in_order).collect::<Vec<_>>(), ["i-10", "i-11", "i-12"]);
+        let path = format!("{ACME}/billing/deliveries");
+        // The pause begins when the answer is known: only then the clock may go on.
+        let noted = async |attempts: u64| {
+            eventually("an attempt", async || {
+                let shown = server.get(&path).await.expect(StatusCode::OK).json();
+                shown["rows"][2]["attempts_made"].as_u64() == Some(attempts)
+            })
+            .await;
+        };
+        noted(1).await;
         // Nothing more happens before its time.
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(receiver.taken().len(), 3);
         server.clock.set("2026-01-01T02:01:07Z");
         let again = taken(&receiver, 4).await;
+        noted(2).await;
         server.clock.set("2026-01-01T02:01:30Z");
         let last = taken(&receiver, 5).await;
         assert_eq!(ids(&last[3..]), [ids(&begun)[0], ids(&again)[0]]);
-        let path = format!("{ACME}/billing/deliveries");
         eventually("the outcome", async || {
             let shown = server.get(&path).await.expect(StatusCode::OK).json();
             let first = &shown["rows"][2];
