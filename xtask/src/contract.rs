@@ -30,9 +30,7 @@ pub(crate) fn check(extra: &[&str]) -> Result<(), Failure> {
     let program = environment.join("bin").join("schemathesis");
     if !program.is_file() {
         tools::install_missing(&[tools::PYTHON])?;
-        Call::new("python3").args(["-m", "venv", "--clear"]).args([&environment]).run()?;
-        let pip = environment.join("bin").join("python");
-        Call::new(pip).args(["-m", "pip", "install", "--quiet", PACKAGE]).run()?;
+        tools::make_environment(&environment, "python3", &[PACKAGE])?;
     }
     cargo(["build", "--bin", "hourglass"]).run()?;
     let cell = Cell::start()?;

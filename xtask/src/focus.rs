@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::run::{Call, Failure, cargo};
-use crate::tools::target;
+use crate::tools::{make_environment, target};
 
 /// The package, and a release of what it reads Parquet with that it works with.
 const PACKAGES: [&str; 2] = ["focus-validator==2.2.1", "pyarrow<24"];
@@ -87,8 +87,7 @@ fn environment(folder: &Path) -> Result<PathBuf, Failure> {
         let what = format!("the validator needs Python 3.12 or newer with venv: {how} {PYTHON_VARIABLE}");
         return Err(Failure::Broken(what));
     };
-    Call::new(interpreter).args(["-m", "venv", "--clear"]).args([&environment]).run()?;
-    Call::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES).run()?;
+    make_environment(&environment, interpreter, &PACKAGES)?;
     Ok(python)
 }
 

@@ -16,7 +16,7 @@ pub(crate) const VARIABLE: &str = "HOURGLASS_BENCH_HIGHS";
 pub(crate) fn python() -> Option<String> {
     let environment = tools::target().join("highs");
     let python = environment.join("bin").join("python");
-    let ready = if is_ready(&python) { Ok(()) } else { make(&environment, &python) };
+    let ready = if is_ready(&python) { Ok(()) } else { make(&environment) };
     match ready {
         Ok(()) => Some(python.to_string_lossy().into_owned()),
         Err(failure) => {
@@ -34,8 +34,7 @@ fn is_ready(python: &Path) -> bool {
     python.is_file() && Call::new(python).args(["-c", "import highspy"]).succeeds()
 }
 
-fn make(environment: &Path, python: &Path) -> Result<(), Failure> {
+fn make(environment: &Path) -> Result<(), Failure> {
     tools::install_missing(&[tools::PYTHON])?;
-    Call::new("python3").args(["-m", "venv", "--clear"]).args([environment]).run()?;
-    Call::new(python).args(["-m", "pip", "install", "--quiet", PACKAGE]).run()
+    tools::make_environment(environment, "python3", &[PACKAGE])
 }

@@ -1,7 +1,7 @@
 //! The programs that tests and benchmarks call, and where Debian keeps them.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::run::{Call, Failure};
 
@@ -105,6 +105,13 @@ pub(crate) const PYTHON: Tool = Tool {
     installed: || Call::new("python3").args(["-c", "import ensurepip, venv"]).succeeds(),
     purpose: "makes environments for Python packages",
 };
+
+/// Makes an environment of Python packages in a folder, with an interpreter that is there.
+pub(crate) fn make_environment(folder: &Path, interpreter: &str, packages: &[&str]) -> Result<(), Failure> {
+    Call::new(interpreter).args(["-m", "venv", "--clear"]).args([folder]).run()?;
+    let python = folder.join("bin").join("python");
+    Call::new(python).args(["-m", "pip", "install", "--quiet"]).args(packages).run()
+}
 
 /// Where Cargo builds.
 pub(crate) fn target() -> PathBuf {

@@ -244,6 +244,9 @@ fn who_has_an_answer_already_is_told_that_it_is_still_so() {
         server.post(path, instance("i-2")).await.expect(StatusCode::CREATED);
         let other = ask(path, Some(&tag)).await.expect(StatusCode::OK);
         assert_ne!(other.header("etag"), tag);
+        // Who asks for the head alone gets none rather than that of an empty answer.
+        let head = server.send(request("HEAD", path, &[], axum::body::Body::empty())).await;
+        assert!(head.expect(StatusCode::OK).headers.get("etag").is_none());
         // Another customer's list has no tag in common, and errors have none.
         assert_ne!(ask("/v1/tenants/beta/instances", Some(&tag)).await.header("etag"), tag);
         let error = ask("/v1/tenants/nobody/instances", Some("*")).await;
